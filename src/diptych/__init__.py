@@ -1,0 +1,43 @@
+"""Diptych: train, evaluate and study contrastive image–text models whose numbers can be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diptych.data.tokenizer import Tokenizer as Tokenizer
+    from diptych.evaluation.zeroshot import zero_shot_classifier as zero_shot_classifier
+    from diptych.loading import load as load
+
+__version__ = "0.1.0"
+__all__ = ["Tokenizer", "create_model", "load", "zero_shot_classifier"]
+
+_HOMES = {
+    "Tokenizer": "diptych.data.tokenizer",
+    "load": "diptych.loading",
+    "zero_shot_classifier": "diptych.evaluation.zeroshot",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported where used, so that `import diptych` costs nothing; subpackages likewise."""
+    import importlib
+
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("data", "evaluation", "loss", "study", "towers", "training"):
+        return importlib.import_module(f"diptych.{name}")
+    raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+
+
+def create_model(name: str, **overrides: Any) -> nn.Module:
+    """A CLIP with random weights, as `conf/model/NAME.yaml` says it.
+
+    overrides: keys of that file with `__` for a dot: create_model("vit_b32", image__image_size=288)
+    Raises UserError for an unknown model or key.
+    """
+    from diptych.config import create_model as create
+
+    return create(name, {key.replace("__", "."): value for key, value in overrides.items()})

@@ -1,0 +1,184 @@
+"""A trained model over labelled sets: the numbers, and the pictures that the report shows of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.data.evalset import EvalSet
+from diptych.data.tokenizer import Tokenizer
+from diptych.encode import Encoded, encode_set
+from diptych.evaluation.retrieval import recall
+from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.loading import Loaded
+from diptych.study.gallery import Pictures, examples, gallery
+
+QUERIES = 12  # rows of the retrieval gallery
+
+
+def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
+    """Zero-shot classification, retrieval by caption and the report's pictures of every set, into `out`:
+    `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`. Returns the metrics."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    results, recalls, pictures = {}, {}, []
+    for evalset in sets:
+        classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates).cpu()
+        encoded = encode_set(model, evalset)
+        results[evalset.name] = _described(
+            evalset, encoded, classify(encoded.features, classifier, encoded.labels)
+        )
+        recalls[evalset.name] = _recall(model, tokenizer, encoded)
+        pictures.append(_pictures(evalset, encoded, classifier))
+    metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
+    shown = _shown(sets, pictures)
+    scale = float(model.logit_scale.exp())
+    _write(out / "examples.json", examples(shown, scale))
+    _write(out / "gallery.json", _gallery(model, tokenizer, shown))
+    return _merge(out / "metrics.json", metrics)
+
+
+def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
+    """Recall@k between pictures and their captions, into `out/metrics.json`. Sets without captions are named."""
+    recalls: dict[str, Any] = {}
+    for evalset in sets:
+        encoded = encode_set(loaded.model, evalset)
+        recalls[evalset.name] = _recall(loaded.model, loaded.tokenizer, encoded)
+    return _merge(out / "metrics.json", {"retrieval": recalls})
+
+
+def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path:
+    """Every set's embeddings, in `out/embeddings.parquet`. Returns the file.
+
+    The text of a picture is its caption, or, where it has none, its class name in the set's first template.
+    """
+    from diptych.study.embeddings import write_table
+
+    keys, captions, labels, images = [], [], [], []
+    for evalset in sets:
+        encoded = encode_set(loaded.model, evalset)
+        names = [evalset.classnames[int(label)] for label in encoded.labels]
+        keys += encoded.keys
+        labels += names
+        captions += [
+            caption or evalset.templates[0].replace("{}", name)
+            for caption, name in zip(encoded.captions, names, strict=True)
+        ]
+        images.append(encoded.features)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "embeddings.parquet"
+    texts = _encode_texts(loaded.model, loaded.tokenizer, captions)
+    write_table(file, keys, captions, labels, torch.cat(images), texts)
+    return file
+
+
+def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The headline: the mean over sets of the role `shift`, or over all sets where there is none."""
+    chosen = [r for r in results.values() if r["role"] == "shift"] or list(results.values())
+    mean = {key: sum(result[key] for result in chosen) / len(chosen) for key in ("top1", "top5")}
+    return {**mean, "n": sum(result["n"] for result in chosen)}
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The terminal's table."""
+    lines = []
+    if sets := metrics.get("zeroshot", {}).get("sets"):
+        lines.append(
+            f"{'zero-shot':<24}{'role':<12}{'classes':>8}{'n':>7}{'top-1':>8}{'top-5':>8}{'chance':>8}"
+        )
+        for name, row in sets.items():
+            lines.append(
+                f"{name:<24}{row['role']:<12}{row['classes']:>8}{row['n']:>7}"
+                f"{row['top1']:>8.1%}{row['top5']:>8.1%}{row['chance']:>8.2%}"
+            )
+        shifts = sum(row["role"] == "shift" for row in sets.values())
+        title = f"mean of {shifts} shifts" if shifts else "mean"
+        whole = metrics["zeroshot"]
+        lines.append(f"{title:<51}{whole['top1']:>8.1%}{whole['top5']:>8.1%}")
+        for name, row in sets.items():
+            lines += [
+                f"skipped in {name}: {len(keys)} × {why}" for why, keys in row.get("skipped", {}).items()
+            ]
+    for name, row in metrics.get("retrieval", {}).items():
+        if "not_computed" in row:
+            lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
+        elif "zeroshot" not in metrics:
+            to_image, to_text = row["text_to_image"], row["image_to_text"]
+            lines.append(
+                f"{name:<24}text→image R@1 {to_image['R@1']:.1%}  image→text R@1 {to_text['R@1']:.1%}"
+            )
+    return "\n".join(lines)
+
+
+def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **result,
+        "classes": len(evalset.classnames),
+        "chance": 1 / len(evalset.classnames),
+        "role": evalset.role,
+        "note": evalset.note,
+        "skipped": encoded.skipped,
+    }
+
+
+def _recall(model: nn.Module, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, Any]:
+    captions = encoded.captions
+    if not all(captions):
+        return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
+    if len(set(captions)) < len(captions):
+        return {"not_computed": "several pictures share a caption, so no one picture is its answer"}
+    return recall(encoded.features, _encode_texts(model, tokenizer, captions), torch.arange(len(captions)))
+
+
+@torch.inference_mode()
+def _encode_texts(model: nn.Module, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+    device = next(model.parameters()).device
+    parts = [
+        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True)
+        .float()
+        .cpu()
+        for start in range(0, len(texts), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def _pictures(evalset: EvalSet, encoded: Encoded, classifier: Tensor) -> Pictures:
+    whole = [batch.images for batch in evalset.batches(1024, 64)]
+    return Pictures(
+        evalset.name,
+        encoded.keys,
+        encoded.labels,
+        torch.cat(whole),
+        encoded.features,
+        evalset.classnames,
+        classifier,
+    )
+
+
+def _shown(sets: Sequence[EvalSet], pictures: list[Pictures]) -> list[Pictures]:
+    """The shifts, or every set where there is none."""
+    shifts = [shown for evalset, shown in zip(sets, pictures, strict=True) if evalset.role == "shift"]
+    return shifts or pictures
+
+
+def _gallery(model: nn.Module, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[str, Any]:
+    names = shown[0].classnames
+    pick = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))[:QUERIES].tolist()
+    concepts = [names[i] for i in pick]
+    texts = [f"a drawing of {concept}" for concept in concepts]
+    return gallery(shown, texts, concepts, _encode_texts(model, tokenizer, texts))
+
+
+def _merge(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    _write(file, {**before, **metrics})
+    return {**before, **metrics}
+
+
+def _write(file: Path, value: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

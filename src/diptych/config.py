@@ -1,0 +1,145 @@
+"""What a config may say: resolvers, checks before any data is read, and errors as one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diptych.errors import UserError
+
+PACKAGE = Path(__file__).parent
+ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE  # a checkout, or a wheel
+
+
+def register_resolvers() -> None:
+    """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
+    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run."""
+    OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
+    OmegaConf.register_new_resolver("budget", _budget, replace=True)
+    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+
+
+def _gpus_or(number: int) -> int:
+    import torch
+
+    return torch.cuda.device_count() or int(number)
+
+
+def _budget(samples: int | None, batch_size: int, steps: int) -> int:
+    return steps if samples is None else max(1, math.ceil(samples / batch_size))
+
+
+def _run_dir(resume: str | None, name: str) -> str:
+    return resume if resume is not None else f"runs/{name}/{os.environ['DIPTYCH_STAMP']}"
+
+
+def validate(cfg: DictConfig) -> None:
+    """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
+    from diptych.data.datamodule import check_layout
+
+    _check_missing(cfg)
+    for key in ("data.batch_size", "data.streams", "trainer.devices", "trainer.max_steps"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
+    if "_target_" not in cfg.data:
+        raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
+    if cfg.samples is not None and cfg.trainer.max_steps != _budget(cfg.samples, cfg.data.batch_size, 0):
+        raise UserError(
+            f"samples={cfg.samples} and trainer.max_steps={cfg.trainer.max_steps} are two budgets: give one."
+        )
+    if not 0 <= cfg.data.max_bad < 1:
+        raise UserError(f"data.max_bad={cfg.data.max_bad} is a share: give 0 or more and less than 1.")
+    check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
+    if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
+        raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
+
+
+def _check_missing(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} must be given: type {missing[0]}=VALUE.")
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The UserError in a chain of exceptions, where Hydra or Lightning wrapped one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def sentence(error: BaseException) -> str | None:
+    """One sentence for an error of the user's, None for a fault of ours, which keeps its traceback."""
+    found = user_error(error)
+    if found is not None:
+        return str(found)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    text = str(error)
+    if isinstance(error, InstantiationException) and "unexpected keyword argument" not in text:
+        return None
+    if match := re.search(r"Could not find '(\w[\w/]*)/([^']+)'", text):
+        group, choice = match.groups()
+        choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"{group}={choice} is unknown: take {_nearest(choice, choices)}."
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"The key {match[1]} is unknown{_similar(match[1])}."
+    return " ".join(text.split())
+
+
+def _nearest(choice: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(choice, choices, n=1)
+    return f"{near[0]} (or one of {', '.join(choices)})" if near else f"one of {', '.join(choices)}"
+
+
+def _similar(key: str) -> str:
+    """The nearest key of the config that failed to compose, if Hydra got far enough to know it."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    try:
+        cfg = compose(HydraConfig.get().job.config_name) if GlobalHydra().is_initialized() else None
+    except Exception:
+        cfg = None
+    near = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5) if cfg is not None else []
+    return f": did you mean {near[0]}?" if near else ": `--cfg job` prints every key there is"
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name in cfg:
+        keys.append(f"{prefix}{name}")
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            keys += _keys(node, f"{prefix}{name}.")
+    return keys
+
+
+def create_model(name: str, overrides: dict[str, object]) -> object:
+    """The model of `conf/model/NAME.yaml`, with overrides of its keys. Raises UserError for unknown ones."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose(overrides=[f"+model={name}", *(f"model.{k}={v}" for k, v in overrides.items())])
+            return instantiate(cfg.model, _convert_="all")
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        raise UserError(text) from error

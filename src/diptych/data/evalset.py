@@ -1,0 +1,128 @@
+"""Labelled evaluation sets: CLIP_benchmark's webdataset layout, and a folder a class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diptych.data.image import BadImage, eval_image
+from diptych.data.index import scan
+from diptych.data.pairs import IMAGES
+from diptych.data.shards import read
+from diptych.errors import UserError
+
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+@dataclass
+class Labelled:
+    """images: uint8 [B, 3, size, size]; labels: int64 [B]; a key and a caption each ("" where there is none)."""
+
+    images: Tensor
+    labels: Tensor
+    keys: list[str]
+    captions: list[str]
+
+
+@dataclass
+class EvalSet:
+    """One set: classes, templates with `{}`, and encoded pictures. `skipped` counts what could not be read.
+
+    role: what its number stands for: "validation", "shift", "redrawn", "unseen", or "test"
+    """
+
+    name: str
+    classnames: list[str]
+    templates: list[str]
+    items: list[tuple[str, bytes, int, str]]  # key, encoded image, label, caption
+    role: str = "test"
+    note: str = ""
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> keys
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(self, batch_size: int, size: int) -> Iterator[Labelled]:
+        """All pictures in order; one that can't be read is left out and named in `skipped`."""
+        self.skipped.clear()
+        for start in range(0, len(self.items), batch_size):
+            images, labels, keys, captions = [], [], [], []
+            for key, data, label, caption in self.items[start : start + batch_size]:
+                try:
+                    images.append(eval_image(data, size))
+                except BadImage as error:
+                    self.skipped.setdefault(str(error), []).append(key)
+                    continue
+                labels.append(label)
+                keys.append(key)
+                captions.append(caption)
+            if images:
+                yield Labelled(torch.stack(images), torch.tensor(labels), keys, captions)
+
+
+def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
+    """One sub-folder a class, its name the class name; an optional file of templates beside them.
+
+    Raises UserError when there is no such folder or no picture in it.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"data.path={path} is not a folder: give one with a sub-folder of pictures a class.")
+    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    items = [
+        (f"{folder.name}/{file.name}", file.read_bytes(), label, "")
+        for label, folder in enumerate(classes)
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGES
+    ]
+    if not items:
+        raise UserError(f"data.path={path} holds no picture: give a folder with a sub-folder a class.")
+    templates = _lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else ["a photo of a {}."]
+    return [EvalSet(name or root.name, [folder.name for folder in classes], templates, items)]
+
+
+def benchmark_sets(path: str) -> list[EvalSet]:
+    """CLIP_benchmark's webdataset layout: `path` is one set, or a folder of sets (with an optional `sets.json`
+    that says each one's role and note, and their order). Raises UserError for what is missing or damaged."""
+    root = Path(path)
+    if (root / "classnames.txt").is_file():
+        return [_benchmark_set(root, {})]
+    described = json.loads((root / "sets.json").read_text()) if (root / "sets.json").is_file() else {}
+    names = list(described) or sorted(entry.parent.name for entry in root.glob("*/classnames.txt"))
+    if not names:
+        raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
+    return [_benchmark_set(root / name, described.get(name, {})) for name in names]
+
+
+def _benchmark_set(root: Path, described: dict) -> EvalSet:
+    for needed in (root / "classnames.txt", root / TEMPLATES):
+        if not needed.is_file():
+            raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
+    names = _lines(root / "classnames.txt")
+    items = []
+    for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
+        for sample in read(shard := scan(tar), 0, shard.samples):
+            key = f"{root.name}/{sample['__key__']}"
+            image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
+            label = sample.get("cls", b"").decode(errors="replace").strip()
+            if image is None or not label.isdecimal() or int(label) >= len(names):
+                raise UserError(
+                    f"{key} in {tar} has no image or no class below {len(names)} (.cls): mend the set."
+                )
+            caption = json.loads(sample["json"]).get("caption", "") if "json" in sample else ""
+            items.append((key, image, int(label), caption or sample.get("txt", b"").decode()))
+    if not items:
+        raise UserError(f"{root / 'test'} holds no sample: the set has class names but no pictures.")
+    templates = [line.replace("{c}", "{}") for line in _lines(root / TEMPLATES)]
+    return EvalSet(
+        root.name, names, templates, items, described.get("role", "test"), described.get("note", "")
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]

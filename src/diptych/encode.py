@@ -1,0 +1,42 @@
+"""A model over a labelled set: features, once, for every evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diptych.batch import normalise
+from diptych.data.evalset import EvalSet
+
+
+@dataclass
+class Encoded:
+    """features: float [N, D], L2-normalised; labels: int64 [N]; keys and captions: N each;
+    skipped: reason -> keys that could not be read"""
+
+    features: Tensor
+    labels: Tensor
+    keys: list[str]
+    captions: list[str]
+    skipped: dict[str, list[str]]
+
+
+@torch.inference_mode()
+def encode_set(model: nn.Module, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    features, labels, keys, captions = [], [], [], []
+    for batch in evalset.batches(batch_size, model.image.image_size):
+        images = normalise(batch.images.to(device), model.mean, model.std)
+        features.append(model.encode_image(images, normalize=True).float().cpu())
+        labels.append(batch.labels)
+        keys += batch.keys
+        captions += batch.captions
+    model.train(training)
+    if not features:
+        raise ValueError(f"no picture of the set {evalset.name} could be read")
+    return Encoded(torch.cat(features), torch.cat(labels), keys, captions, dict(evalset.skipped))

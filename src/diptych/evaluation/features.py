@@ -1,0 +1,47 @@
+"""Features on their way into a measure: finite, unit length, float32."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from diptych.errors import UserError
+
+
+def unit(features: Tensor, what: str) -> Tensor:
+    """[N, D] of any float type -> float32 [N, D], rows of length 1.
+
+    One NaN makes every comparison with it false, which counts as an ordinary mistake in an accuracy and
+    hides a broken model. So a row that is not finite, or has no direction, raises UserError naming `what`.
+    """
+    features = features.detach().float()
+    if features.ndim != 2 or features.shape[0] == 0:
+        raise UserError(f"The {what} must be a non-empty [N, D] array; this one is {list(features.shape)}.")
+    bad = ~features.isfinite().all(dim=1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        raise UserError(
+            f"The {what} hold NaN or infinity in {int(bad.sum())} of {len(bad)} rows, the first is row "
+            f"{first}: look at the training loss, and at the precision the model ran in."
+        )
+    if not features.any(dim=1).all():
+        first = int((~features.any(dim=1)).nonzero()[0])
+        raise UserError(f"The {what} are all zero in row {first}, so it has no direction to compare.")
+    return normalize(features, dim=1)
+
+
+def similarity(left: Tensor, right: Tensor) -> Tensor:
+    """float32 [N, D], float32 [M, D] -> [N, M], in float32 even where the caller is under autocast:
+    bfloat16 keeps 8 bits, too few to tell the best of a thousand classes from the second best."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.T
+
+
+def rank_of(scores: Tensor, target: Tensor) -> Tensor:
+    """scores [N, C], target int64 [N] -> int64 [N]: how many columns come before the target, best first.
+
+    Equal scores are ordered by column, as a stable sort would: with a plain `scores > own` a model that gives
+    every class the same score would be always right, with topk it would depend on the device.
+    """
+    own = scores.gather(1, target[:, None])
+    earlier = torch.arange(scores.shape[1], device=scores.device) < target[:, None]
+    return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)

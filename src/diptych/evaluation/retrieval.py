@@ -1,0 +1,69 @@
+"""Image-text retrieval: Recall@k both ways, several captions an image allowed (CLIP paper, appendix E).
+
+Pure: tensors in, numbers out; the similarities are made a chunk of queries at a time, never N × M at once.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diptych.errors import UserError
+from diptych.evaluation.features import rank_of, similarity, unit
+
+KS = (1, 5, 10)
+
+
+def recall(
+    image: Tensor, text: Tensor, image_of_text: Tensor, ks: Sequence[int] = KS, chunk: int = 1024
+) -> dict[str, dict[str, float] | int]:
+    """image [N, D], text [M, D], image_of_text int64 [M] (the row of `image` each text describes) ->
+    {"image_to_text": {"R@1", …}, "text_to_image": {"R@1", …}, "n": N, "captions": M}, shares 0–1.
+
+    An image counts as found when any of its captions is among the first k texts; a text, when its one image
+    is among the first k images. Equal scores are ordered by row. Memory: a few arrays of `chunk` × max(N, M).
+    Raises UserError where features are not finite, a text names no image, or an image has no text.
+    """
+    image, text = unit(image, "image features"), unit(text, "text features")
+    owner = image_of_text.to(image.device)
+    _check_owner(owner, len(image), len(text))
+    return {
+        "image_to_text": _shares(_ranks_of_images(image, text, owner, chunk), ks),
+        "text_to_image": _shares(_ranks_of_texts(image, text, owner, chunk), ks),
+        "n": len(image),
+        "captions": len(text),
+    }
+
+
+def _ranks_of_texts(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
+    """For each text the rank of its image among all images, int64 [M]."""
+    parts = zip(text.split(chunk), owner.split(chunk), strict=True)
+    return torch.cat([rank_of(similarity(part, image), own) for part, own in parts])
+
+
+def _ranks_of_images(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
+    """For each image the rank of the best of its texts among all texts, int64 [N]."""
+    ranks = []
+    for part in torch.arange(len(image), device=image.device).split(chunk):
+        scores = similarity(image[part], text)  # n × M
+        own = scores.masked_fill(owner[None, :] != part[:, None], -torch.inf)
+        ranks.append(rank_of(scores, own.argmax(dim=1)))
+    return torch.cat(ranks)
+
+
+def _shares(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    return {f"R@{k}": int((ranks < k).sum()) / len(ranks) for k in ks}
+
+
+def _check_owner(owner: Tensor, images: int, texts: int) -> None:
+    if len(owner) != texts:
+        raise UserError(f"There are {texts} texts but {len(owner)} image numbers: each text needs one.")
+    if owner.min() < 0 or owner.max() >= images:
+        outside = int(owner[(owner < 0) | (owner >= images)][0])
+        raise UserError(f"A text belongs to image {outside}, but the images are 0…{images - 1}.")
+    lonely = (torch.bincount(owner, minlength=images) == 0).nonzero()
+    if len(lonely):
+        raise UserError(
+            f"{len(lonely)} images have no text, the first is image {int(lonely[0])}: "
+            "they can never be found, so leave them out."
+        )

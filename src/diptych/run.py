@@ -1,0 +1,265 @@
+"""How a config becomes a run: compose -> validate -> instantiate -> fit -> assess -> report.
+
+The only module that holds a raw config. Everything it builds takes plain arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import main as hydra_main
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from diptych.config import ROOT, register_resolvers, sentence, user_error, validate
+from diptych.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+# What may change when a run goes on: nothing here touches the experiment.
+RESUMABLE = (
+    "trainer",
+    "trainer.devices",
+    "trainer.accelerator",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.keep",
+    "data.workers",
+    "data.memory",
+    "logger",
+    "callbacks.progress",
+)
+
+
+def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
+    """Run `action` with the config that the command line composes; a user's mistake is one sentence and code 2."""
+    os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
+    os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
+    register_resolvers()
+
+    def job(cfg: DictConfig) -> None:
+        # Caught here too: Hydra would print a line of its own before the error leaves the job.
+        with _one_sentence():
+            action(cfg)
+
+    with _one_sentence():
+        hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        print(f"diptych: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def train(cfg: DictConfig) -> Path:
+    """Train, or go on training; returns the run's folder."""
+    from diptych.ranks import launch
+    from diptych.training.trainer import resolve_precision
+
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    resume = cfg.resume is not None
+    if resume:
+        cfg = _resumed(cfg, run_dir)
+    cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    validate(cfg)
+    _warn_if_slow(cfg)
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    _write(run_dir / "environment.txt", environment())
+    print(f"run: {run_dir}", flush=True)
+    if cfg.trainer.devices > 1:
+        launch(run_dir, cfg.trainer.devices, resume)
+    else:
+        fit(run_dir, resume)
+    report(run_dir)
+    return run_dir
+
+
+def fit(run_dir: Path, resume: bool) -> None:
+    """Train the run whose resolved config lies in `run_dir`, as the one process or as one rank of several."""
+    import lightning as L
+    import torch
+
+    from diptych.allocator import keep_memory
+    from diptych.loading import read_checkpoint
+    from diptych.training.loggers import MetricsFile
+    from diptych.training.module import ContrastiveModule
+
+    keep_memory()
+    cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    assert isinstance(cfg, dict)
+    L.seed_everything(cfg["seed"], verbose=False)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    start = int(read_checkpoint(last)["global_step"]) if resume else 0
+    data = instantiate(cfg["data"], _convert_="all")
+    data.start = start
+    module = ContrastiveModule(
+        instantiate(cfg["model"], _convert_="all").to(memory_format=torch.channels_last),
+        instantiate(cfg["loss"], _convert_="all"),
+        instantiate(cfg["optim"], _convert_="all"),
+        instantiate(cfg["schedule"], _convert_="all"),
+        cfg["trainer"]["max_steps"],
+        {"model": cfg["model"], "name": cfg["name"], "seed": cfg["seed"]},
+    )
+    loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
+    if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
+    callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
+    trainer = instantiate(cfg["trainer"], _convert_="all")(
+        run_dir=run_dir, callbacks=callbacks, loggers=loggers
+    )
+    begin = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+    if trainer.is_global_zero:
+        _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
+    epoch = data.order
+    training = {
+        "steps": trainer.global_step,
+        "seconds": round(seconds, 1),
+        "pairs": trainer.global_step * data.batch_size,
+        "samples": data.index.samples,
+        "epochs": round(trainer.global_step / epoch.steps, 2),
+        "left_out_each_epoch": epoch.remainder,
+        "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
+    }
+    _write(run_dir / "metrics.json", json.dumps({"training": training}, indent=1) + "\n")
+
+
+def report(run_dir: Path) -> None:
+    """Evaluate the finished run from its files, and write the page."""
+    from diptych import assess
+    from diptych.loading import load
+    from diptych.study.report import write_report
+
+    cfg = OmegaConf.load(run_dir / "config.yaml")
+    sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
+    if sets:
+        assess.write_all(run_dir, load(run_dir), sets)
+        print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
+    print(f"report: {write_report(run_dir)}", flush=True)
+
+
+def evaluate(cfg: DictConfig) -> Path:
+    """Evaluate a checkpoint on labelled sets; returns the folder of `metrics.json` and `report.html`."""
+    from diptych import assess
+    from diptych.loading import load
+    from diptych.study.report import write_report
+
+    out = Path(HydraConfig.get().runtime.output_dir)
+    loaded = load(_given(cfg, "checkpoint"))
+    sets = instantiate(cfg.data.evaluate, _convert_="all")
+    _write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
+    _write(out / "environment.txt", environment())
+    metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
+    print(assess.table(metrics), flush=True)
+    print(f"report: {write_report(out)}", flush=True)
+    return out
+
+
+def embed(cfg: DictConfig) -> Path:
+    """Write a set's embeddings as Parquet; returns the file."""
+    from diptych import assess
+    from diptych.loading import load
+
+    out = Path(HydraConfig.get().runtime.output_dir)
+    loaded = load(_given(cfg, "checkpoint"))
+    file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
+    print(f"embeddings: {file}", flush=True)
+    return file
+
+
+def pack(cfg: DictConfig) -> None:
+    """Write shards and their index from a source."""
+    instantiate(cfg.source, _convert_="all")
+
+
+def _given(cfg: DictConfig, key: str) -> str:
+    if OmegaConf.is_missing(cfg, key):
+        raise UserError(f"{key}= is missing: type {key}=RUN_DIR or a checkpoint file.")
+    return cfg[key]
+
+
+def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
+    """The run's own config, with what the command line may change. Raises UserError for the rest."""
+    stored = run_dir / "config.yaml"
+    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(
+            f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there."
+        )
+    resumed = OmegaConf.load(stored)
+    assert isinstance(resumed, DictConfig)
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key == "resume":
+            continue
+        if key not in RESUMABLE:
+            raise UserError(
+                f"{key} belongs to the experiment and can't change on resume={run_dir}:"
+                " leave it out, or start a new run."
+            )
+        if key == "trainer":
+            for name in ("devices", "accelerator"):
+                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name])
+        else:
+            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+    return resumed
+
+
+def _warn_if_slow(cfg: DictConfig) -> None:
+    """One sentence, on a machine without a GPU, when a step will take long."""
+    import torch
+
+    from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
+
+    if torch.cuda.is_available():
+        return
+    with torch.device("meta"):
+        flops = training_flops(instantiate(cfg.model, _convert_="all")) * cfg.data.batch_size
+    seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
+    if seconds > 5:
+        print(
+            f"diptych: without a GPU a step of this model takes very roughly {seconds:,.0f} s"
+            f" ({flops / 1e12:.1f} TFLOP); to see learning in minutes type"
+            " `python src/train.py recipe=demo`, or model=vit_tiny.",
+            flush=True,
+        )
+
+
+def environment() -> str:
+    """The machine and every installed package, one a line."""
+    from diptych.training.trainer import describe_hardware
+
+    lines = [f"python {platform.python_version()}", f"system {platform.system()} {platform.machine()}"]
+    lines += [f"cores {os.cpu_count()}", *(f"{key} {value}" for key, value in describe_hardware().items())]
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    return "\n".join([*lines, "", *packages]) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+__all__ = ["embed", "evaluate", "fit", "main", "pack", "report", "train", "user_error"]

@@ -1,0 +1,150 @@
+"""The curves of a run as SVG that sits inside a page and takes its colours, font and width from it."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from diptych.study.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# matplotlib wants colours; the page has custom properties that change with its scheme. These stand-ins,
+# which no style sheet would use, are exchanged for the properties once the drawing is text.
+SERIES = [f"#0a0b0{i}" for i in range(1, 7)]
+STAND_INS = {"#0a0b0d": "var(--muted)", "#0a0b0e": "var(--rule)"}
+STAND_INS |= {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, start=1)}
+MUTED, RULE = "#0a0b0d", "#0a0b0e"
+DASHES = ["", "5 2", "1.5 1.5", "7 2 1.5 2", "3 1"]
+"""Five dashes against six colours: thirty series differ, and neighbours differ without their colour."""
+
+MOST = 300
+"""Points in a drawn line; more cannot be seen at this width and would only make the page large."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a legend."""
+
+    label: str
+    colour: str  # CSS
+    dash: str  # SVG stroke-dasharray
+    last: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart. `svg` is empty where nothing was logged, and `absent` then says what."""
+
+    title: str
+    svg: str = ""
+    legend: list[Key] = field(default_factory=list)
+    absent: str = ""
+
+
+def charts(record: Record) -> list[Chart]:
+    """The charts of a run: loss, zero-shot, logit scale, learning rate, throughput, waiting."""
+    return [
+        _chart(record, "Loss", {"": "train/loss"}, "{:.3f}"),
+        _chart(record, "Zero-shot top-1, %", _validation(record), "{:.1f} %", factor=100),
+        _chart(record, "Logit scale", {"": "train/logit_scale"}, "{:.1f}"),
+        _chart(record, "Learning rate", {"": "train/lr"}, "{:.2g}"),
+        _chart(record, "Pairs a second", {"": "train/pairs_per_second"}, "{:,.0f}"),
+        _chart(record, "Waiting for data, % of the time", {"": "train/data_wait"}, "{:.1f} %", factor=100),
+    ]
+
+
+def _validation(record: Record) -> dict[str, str]:
+    """Label -> key of every set that was scored during training, e.g. {"noto": "val/zeroshot/noto/top1"}."""
+    keys = dict.fromkeys(key for line in record.lines for key in line)
+    found = {key: re.fullmatch(r"val/zeroshot/(.+)/top1", key) for key in keys}
+    return {match[1]: key for key, match in found.items() if match}
+
+
+def _chart(record: Record, title: str, keys: dict[str, str], form: str, factor: float = 1) -> Chart:
+    """`keys` is label -> key; `form` writes the last value, after `factor`."""
+    lines = {}
+    for label, key in keys.items():
+        steps, values = record.series(key)
+        if any(math.isfinite(value) for value in values):
+            lines[label] = (steps, [value * factor for value in values])
+    if not lines:
+        return Chart(title, absent=", ".join(keys.values()) or "val/zeroshot/…")
+    legend = [_key(label, i, values, form) for i, (label, (_, values)) in enumerate(lines.items())]
+    return Chart(title, _svg(title, list(lines.values())), legend)
+
+
+def _key(label: str, i: int, values: list[float], form: str) -> Key:
+    last = next(value for value in reversed(values) if math.isfinite(value))
+    colour = STAND_INS[SERIES[i % len(SERIES)]]
+    return Key(label, colour, DASHES[i % len(DASHES)], form.format(last))
+
+
+def thin(steps: Sequence[int], values: Sequence[float], most: int = MOST) -> tuple[list[float], ...]:
+    """Steps and values -> at most `most` points: mean step, mean, least and greatest value of equal blocks
+    of neighbours. A block without a finite value is nan."""
+    size = max(1, math.ceil(len(steps) / most))
+    columns: tuple[list[float], ...] = ([], [], [], [])
+    for start in range(0, len(steps), size):
+        block = [value for value in values[start : start + size] if math.isfinite(value)] or [math.nan]
+        where = steps[start : start + size]
+        for column, value in zip(
+            columns, (sum(where) / len(where), sum(block) / len(block), min(block), max(block)), strict=True
+        ):
+            column.append(value)
+    return columns
+
+
+def _svg(title: str, lines: list[tuple[list[int], list[float]]]) -> str:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # A salt of its own keeps this chart's ids apart from those of the other charts in the page.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+        figure = Figure(figsize=(4.2, 2.1), layout="constrained")
+        axes = figure.subplots()
+        for i, (steps, values) in enumerate(lines):
+            x, mean, low, high = thin(steps, values)
+            colour, dash = SERIES[i % len(SERIES)], DASHES[i % len(DASHES)]
+            style: Any = (0, tuple(float(part) for part in dash.split())) if dash else "solid"
+            axes.plot(x, mean, color=colour, linewidth=1.5, linestyle=style)
+            if len(x) == 1:
+                axes.plot(x, mean, color=colour, marker="o", markersize=4)
+            if len(x) < len(steps):
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        _quiet(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _inline(buffer.getvalue(), title)
+
+
+def _quiet(axes: "Axes") -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.tick_params(colors=MUTED, length=0)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(x=0.01)
+    axes.set_ylim(bottom=min(0, axes.dataLim.y0))  # from zero: half as high is half as much
+
+
+def _inline(svg: str, title: str) -> str:
+    """A stand-alone SVG file -> an element for a page: no prologue, metadata, name spaces or global style."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="([\d. ]+)"', svg)
+    assert box is not None  # matplotlib always writes one
+    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" role="img" aria-label="{title}">', svg, count=1)
+    # Of its ids only those of markers and clip paths are referred to; the others repeat in every drawing.
+    svg = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r"font-family: [^;]*; ", "", svg)
+    for stand_in, css in STAND_INS.items():
+        svg = svg.replace(stand_in, css)
+    return svg

@@ -1,0 +1,50 @@
+"""Values as the report writes them; a dash stands for what is no number."""
+
+import base64
+import binascii
+import math
+from typing import Any
+
+
+def number(value: Any) -> float:
+    """A finite number as float, anything else as nan."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else math.nan
+
+
+def percent(share: Any, digits: int = 1) -> str:
+    """0.5871 -> "58.7"."""
+    value = number(share)
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def count(value: Any) -> str:
+    """1234567 -> "1,234,567"."""
+    value = number(value)
+    return "–" if math.isnan(value) else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds -> "45 s", "4 min 52 s", "7 h 03 min"."""
+    if math.isnan(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def decimal(value: Any) -> str:
+    """0.31416 -> "0.31"."""
+    value = number(value)
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def picture(data: Any) -> str:
+    """Base64 of a WebP or PNG file -> a data URI; "" for anything else, which the page shows as a blank."""
+    try:
+        head = base64.b64decode(data, validate=True)[:12]
+    except (TypeError, ValueError, binascii.Error):
+        return ""
+    kind = "webp" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else "png" if head[:4] == b"\x89PNG" else ""
+    return f"data:image/{kind};base64,{data}" if kind else ""

@@ -1,0 +1,104 @@
+"""What the report's pictures are made of: a run's examples and its text-to-image gallery, as JSON values.
+
+Pure: arrays in, dict out. Which pictures are shown is drawn by a seed, never chosen, so that a page full of
+successes is one.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.evaluation.features import similarity, unit
+from diptych.evaluation.zeroshot import top_k
+
+SHOWN = 5
+"""Classes shown under a picture."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures of one evaluation set, and what the model made of them. `labels` index `classnames`."""
+
+    name: str
+    keys: Sequence[str]
+    labels: Tensor  # int64 [N]
+    images: Tensor  # uint8 [N, 3, H, W]
+    features: Tensor  # [N, D]
+    classnames: Sequence[str]  # C
+    classifier: Tensor  # [C, D]
+
+
+def draw(n: int, count: int, seed: int) -> list[int]:
+    """`count` of the numbers 0…n-1 (all of them where n is smaller), a random sample in ascending order."""
+    generator = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(n, generator=generator)[:count].tolist())
+
+
+def examples(sets: Sequence[Pictures], scale: float, per_set: int = 8, seed: int = 0) -> dict[str, Any]:
+    """`per_set` pictures of each set with the model's five likeliest classes ->
+    {"scale", "seed", "examples": [{"set", "key", "label", "image", "top": [[name, p], …]}]}.
+    `scale` is what the cosines are multiplied by: the exp of the logit scale."""
+    rows = []
+    for position, pictures in enumerate(sets):
+        # Sets of one length would otherwise show the same rows, which are often the same classes.
+        chosen = draw(len(pictures.keys), per_set, seed + position)
+        best = top_k(pictures.features[chosen], pictures.classifier, scale, SHOWN)
+        for i, shares, classes in zip(chosen, best[0].tolist(), best[1].tolist(), strict=True):
+            names = [pictures.classnames[c] for c in classes]
+            rows.append(
+                {
+                    "set": pictures.name,
+                    "key": pictures.keys[i],
+                    "label": pictures.classnames[int(pictures.labels[i])],
+                    "image": encode(pictures.images[i]),
+                    "top": [list(pair) for pair in zip(names, shares, strict=True)],
+                }
+            )
+    return {"scale": scale, "seed": seed, "examples": rows}
+
+
+def gallery(
+    sets: Sequence[Pictures], texts: Sequence[str], concepts: Sequence[str], features: Tensor, k: int = 8
+) -> dict[str, Any]:
+    """The k pictures of all sets together that are nearest to each of Q texts.
+
+    `features` [Q, D] are the texts', `concepts` the Q class names a hit must have to be correct ->
+    {"sets": [name], "queries": [{"text", "hits": [{"image", "label", "set", "score", "correct"}]}]},
+    `score` being the cosine.
+    """
+    where = [(pictures, i) for pictures in sets for i in range(len(pictures.keys))]
+    images = unit(torch.cat([pictures.features for pictures in sets]), "image features")
+    best = similarity(unit(features, "text features"), images).topk(min(k, len(where)), dim=1)
+    queries = []
+    for text, concept, scores, rows in zip(
+        texts, concepts, best.values.tolist(), best.indices.tolist(), strict=True
+    ):
+        hits = [_hit(where[row], score, concept) for row, score in zip(rows, scores, strict=True)]
+        queries.append({"text": text, "hits": hits})
+    return {"sets": [pictures.name for pictures in sets], "queries": queries}
+
+
+def encode(image: Tensor) -> str:
+    """uint8 [3, H, W] -> a WebP file as base64 text."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(buffer, "webp", quality=90)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _hit(where: tuple[Pictures, int], score: float, concept: str) -> dict[str, Any]:
+    pictures, i = where
+    label = pictures.classnames[int(pictures.labels[i])]
+    return {
+        "image": encode(pictures.images[i]),
+        "label": label,
+        "set": pictures.name,
+        "score": score,
+        "correct": label == concept,
+    }

@@ -1,0 +1,114 @@
+"""What a run left in its folder, read back: every part optional but config.yaml, and none trusted."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diptych.errors import UserError
+from diptych.study.formats import number
+
+PARTS = {
+    "environment.txt": "the environment",
+    "metrics.jsonl": "the curves",
+    "samples.json": "the counts of samples read and skipped",
+    "metrics.json": "the evaluation",
+    "examples.json": "the examples",
+    "gallery.json": "the retrieval gallery",
+}
+"""File -> what a reader misses without it."""
+
+
+@dataclass
+class Record:
+    """A run as read from disk. A part that was not there is empty, and `missing` says why."""
+
+    name: str
+    config: str
+    environment: str = ""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
+    gallery: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    damaged: int = 0
+    """Lines of metrics.jsonl that could not be read."""
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """The steps and values at which `key` was logged; nan (a gap in a curve) for what is no number."""
+        points = [(line["step"], line[key]) for line in self.lines if key in line]
+        return [step for step, _ in points], [number(value) for _, value in points]
+
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """Name -> zero-shot numbers, in the order they were written."""
+        sets = mapping(mapping(self.metrics.get("zeroshot")).get("sets"))
+        return {name: row for name, row in sets.items() if isinstance(row, dict)}
+
+
+def read(run_dir: Path) -> Record:
+    """Read a run folder. Raises UserError where it holds no config.yaml, and so is no run."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
+    config = path.read_text(encoding="utf-8", errors="replace")
+    record = Record(name=_name(config, run_dir), config=config)
+    for file in PARTS:
+        _read_part(record, run_dir / file)
+    return record
+
+
+def _read_part(record: Record, path: Path) -> None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        record.missing[path.name] = "the run did not write it"
+        return
+    if path.suffix == ".txt":
+        setattr(record, path.stem, text)
+    elif path.suffix == ".jsonl":
+        record.lines, record.damaged = _lines(text)
+        if not record.lines:
+            record.missing[path.name] = "it holds no complete line"
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            record.missing[path.name] = f"it is not JSON (line {error.lineno}: {error.msg})"
+            return
+        if isinstance(content, dict):
+            setattr(record, path.stem, content)
+        else:
+            record.missing[path.name] = "it is not a JSON object"
+
+
+def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
+    """Lines with a step, ordered by it, and how many were none: a run that is still writing, or was killed,
+    may leave half a line."""
+    found, damaged = [], 0
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            content = None
+        if isinstance(content, dict) and isinstance(content.get("step"), int):
+            found.append(content)
+        else:
+            damaged += 1
+    return sorted(found, key=lambda content: content["step"]), damaged
+
+
+def _name(config: str, run_dir: Path) -> str:
+    try:
+        content = yaml.safe_load(config)
+    except yaml.YAMLError:
+        content = None
+    name = content.get("name") if isinstance(content, dict) else None
+    return str(name or run_dir.resolve().name)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A dict as it is, anything else as an empty one."""
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,53 @@
+"""A run's report: one HTML file that needs nothing else, made from what the run left in its folder.
+
+Class names, captions and keys come from whoever made the data, so all text is escaped, pictures are taken
+only as WebP or PNG data, and the page forbids itself scripts and requests.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diptych.study import formats, view
+from diptych.study.curves import charts
+from diptych.study.record import PARTS, read
+
+
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Write `out` (report.html in the run's folder) from the run's files, and return its path.
+
+    A file that is missing or damaged is named in the page. Raises UserError where there is no config.yaml.
+    """
+    record = read(run_dir)
+    page = _template().render(
+        name=record.name,
+        config=record.config,
+        environment=record.environment,
+        missing=record.missing,
+        damaged=record.damaged,
+        parts=PARTS,
+        headline=view.headline(record),
+        training=view.training(record),
+        groups=view.groups(record),
+        retrieval=view.retrieval(record),
+        charts=charts(record),
+        examples=view.examples(record),
+        queries=view.queries(record),
+        gallery_sets=record.gallery.get("sets"),
+        samples=view.samples(record),
+    )
+    out = out or run_dir / "report.html"
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(out)
+    return out
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("diptych.study"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    filters = (formats.percent, formats.count, formats.decimal, formats.picture)
+    environment.filters |= {each.__name__: each for each in filters}
+    return environment.get_template("report.html")

@@ -1,0 +1,72 @@
+"""CLIP: an image tower, a text tower and the logit scale (Radford et al. 2021, section 2.3, figure 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class CLIP(nn.Module):
+    """Two towers into one space of D dimensions.
+
+    image: [B, 3, H, W] -> [B, D], with `image_size` and `embed_dim`
+    text: int64 [B, L] -> [B, D], with `context_length` and `embed_dim`
+    logit_scale_init: logarithm of the inverse temperature at the start; the paper's is 1/0.07
+    mean, std: what the image tower wants subtracted from pixels (0 to 1) and their rest divided by; the
+        model keeps them for whoever prepares its images and doesn't apply them
+
+    With OpenAI's names, `image.` is `visual.` and `text.` is the top level; `logit_scale` is the same.
+    Raises UserError where the towers' dimensions differ.
+    """
+
+    def __init__(
+        self,
+        image: nn.Module,
+        text: nn.Module,
+        logit_scale_init: float = math.log(1 / 0.07),
+        mean: Sequence[float] = OPENAI_MEAN,
+        std: Sequence[float] = OPENAI_STD,
+    ) -> None:
+        super().__init__()
+        if image.embed_dim != text.embed_dim:
+            raise UserError(
+                f"The image tower gives {image.embed_dim} dimensions and the text tower {text.embed_dim}: "
+                "set the same model.image.embed_dim and model.text.embed_dim."
+            )
+        self.image = image
+        self.text = text
+        self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""
+        features = self.image(images)
+        return _unit(features) if normalize else features
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        """Tokens int64 [B, L] -> [B, D]; unit length with `normalize`."""
+        features = self.text(tokens)
+        return _unit(features) if normalize else features
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both features at unit length, [B, D] and [B, D], and the scale of their cosines, a scalar."""
+        image = self.encode_image(images, normalize=True)
+        text = self.encode_text(tokens, normalize=True)
+        return image, text, self.logit_scale.exp()
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows at length 1, at least in float32: cosines times 100 need more than bf16's three digits."""
+    if features.dtype in (torch.bfloat16, torch.float16):
+        features = features.float()
+    return F.normalize(features, dim=-1)

@@ -1,0 +1,99 @@
+"""The text towers of CLIP: a causal Transformer (paper, section 2.4) and a bag of words (figure 3: "CBOW").
+
+Both read what the tokenizer writes: [SOS], the words, [EOS], then padding. [EOS] has the vocabulary's
+highest id, so the first maximum of a row is its place. Padding is what stands behind it; its id, 0, is also
+that of "!".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+from diptych.towers.transformer import Transformer
+
+
+def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
+    """Tokens [B, L] without the columns that are padding in every row, and the place of each [EOS], [B].
+
+    Exact for towers in which no place looks at later ones. Raises UserError if more than `context_length`
+    columns are left.
+    """
+    ends = tokens.argmax(dim=-1)
+    tokens = tokens[:, : int(ends.max()) + 1]
+    if tokens.shape[1] > context_length:
+        raise UserError(
+            f"A caption of {tokens.shape[1]} tokens is longer than the text tower's context of "
+            f"{context_length}: give the tokenizer the same context_length."
+        )
+    return tokens, ends
+
+
+class TextTransformer(nn.Module):
+    """Tokens int64 [B, L] -> features [B, embed_dim], read off [EOS], layer-normed and projected.
+
+    L is at most context_length after padding is cut; shorter input gives the same features, at less cost.
+    heads: None for one head per 64 channels, as in all of the paper's models
+    activation: a module such as `torch.nn.GELU()`; None for OpenAI's QuickGELU
+
+    Names are OpenAI's top-level ones.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        width: int,
+        layers: int,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        heads: int | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
+        self.transformer = Transformer(
+            width, layers, heads or max(1, width // 64), causal=True, activation=activation
+        )
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens, ends = trim(tokens, self.context_length)
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
+        x = self.transformer(x)
+        last = x[torch.arange(len(x), device=x.device), ends]  # B×W
+        return self.ln_final(last) @ self.text_projection
+
+
+class CBOW(nn.Module):
+    """Tokens int64 [B, L] -> features [B, embed_dim]: words' embeddings averaged, normed and projected.
+
+    The mean is over what stands between [SOS] and [EOS]; a caption without a word is the zero vector before
+    the norm. There is neither order nor position, so `context_length` only bounds the input, as in the
+    Transformer that this tower stands in for.
+    """
+
+    def __init__(self, embed_dim: int, width: int, context_length: int = 77, vocab_size: int = 49408) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens, ends = trim(tokens, self.context_length)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        is_word = (places > 0) & (places < ends[:, None])  # B×L
+        summed = (self.token_embedding(tokens) * is_word[..., None]).sum(1)
+        mean = summed / is_word.sum(1, keepdim=True).clamp(min=1)
+        return self.ln_final(mean) @ self.text_projection

@@ -1,0 +1,110 @@
+"""The residual attention blocks that the vision and the text Transformer share.
+
+Pre-norm blocks as in GPT-2, named as in OpenAI's weights (`resblocks.N.attn.in_proj_weight`, ...) and
+initialised as OpenAI's text Transformer is. For the image tower the paper only says "a slightly different
+initialization scheme" (section 2.4); here it takes the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+
+# On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused
+# kernel costs more than it saves there.
+PLAIN_ATTENTION_TOKENS = 80
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), the approximation of GELU that OpenAI's weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The same function as one fused silu, which keeps one tensor for the backward pass instead of two.
+        return F.silu(1.702 * x) * (1 / 1.702)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, L, width] -> [B, L, width]; `causal` hides what comes later."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(
+                f"A width of {width} can't be shared by {heads} heads: choose heads that divide it."
+            )
+        self.heads = heads
+        self.causal = causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)  # each B×H×L×D
+        if x.device.type == "cpu" and length <= PLAIN_ATTENTION_TOKENS:
+            mixed = _plain_attention(query, key, value, self.causal)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """softmax(q kᵀ / √D) v over [B, H, L, D], written out."""
+    length, depth = query.shape[-2:]
+    scores = (query * depth**-0.5) @ key.transpose(-2, -1)
+    if causal:
+        later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(-1).to(value.dtype) @ value
+
+
+class ResidualAttentionBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), the mlp four times as wide."""
+
+    def __init__(self, width: int, heads: int, causal: bool, activation: nn.Module) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, causal)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+        )
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """`layers` residual attention blocks, [B, L, width] -> [B, L, width]."""
+
+    def __init__(
+        self, width: int, layers: int, heads: int, causal: bool, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        activation = activation if activation is not None else QuickGELU()
+        self.resblocks = nn.Sequential(
+            *(ResidualAttentionBlock(width, heads, causal, activation) for _ in range(layers))
+        )
+        self._initialise(width, layers)
+
+    def _initialise(self, width: int, layers: int) -> None:
+        # The 2·layers branches add up on the residual path, so the last matrix of each starts smaller.
+        branch_std = width**-0.5 * (2 * layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("in_proj_weight"):
+                nn.init.normal_(parameter, std=width**-0.5)
+            elif name.endswith("c_fc.weight"):
+                nn.init.normal_(parameter, std=(2 * width) ** -0.5)
+            elif name.endswith(("out_proj.weight", "c_proj.weight")):
+                nn.init.normal_(parameter, std=branch_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)

@@ -1,0 +1,59 @@
+"""Zero-shot accuracy while training, every n steps, shared out over the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import lightning as L
+
+from diptych import distributed
+from diptych.data.evalset import EvalSet
+from diptych.data.tokenizer import Tokenizer
+from diptych.encode import encode_set
+from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.training.callbacks.checkpoints import Checkpoints
+
+
+class ZeroShot(L.Callback):
+    """Validates on the data module's sets of the role `validation` or `test`; the shifts stay unseen until the end.
+
+    every: steps between two validations; the last step is always one. 0: never
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.seconds = 0.0  # spent here, so that the report can tell it from training
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if not self.every or (step % self.every and step != trainer.max_steps):
+            return
+        begin = time.perf_counter()
+        sets = [s for s in trainer.datamodule.evaluate if s.role in ("validation", "test")]  # type: ignore[attr-defined]
+        scores = [self._top1(pl_module, evalset) for evalset in sets]
+        for evalset, score in zip(sets, scores, strict=True):
+            for logger in trainer.loggers:
+                logger.log_metrics({f"val/zeroshot/{evalset.name}/top1": score}, step)
+        if scores:
+            keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+            keeper.improved(trainer, sum(scores) / len(scores))
+        self.seconds += time.perf_counter() - begin
+
+    def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
+        model = pl_module.model
+        tokenizer = Tokenizer(context_length=model.text.context_length)
+        model.eval()
+        classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
+        model.train()
+        mine = evalset.items[distributed.rank() :: distributed.world_size()]
+        right, count = 0.0, 0
+        if mine:
+            encoded = encode_set(model, dataclasses.replace(evalset, items=mine, skipped={}))
+            result = classify(encoded.features, classifier.float().cpu(), encoded.labels)
+            right, count = result["top1"] * result["n"], result["n"]
+        totals = distributed.gather_objects((right, count))
+        return sum(right for right, _ in totals) / sum(count for _, count in totals)

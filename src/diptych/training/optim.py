@@ -1,0 +1,146 @@
+"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, linear warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from diptych.errors import UserError
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and convolutions, "not to gains or biases" (paper, appendix F),
+    nor to the logit scale."""
+    return parameter.ndim >= 2
+
+
+def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    named = list(named)
+    groups = [
+        {"params": [p for n, p in named if decays(n, p)], "weight_decay": weight_decay},
+        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(
+    model: nn.Module,
+    lr: float = 5e-4,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-6,
+    weight_decay: float = 0.2,
+) -> AdamW:
+    """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
+    return AdamW(_groups(_trainable(model), weight_decay), lr=lr, betas=tuple(betas), eps=eps, fused=True)
+
+
+class Muon(Optimizer):
+    """torch.optim.Muon for hidden matrices and flattened convolutions, AdamW for all other parameters.
+
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix. Embeddings, positions, the first
+    convolution, gains, biases and the logit scale are no hidden matrices and take AdamW.
+    lr: of Muon; adamw_lr: of AdamW; both follow the schedule
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.02,
+        adamw_lr: float = 1.5e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+        adamw_weight_decay: float = 0.2,
+    ) -> None:
+        named = _trainable(model)
+        first = next((name for name, parameter in named if parameter.ndim == 4), None)
+        self._originals = [p for n, p in named if _is_hidden(n, p) and n != first]
+        if not self._originals:
+            raise UserError("optim=muon found no hidden matrix in the model: take optim=adamw.")
+        hidden = set(map(id, self._originals))
+        self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._originals]
+        self._muon = torch.optim.Muon(
+            self._matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="original"
+        )
+        rest = [(n, p) for n, p in named if id(p) not in hidden]
+        self._adamw = AdamW(
+            _groups(rest, adamw_weight_decay), lr=adamw_lr, betas=tuple(betas), eps=eps, fused=True
+        )
+        groups = [
+            *({**group, "params": self._originals} for group in self._muon.param_groups),
+            *self._adamw.param_groups,
+        ]
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for original, matrix in zip(self._originals, self._matrices, strict=True):
+            matrix.data = _as_matrix(original.detach())  # again each step: moving a model replaces its memory
+            matrix.grad = None if original.grad is None else _as_matrix(original.grad, like=original)
+        # The schedule writes to our groups.
+        for ours, inner in zip(self.param_groups, self._inner_groups(), strict=True):
+            inner["lr"] = ours["lr"]
+        self._muon.step()
+        self._adamw.step()
+        return loss
+
+    def _inner_groups(self) -> list[dict[str, Any]]:
+        return [*self._muon.param_groups, *self._adamw.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._muon.load_state_dict(state_dict["muon"])
+        self._adamw.load_state_dict(state_dict["adamw"])
+        for ours, inner in zip(self.param_groups, self._inner_groups(), strict=True):
+            ours.update({name: value for name, value in inner.items() if name != "params"})
+
+
+def _is_hidden(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim in (2, 4) and "embedding" not in name
+
+
+def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """[O, I, H, W] -> [O, I·H·W] (columns in memory order), sharing the memory where x is a parameter."""
+    if x.ndim == 2:
+        return x
+    layout = x if like is None else like
+    if layout.is_contiguous(memory_format=torch.channels_last) and not layout.is_contiguous():
+        x = x.permute(0, 2, 3, 1)
+    return x.view(len(x), -1) if like is None else x.reshape(len(x), -1)
+
+
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> LambdaLR:
+    """Linear warm-up, then cosine to zero at `steps` (paper, section 2.5).
+
+    warmup: steps (at least 1), or below 1 the share of `steps`
+    Raises UserError when the warm-up does not end before the run does.
+    """
+    ramp = math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+    if warmup >= 1 and ramp >= steps:
+        raise UserError(
+            f"schedule.warmup={ramp} is not shorter than the run of {steps} steps: take fewer, or a share below 1."
+        )
+
+    def factor(step: int) -> float:
+        if step < ramp:
+            return (step + 1) / ramp
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - ramp) / max(1, steps - ramp))))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,103 @@
+"""Lightning's Trainer for one run: steps are the unit, and our own callbacks do bar, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from diptych.errors import UserError
+from diptych.training.callbacks.checkpoints import Checkpoints
+from diptych.training.callbacks.counts import Counts
+from diptych.training.callbacks.record import Record
+
+
+def make_trainer(
+    *,
+    run_dir: str | Path,
+    devices: int,
+    max_steps: int,
+    accelerator: str = "auto",
+    precision: str = "auto",
+    log_every: int = 10,
+    checkpoint_every: int = 1000,
+    keep: int = 2,
+    clip: float | None = 1.0,
+    callbacks: Sequence[L.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> L.Trainer:
+    """The trainer of one rank.
+
+    devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
+    precision: Lightning's names, or "auto": bf16-mixed where the hardware gains from it
+    clip: largest norm of the whole gradient; None for no clipping
+    """
+    run_dir = Path(run_dir)
+    quiet()
+    own = [
+        Record(log_every),
+        Counts(run_dir / "samples.json"),
+        *callbacks,
+        Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
+    ]
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        plugins=[LightningEnvironment()] if devices > 1 else None,
+        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
+        max_steps=max_steps,
+        max_epochs=1,
+        gradient_clip_val=clip,
+        callbacks=own,
+        logger=list(loggers) or False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        default_root_dir=run_dir,
+    )
+
+
+def resolve_precision(precision: str, accelerator: str = "auto") -> str:
+    """ "auto" -> bf16-mixed where the processor multiplies in bf16, 32-true elsewhere; other names as they are.
+
+    Raises UserError for a name that Lightning does not know.
+    """
+    known = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
+    if precision not in known:
+        raise UserError(f"trainer.precision={precision} is unknown: take one of {', '.join(known)}.")
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def quiet() -> None:
+    """Silence what Lightning says about choices that are ours, so that its real warnings are read."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def describe_hardware() -> dict[str, Any]:
+    """What the environment file says of the machine."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "gpus": gpus or "none"}

@@ -1,0 +1,6 @@
+"""Evaluate: `python src/evaluate.py checkpoint=RUN_DIR task=zeroshot`."""
+
+from diptych.run import main, evaluate
+
+if __name__ == "__main__":
+    main("evaluate", evaluate)
