@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from samples import COLOURS, picture, write_shards
 
 torch.set_num_threads(1)  # suites run side by side; more threads than cores make all of them slow

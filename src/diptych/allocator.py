@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def keep_memory() -> None:
-    """Serve blocks up to 32 MB (glibc's own limit) from the heap and don't give it back between steps; a no-op beside glibc.
+    """Serve blocks up to 32 MB (glibc's own limit) from the heap and keep it between steps; nothing without glibc.
 
     By default each large tensor is mapped and unmapped anew, which costs a small CPU model some 8 % of a step.
     """

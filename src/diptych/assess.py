@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
@@ -17,6 +17,7 @@ from diptych.evaluation.retrieval import recall
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
 from diptych.study.gallery import Pictures, examples, gallery
+from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
 
@@ -29,14 +30,12 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     for evalset in sets:
         classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates).cpu()
         encoded = encode_set(model, evalset)
-        results[evalset.name] = _described(
-            evalset, encoded, classify(encoded.features, classifier, encoded.labels)
-        )
+        results[evalset.name] = _described(evalset, encoded, classify(encoded.features, classifier, encoded.labels))
         recalls[evalset.name] = _recall(model, tokenizer, encoded)
         pictures.append(_pictures(evalset, encoded, classifier))
     metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
     shown = _shown(sets, pictures)
-    scale = float(model.logit_scale.exp())
+    scale = model.logit_scale.exp().item()
     _write(out / "examples.json", examples(shown, scale))
     _write(out / "gallery.json", _gallery(model, tokenizer, shown))
     return _merge(out / "metrics.json", metrics)
@@ -87,9 +86,7 @@ def table(metrics: dict[str, Any]) -> str:
     """The terminal's table."""
     lines = []
     if sets := metrics.get("zeroshot", {}).get("sets"):
-        lines.append(
-            f"{'zero-shot':<24}{'role':<12}{'classes':>8}{'n':>7}{'top-1':>8}{'top-5':>8}{'chance':>8}"
-        )
+        lines.append(f"{'zero-shot':<24}{'role':<12}{'classes':>8}{'n':>7}{'top-1':>8}{'top-5':>8}{'chance':>8}")
         for name, row in sets.items():
             lines.append(
                 f"{name:<24}{row['role']:<12}{row['classes']:>8}{row['n']:>7}"
@@ -100,17 +97,13 @@ def table(metrics: dict[str, Any]) -> str:
         whole = metrics["zeroshot"]
         lines.append(f"{title:<51}{whole['top1']:>8.1%}{whole['top5']:>8.1%}")
         for name, row in sets.items():
-            lines += [
-                f"skipped in {name}: {len(keys)} × {why}" for why, keys in row.get("skipped", {}).items()
-            ]
+            lines += [f"skipped in {name}: {len(keys)} × {why}" for why, keys in row.get("skipped", {}).items()]
     for name, row in metrics.get("retrieval", {}).items():
         if "not_computed" in row:
             lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
         elif "zeroshot" not in metrics:
             to_image, to_text = row["text_to_image"], row["image_to_text"]
-            lines.append(
-                f"{name:<24}text→image R@1 {to_image['R@1']:.1%}  image→text R@1 {to_text['R@1']:.1%}"
-            )
+            lines.append(f"{name:<24}text→image R@1 {to_image['R@1']:.1%}  image→text R@1 {to_text['R@1']:.1%}")
     return "\n".join(lines)
 
 
@@ -125,7 +118,7 @@ def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> di
     }
 
 
-def _recall(model: nn.Module, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, Any]:
+def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, Any]:
     captions = encoded.captions
     if not all(captions):
         return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
@@ -135,12 +128,10 @@ def _recall(model: nn.Module, tokenizer: Tokenizer, encoded: Encoded) -> dict[st
 
 
 @torch.inference_mode()
-def _encode_texts(model: nn.Module, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+def _encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
     device = next(model.parameters()).device
     parts = [
-        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True)
-        .float()
-        .cpu()
+        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True).float().cpu()
         for start in range(0, len(texts), batch_size)
     ]
     return torch.cat(parts)
@@ -165,7 +156,7 @@ def _shown(sets: Sequence[EvalSet], pictures: list[Pictures]) -> list[Pictures]:
     return shifts or pictures
 
 
-def _gallery(model: nn.Module, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[str, Any]:
+def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[str, Any]:
     names = shown[0].classnames
     pick = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))[:QUERIES].tolist()
     concepts = [names[i] for i in pick]

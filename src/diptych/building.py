@@ -26,21 +26,15 @@ def build(config: Any) -> Any:
         return [build(entry) for entry in config]
     if not isinstance(config, Mapping):
         return config
-    arguments = {
-        str(key): build(value) for key, value in config.items() if key not in ("_target_", "_partial_")
-    }
+    arguments = {str(key): build(value) for key, value in config.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in config:
         return arguments
     target = config["_target_"]
     if not isinstance(target, str) or not (target.startswith(ALLOWED_MODULES) or target in ALLOWED):
-        raise UserError(
-            f"The checkpoint's config wants to build {target!r}, which is no tower of ours: refused."
-        )
+        raise UserError(f"The checkpoint's config wants to build {target!r}, which is no tower of ours: refused.")
     module, _, name = target.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), name)
         return functools.partial(made, **arguments) if config.get("_partial_") else made(**arguments)
     except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"The checkpoint's config can't be built by this version: {target}: {error}."
-        ) from error
+        raise UserError(f"The checkpoint's config can't be built by this version: {target}: {error}.") from error

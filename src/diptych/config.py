@@ -7,6 +7,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
@@ -119,7 +120,7 @@ def _similar(key: str) -> str:
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for name in cfg:
+    for name in map(str, cfg):
         keys.append(f"{prefix}{name}")
         node = cfg._get_node(name)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
@@ -127,7 +128,7 @@ def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def create_model(name: str, overrides: dict[str, object]) -> object:
+def create_model(name: str, overrides: dict[str, object]) -> Any:
     """The model of `conf/model/NAME.yaml`, with overrides of its keys. Raises UserError for unknown ones."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

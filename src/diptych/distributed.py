@@ -25,7 +25,9 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    return all_gather_tensor_autograd(x.contiguous(), gather_dim=0, group=dist.group.WORLD)
+    group = dist.group.WORLD
+    assert group is not None
+    return all_gather_tensor_autograd(x.contiguous(), gather_dim=0, group=group)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.batch import normalise
 from diptych.data.evalset import EvalSet
+from diptych.towers.clip import CLIP
 
 
 @dataclass
@@ -24,13 +25,13 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode_set(model: nn.Module, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     features, labels, keys, captions = [], [], [], []
-    for batch in evalset.batches(batch_size, model.image.image_size):
+    for batch in evalset.batches(batch_size, model.image_size):
         images = normalise(batch.images.to(device), model.mean, model.std)
         features.append(model.encode_image(images, normalize=True).float().cpu())
         labels.append(batch.labels)

@@ -15,6 +15,7 @@ from diptych.building import build
 from diptych.data.image import eval_pixels
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
+from diptych.towers.clip import CLIP
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Loaded:
     """model: in eval mode; preprocess: PIL image -> float [3, H, W], normalised; tokenizer: texts -> int64 [N, L];
     describe: what the checkpoint says of itself; step: optimiser steps taken; path: the file read"""
 
-    model: nn.Module
+    model: CLIP
     tokenizer: Tokenizer
     describe: dict[str, Any]
     step: int
@@ -30,7 +31,7 @@ class Loaded:
 
     def preprocess(self, image: Any) -> Tensor:
         """PIL image -> float [3, H, W]: resized (bicubic), centre-cropped, normalised as in training."""
-        pixels = eval_pixels(image, self.model.image.image_size)
+        pixels = eval_pixels(image, self.model.image_size)
         return normalise(pixels[None], self.model.mean, self.model.std)[0]
 
 
@@ -50,13 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"checkpoint={path} is refused: not a whole file of plain tensors ({first})."
-        ) from error
+        raise UserError(f"checkpoint={path} is refused: not a whole file of plain tensors ({first}).") from error
     if not isinstance(checkpoint, dict) or "diptych" not in checkpoint:
-        raise UserError(
-            f"checkpoint={path} was not written by a run of ours: its own description is missing."
-        )
+        raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
     return checkpoint
 
 
@@ -69,6 +66,8 @@ def load(path: str | Path) -> Loaded:
     checkpoint = read_checkpoint(file)
     describe = checkpoint["diptych"]
     model = build(describe["model"])
+    if not isinstance(model, CLIP):
+        raise UserError(f"checkpoint={file} describes no model of two towers: refused.")
     state = {
         key.removeprefix("model."): value
         for key, value in checkpoint["state_dict"].items()
@@ -77,7 +76,7 @@ def load(path: str | Path) -> Loaded:
     fit_state(model, state, str(file))
     return Loaded(
         model.eval(),
-        Tokenizer(context_length=model.text.context_length),
+        Tokenizer(context_length=model.context_length),
         describe,
         int(checkpoint.get("global_step", 0)),
         file,

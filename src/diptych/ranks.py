@@ -29,9 +29,7 @@ def launch(run_dir: Path, ranks: int, resume: bool) -> None:
             [sys.executable, "-m", "diptych.ranks", str(run_dir), "resume" if resume else "new"],
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(
-                    [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-                ),
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "NODE_RANK": "0",

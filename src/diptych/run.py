@@ -124,9 +124,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
-    trainer = instantiate(cfg["trainer"], _convert_="all")(
-        run_dir=run_dir, callbacks=callbacks, loggers=loggers
-    )
+    trainer = instantiate(cfg["trainer"], _convert_="all")(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
     begin = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
@@ -205,9 +203,7 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
     stored = run_dir / "config.yaml"
     if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
-        raise UserError(
-            f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there."
-        )
+        raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")
     resumed = OmegaConf.load(stored)
     assert isinstance(resumed, DictConfig)
     for override in HydraConfig.get().overrides.task:

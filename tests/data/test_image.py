@@ -7,13 +7,13 @@ import io
 import numpy as np
 import pytest
 import torch
-from samples import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from diptych.data.image import BadImage, TrainImage, decode, eval_image, train_image
 from diptych.errors import UserError
+from samples import picture
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:

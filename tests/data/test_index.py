@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 from pathlib import Path
 
 import pytest
-from samples import write_shards
 
 from diptych.data.index import open_index, scan
 from diptych.errors import UserError
+from samples import write_shards
 
 
 def test_index_and_scan_agree(shards: Path) -> None:
@@ -42,6 +43,18 @@ def test_a_cut_tar_is_refused(shards: Path, where: float) -> None:
     for pattern in (str(shards), str(tar)):
         with pytest.raises(UserError, match=r"train-000002\.tar.*(cut|not a whole tar)"):
             open_index(pattern)
+
+
+@pytest.mark.parametrize("where", [0.3, 0.9, 1.0])
+def test_a_compressed_tar_is_read_and_its_cut_named(shards: Path, where: float) -> None:
+    packed = gzip.compress((shards.parent / "train-000002.tar").read_bytes())
+    tar = shards.parent / "packed.tar"
+    tar.write_bytes(packed[: int(len(packed) * where)])
+    if where == 1.0:
+        assert scan(tar).samples == 24
+        return
+    with pytest.raises(UserError, match=r"packed\.tar is not a whole tar"):
+        scan(tar)
 
 
 def test_missing_and_foreign_files_are_refused(shards: Path, tmp_path: Path) -> None:

@@ -74,9 +74,7 @@ def test_segments_are_the_line_between_two_places(
 def test_order_depends_on_seed_and_epoch() -> None:
     index = index_of([50, 70, 30])
     batches = {
-        (seed, epoch): tuple(
-            Order(index, seed=seed, epoch=epoch, batch_size=12, streams=4).batch(0)
-        )
+        (seed, epoch): tuple(Order(index, seed=seed, epoch=epoch, batch_size=12, streams=4).batch(0))
         for seed in (0, 1)
         for epoch in (0, 1)
     }
@@ -116,7 +114,7 @@ def test_splitmix_equals_its_published_vector() -> None:
 
 def test_uniform_is_uniform_and_permutation_permutes() -> None:
     values = seeding.uniform(5, np.arange(200_000))
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     histogram = np.histogram(values, bins=20, range=(0, 1))[0]
     assert np.abs(histogram - 10_000).max() < 600  # six standard deviations
     assert sorted(seeding.permutation(1000, 1, 2)) == list(range(1000))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import caption, write_shards
 
 from diptych.batch import Batch
 from diptych.data.image import TrainImage
@@ -17,6 +16,7 @@ from diptych.data.pairs import Pairs
 from diptych.data.shards import read
 from diptych.data.stream import Place, Steps, Stream
 from diptych.errors import UserError
+from samples import caption, write_shards
 
 
 def letters(texts: list[str]) -> torch.Tensor:
@@ -24,8 +24,11 @@ def letters(texts: list[str]) -> torch.Tensor:
     return torch.tensor([[ord(c) for c in text[:24].ljust(24)] for text in texts])
 
 
+FIRST = Place()
+
+
 def steps(
-    index: Path, place: Place = Place(), workers: int = 0, start: int = 0, stop: int = 12, **changes: object
+    index: Path, place: Place = FIRST, workers: int = 0, start: int = 0, stop: int = 12, **changes: object
 ) -> Steps:
     options = {"seed": 5, "batch_size": 16, "streams": 4, "memory": 0, "max_bad": 0.0} | changes
     max_bad = options.pop("max_bad")
@@ -65,9 +68,7 @@ def reference(shards: Path) -> list[Batch]:
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 0), (2, 1), (4, 0), (1, 4)])
-def test_any_layout_gives_the_same_batches(
-    shards: Path, reference: list[Batch], ranks: int, workers: int
-) -> None:
+def test_any_layout_gives_the_same_batches(shards: Path, reference: list[Batch], ranks: int, workers: int) -> None:
     got = joined([list(steps(shards, Place(rank, ranks), workers)) for rank in range(ranks)])
     assert same(got, reference)
 
@@ -93,9 +94,7 @@ def test_images_and_captions_belong_together(reference: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize(("start", "memory"), list(product([1, 4, 5, 7, 11], [0, 10**9])))
-def test_going_on_from_a_step_is_exact(
-    shards: Path, reference: list[Batch], start: int, memory: int
-) -> None:
+def test_going_on_from_a_step_is_exact(shards: Path, reference: list[Batch], start: int, memory: int) -> None:
     assert same(list(steps(shards, start=start, memory=memory)), reference[start:])
 
 
@@ -148,6 +147,10 @@ def test_too_many_bad_samples_stop_the_run_and_say_where(tmp_path: Path) -> None
         list(steps(index, max_bad=0.01, stop=5))
 
 
+def misnamed(number: int, sample: dict) -> dict:
+    return {"__key__": sample["__key__"], "picture": sample["png"]}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_wrong_names_stop_at_once_and_list_what_is_there(tmp_path: Path, workers: int) -> None:
     index = write_shards(tmp_path / "odd", [32, 32], lambda n, s: {"__key__": s["__key__"], "picture": s["png"]})
@@ -168,6 +171,4 @@ def test_webdataset_reads_the_same_samples(shards: Path) -> None:
     index = open_index(str(shards))
     ours = [sample for shard in index.shards for sample in read(shard, 0, shard.samples)]
     theirs = list(wds.WebDataset([shard.path for shard in index.shards], shardshuffle=False))
-    assert [(s["__key__"], s["png"], s["txt"]) for s in ours] == [
-        (s["__key__"], s["png"], s["txt"]) for s in theirs
-    ]
+    assert [(s["__key__"], s["png"], s["txt"]) for s in ours] == [(s["__key__"], s["png"], s["txt"]) for s in theirs]

@@ -41,9 +41,7 @@ def test_what_was_not_logged_is_named():
 
 
 def test_sets_of_validation_have_their_own_colour_dash_and_last_value():
-    lines = [
-        {"step": step, "val/zeroshot/a/b/top1": step / 10, "val/zeroshot/c/top1": 0.5} for step in (1, 2)
-    ]
+    lines = [{"step": step, "val/zeroshot/a/b/top1": step / 10, "val/zeroshot/c/top1": 0.5} for step in (1, 2)]
     chart = charts(Record("x", "", lines=lines))[1]
     assert [(key.label, key.last) for key in chart.legend] == [("a/b", "20.0 %"), ("c", "50.0 %")]
     assert len({(key.colour, key.dash) for key in chart.legend}) == 2

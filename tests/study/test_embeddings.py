@@ -39,9 +39,7 @@ def test_other_tools_see_fixed_size_float16_lists(tmp_path):
 
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path):
     for i in (1, 0):
-        write_table(
-            tmp_path / f"{i}.parquet", [str(i)], ["c"], ["l"], torch.full((1, 2), i), torch.ones(1, 2)
-        )
+        write_table(tmp_path / f"{i}.parquet", [str(i)], ["c"], ["l"], torch.full((1, 2), i), torch.ones(1, 2))
     found = read_table(tmp_path)
     assert found["key"] == ["0", "1"] and found["image_embedding"].tolist() == [[0, 0], [1, 1]]
 

@@ -20,9 +20,7 @@ def random(n, d, seed):
 
 def test_similarity_is_the_cosine():
     left, right = random(4, 3, 0), random(5, 3, 1)
-    torch.testing.assert_close(
-        similarity_matrix(left, right), cosine_similarity(left[:, None], right[None], dim=2)
-    )
+    torch.testing.assert_close(similarity_matrix(left, right), cosine_similarity(left[:, None], right[None], dim=2))
 
 
 @settings(max_examples=30, deadline=None)

@@ -53,7 +53,7 @@ def test_a_card_says_where_the_truth_is():
     record = Record("x", "", examples={"examples": [{"set": "s", "label": t, "top": top} for t in "abcd"]})
     found = view.examples(record)
     verdicts = [card["verdict"] for card in found["sets"][0][1]]
-    assert verdicts == ["right", "wrong, truth 2nd", "wrong, truth 3rd", "wrong, truth not here"]
+    assert verdicts == ["right", "wrong, truth 2nd", "wrong, truth 3rd", "wrong, not listed"]
     assert found["right"] == 1 and found["n"] == 4
 
 

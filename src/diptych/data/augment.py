@@ -87,9 +87,7 @@ class Drawings:
         pixels = images.float() if images.dtype == torch.uint8 else images * 255
         while pixels.shape[-1] >= 2 * size:
             pixels = F.avg_pool2d(pixels, 2)
-        grid = F.affine_grid(
-            torch.from_numpy(matrix).float(), [len(draws), 3, size, size], align_corners=False
-        )
+        grid = F.affine_grid(torch.from_numpy(matrix).float(), [len(draws), 3, size, size], align_corners=False)
         # What lies beyond the picture is white, as paper is.
         moved = F.grid_sample(255 - pixels, grid.to(pixels.device), padding_mode="zeros", align_corners=False)
         return 1 - moved / 255

@@ -13,7 +13,7 @@ from torch import Tensor
 from diptych.data.image import BadImage, eval_image
 from diptych.data.index import scan
 from diptych.data.pairs import IMAGES
-from diptych.data.shards import read
+from diptych.data.shards import Sample, read
 from diptych.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -107,21 +107,22 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
     items = []
     for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
         for sample in read(shard := scan(tar), 0, shard.samples):
-            key = f"{root.name}/{sample['__key__']}"
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
-            label = sample.get("cls", b"").decode(errors="replace").strip()
+            key = f"{root.name}/{_text(sample, '__key__')}"
+            label = _text(sample, "cls")
             if image is None or not label.isdecimal() or int(label) >= len(names):
-                raise UserError(
-                    f"{key} in {tar} has no image or no class below {len(names)} (.cls): mend the set."
-                )
+                raise UserError(f"{key} in {tar} has no image or no class below {len(names)} (.cls): mend the set.")
             caption = json.loads(sample["json"]).get("caption", "") if "json" in sample else ""
-            items.append((key, image, int(label), caption or sample.get("txt", b"").decode()))
+            items.append((key, image, int(label), caption or _text(sample, "txt")))
     if not items:
         raise UserError(f"{root / 'test'} holds no sample: the set has class names but no pictures.")
     templates = [line.replace("{c}", "{}") for line in _lines(root / TEMPLATES)]
-    return EvalSet(
-        root.name, names, templates, items, described.get("role", "test"), described.get("note", "")
-    )
+    return EvalSet(root.name, names, templates, items, described.get("role", "test"), described.get("note", ""))
+
+
+def _text(sample: Sample, name: str) -> str:
+    value = sample.get(name, b"")
+    return value if isinstance(value, str) else value.decode(errors="replace").strip()
 
 
 def _lines(path: Path) -> list[str]:

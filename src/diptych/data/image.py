@@ -93,9 +93,7 @@ class TrainImage:
         if crop not in ("square", "resized"):
             raise UserError(f"data.image.crop={crop} is unknown: take square (CLIP's) or resized.")
         if cache and crop != "square":
-            raise UserError(
-                "data.image.cache keeps pictures as they are: it goes with data.image.crop=square."
-            )
+            raise UserError("data.image.cache keeps pictures as they are: it goes with data.image.crop=square.")
         self.size, self.crop, self.scale, self.cache = size, crop, scale, cache
         self._kept: dict[bytes, Tensor] = {}
 
@@ -135,9 +133,7 @@ def _shorter_side(image: Image.Image, size: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _random_box(
-    width: int, height: int, seed: int, scale: tuple[float, float]
-) -> tuple[float, float, float, float]:
+def _random_box(width: int, height: int, seed: int, scale: tuple[float, float]) -> tuple[float, float, float, float]:
     for attempt in range(10):
         area, aspect, across, down = seeding.uniform(seed, attempt, np.arange(4))
         target = width * height * (scale[0] + area * (scale[1] - scale[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Sequence
@@ -71,8 +72,7 @@ def _read(path: Path) -> list[Shard]:
     try:
         entries = json.loads(path.read_text())["shards"]
         shards = [
-            Shard(str(path.parent / entry["path"]), int(entry["samples"]), int(entry["bytes"]))
-            for entry in entries
+            Shard(str(path.parent / entry["path"]), int(entry["samples"]), int(entry["bytes"])) for entry in entries
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -105,7 +105,7 @@ def scan(path: Path) -> Shard:
         raise UserError(f"The shard {path} is missing: data.shards names it.")
     size, samples, last, end = path.stat().st_size, 0, None, 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:*") as tar:
             for member in tar:
                 end = member.offset_data + member.size
                 key, _ = base_plus_ext(member.name)
@@ -113,9 +113,11 @@ def scan(path: Path) -> Shard:
                     continue
                 samples += key != last
                 last = key
-    except tarfile.TarError as error:
+            packed = not isinstance(tar.fileobj, io.BufferedReader)
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"The shard {path} is not a whole tar ({error}): restore it.") from error
-    # A whole tar ends in two empty blocks; without them a writer was killed or the copy was cut.
-    if size < end + 1024:
+    # A whole tar ends in two empty blocks; without them a writer was killed or the copy was cut. A compressed
+    # one that was cut could not have been read to its end.
+    if size < end + 1024 and not packed:
         raise UserError(f"The shard {path} is cut after {samples} samples: restore it or leave it out.")
     return Shard(str(path), samples, size)

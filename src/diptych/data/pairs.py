@@ -31,9 +31,7 @@ class Pairs:
     tokenizer: texts -> int64 [N, L]
     """
 
-    def __init__(
-        self, image: Callable[[bytes, int], Tensor], tokenizer: Callable[[list[str]], Tensor]
-    ) -> None:
+    def __init__(self, image: Callable[[bytes, int], Tensor], tokenizer: Callable[[list[str]], Tensor]) -> None:
         self.image, self.tokenizer = image, tokenizer
 
     def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from diptych.data.index import Index, Shard
 from diptych.errors import UserError
 
-Sample = dict[str, bytes]  # extension -> content, and webdataset's __key__ and __url__
+Sample = dict[str, Any]  # extension -> bytes, and webdataset's own __key__ and __url__, which are text
 
 
 def read(shard: Shard, first: int, last: int) -> Iterator[Sample]:

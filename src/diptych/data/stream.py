@@ -67,9 +67,7 @@ class Stream(IterableDataset):
         self.steps_per_epoch = self._order(0).steps
 
     def _order(self, epoch: int) -> Order:
-        return Order(
-            self.index, seed=self.seed, epoch=epoch, batch_size=self.batch_size, streams=self.streams
-        )
+        return Order(self.index, seed=self.seed, epoch=epoch, batch_size=self.batch_size, streams=self.streams)
 
     def __iter__(self) -> Iterator[Part]:
         info = get_worker_info()
@@ -82,9 +80,7 @@ class Stream(IterableDataset):
             while step < self.stop:
                 epoch, within = divmod(step, self.steps_per_epoch)
                 order = self._order(epoch)
-                owned = [
-                    _Walk(order, stream, within, shelf, self.pairs) for stream in range(first, first + share)
-                ]
+                owned = [_Walk(order, stream, within, shelf, self.pairs) for stream in range(first, first + share)]
                 for _ in range(within, min(self.steps_per_epoch, within + self.stop - step)):
                     yield _joined([walk.take() for walk in owned])
                     step += 1
@@ -137,9 +133,7 @@ class _Walk:
             part.seeds.append(seed)
             part.keys.append(f"{name}/{sample['__key__']}")
             return pair
-        raise UserError(
-            f"No sample of a whole block gives a pair; the last is {key} of shard {name}: {reason}."
-        )
+        raise UserError(f"No sample of a whole block gives a pair; the last is {key} of shard {name}: {reason}.")
 
 
 def _joined(parts: list[Part]) -> Part:

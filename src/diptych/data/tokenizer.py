@@ -53,9 +53,7 @@ def _vocabulary() -> _Vocabulary:
     tokens = [*bytes_of, *(f"{symbol}</w>" for symbol in bytes_of), *(a + b for a, b in merges), *SPECIALS]
     bpe = BPE({token: number for number, token in enumerate(tokens)}, merges, end_of_word_suffix="</w>")
     split = Split(Regex(WORDS), behavior="removed", invert=True)
-    return _Vocabulary(
-        tokens, bpe, Pipeline([split, ByteLevel(add_prefix_space=False, use_regex=False)]), bytes_of
-    )
+    return _Vocabulary(tokens, bpe, Pipeline([split, ByteLevel(add_prefix_space=False, use_regex=False)]), bytes_of)
 
 
 class Tokenizer:

@@ -46,9 +46,7 @@ def zero_shot_classifier(
     return unit(torch.cat(rows), "class embeddings")
 
 
-def classify(
-    image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096
-) -> dict[str, float | int]:
+def classify(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096) -> dict[str, float | int]:
     """image_features [N, D], classifier [C, D], labels int64 [N] ->
     {"top1", "top5", "n", "mean_per_class"}, shares 0–1.
 

@@ -75,9 +75,7 @@ def gallery(
     images = unit(torch.cat([pictures.features for pictures in sets]), "image features")
     best = similarity(unit(features, "text features"), images).topk(min(k, len(where)), dim=1)
     queries = []
-    for text, concept, scores, rows in zip(
-        texts, concepts, best.values.tolist(), best.indices.tolist(), strict=True
-    ):
+    for text, concept, scores, rows in zip(texts, concepts, best.values.tolist(), best.indices.tolist(), strict=True):
         hits = [_hit(where[row], score, concept) for row, score in zip(rows, scores, strict=True)]
         queries.append({"text": text, "hits": hits})
     return {"sets": [pictures.name for pictures in sets], "queries": queries}

@@ -89,11 +89,11 @@ def _picture(axes: "Axes", card: dict[str, Any]) -> None:
         axes.imshow(image.convert("RGB"))
     axes.set_axis_off()
     (name, share, _), right = card["bars"][0], card["right"]
-    truth = "" if right else f", is {_short(str(card['label']), 14)}"
+    told = f"{percent(share, 0)} %" if right else f"is {_short(str(card['label']), 17)}"
     style: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
     guess = f"{'✓' if right else '✗'} {_short(str(name), 15)}"
     axes.text(0.5, -0.04, guess, fontsize=7, color=ACCENT if right else WRONG, **style)
-    axes.text(0.5, -0.21, f"{percent(share, 0)} %{truth}", fontsize=6, color=MUTED, **style)
+    axes.text(0.5, -0.21, told, fontsize=6, color=MUTED, **style)
 
 
 def _short(text: str, length: int) -> str:

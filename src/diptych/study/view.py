@@ -124,8 +124,7 @@ def _card(example: dict[str, Any]) -> dict[str, Any]:
     bars = [(name, number(share), name == label) for name, share in pairs[: len(ORDINALS)]]
     place = next((i for i, bar in enumerate(bars) if bar[2]), -1)
     right = place == 0
-    truth = ORDINALS[place] if place > 0 else "not here"
-    verdict = "right" if right else f"wrong, truth {truth}"
+    verdict = "right" if right else f"wrong, truth {ORDINALS[place]}" if place > 0 else "wrong, not listed"
     card = {key: example.get(key) for key in ("set", "key", "image")}
     return card | {"label": label, "bars": bars, "right": right, "verdict": verdict}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,16 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
         self.mean = tuple(mean)
         self.std = tuple(std)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that the image tower was made for."""
+        return cast(int, self.image.image_size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the text tower reads at most."""
+        return cast(int, self.text.context_length)
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""

@@ -72,9 +72,7 @@ class BasicBlock(nn.Module):
         nn.init.zeros_(self.bn2.weight)
         self.downsample: nn.Sequential | None = None
         if inplanes != planes:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inplanes, planes, 1, bias=False), nn.BatchNorm2d(planes)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inplanes, planes, 1, bias=False), nn.BatchNorm2d(planes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(x)
@@ -99,9 +97,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, grid: int, channels: int, heads: int, embed_dim: int) -> None:
         super().__init__()
         if channels % heads:
-            raise UserError(
-                f"{channels} channels can't be shared by {heads} heads: choose heads that divide them."
-            )
+            raise UserError(f"{channels} channels can't be shared by {heads} heads: choose heads that divide them.")
         self.grid = grid
         self.heads = heads
         std = channels**-0.5
@@ -176,9 +172,7 @@ class ModifiedResNet(nn.Module):
         stride = (4 if stem_pool else 2) * 2 ** (len(stages) - 1)
         if image_size < stride:
             raise UserError(f"An image_size of {image_size} is smaller than the tower's stride of {stride}.")
-        self.attnpool = AttentionPool2d(
-            image_size // stride, channels, heads or max(1, channels // 64), embed_dim
-        )
+        self.attnpool = AttentionPool2d(image_size // stride, channels, heads or max(1, channels // 64), embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)

@@ -34,9 +34,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
         if width % heads:
-            raise UserError(
-                f"A width of {width} can't be shared by {heads} heads: choose heads that divide it."
-            )
+            raise UserError(f"A width of {width} can't be shared by {heads} heads: choose heads that divide it.")
         self.heads = heads
         self.causal = causal
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))

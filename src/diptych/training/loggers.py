@@ -69,9 +69,7 @@ def _step_of(line: str) -> float:
         return float("inf")  # a line cut by a crash
 
 
-def wandb_logger(
-    run_dir: str, name: str, project: str = "diptych", config: dict[str, Any] | None = None
-) -> Logger:
+def wandb_logger(run_dir: str, name: str, project: str = "diptych", config: dict[str, Any] | None = None) -> Logger:
     """A W&B logger: online where a key is found, offline where there is none (`wandb sync` uploads it later)."""
     import wandb
     from lightning.pytorch.loggers import WandbLogger

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from diptych import distributed
 from diptych.batch import Batch, normalise
+from diptych.towers.clip import CLIP
 
 MAX_LOG_SCALE = math.log(100)  # paper, section 2.5: "clipped to prevent scaling the logits by more than 100"
 
@@ -31,7 +32,7 @@ class ContrastiveModule(L.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CLIP,
         loss: nn.Module,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
@@ -42,6 +43,7 @@ class ContrastiveModule(L.LightningModule):
         self.model, self.loss = model, loss
         self._optimizer, self._schedule, self.steps = optimizer, schedule, steps
         self.describe = describe or {}
+        self.last_loss = self.gradient_norm = torch.tensor(math.nan)  # of the last step, for the record
 
     def configure_model(self) -> None:
         if self.trainer.world_size > 1:
@@ -68,7 +70,7 @@ class ContrastiveModule(L.LightningModule):
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.model)
         schedule = self._schedule(optimizer, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

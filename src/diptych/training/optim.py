@@ -41,7 +41,7 @@ def adamw(
     weight_decay: float = 0.2,
 ) -> AdamW:
     """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
-    return AdamW(_groups(_trainable(model), weight_decay), lr=lr, betas=tuple(betas), eps=eps, fused=True)
+    return AdamW(_groups(_trainable(model), weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
 class Muon(Optimizer):
@@ -75,7 +75,7 @@ class Muon(Optimizer):
         )
         rest = [(n, p) for n, p in named if id(p) not in hidden]
         self._adamw = AdamW(
-            _groups(rest, adamw_weight_decay), lr=adamw_lr, betas=tuple(betas), eps=eps, fused=True
+            _groups(rest, adamw_weight_decay), lr=adamw_lr, betas=(betas[0], betas[1]), eps=eps, fused=True
         )
         groups = [
             *({**group, "params": self._originals} for group in self._muon.param_groups),
@@ -84,7 +84,7 @@ class Muon(Optimizer):
         super().__init__(groups, {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -11,9 +11,7 @@ from typing import Any
 
 # Groups of emojibase whose concepts are classes. Left out: people-body (skin tones and genders of one
 # drawing), component, symbols and flags.
-CORE_GROUPS = frozenset(
-    {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
-)
+CORE_GROUPS = frozenset({"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"})
 CLOCK_FACES = frozenset(f"{code:x}" for code in range(0x1F550, 0x1F568))  # twelve o'clock … eleven-thirty
 TRANSFORMS = ("hFlip", "vFlip", "rotate")  # of an alias: such a drawing is another one, and is left out
 
@@ -33,9 +31,7 @@ class Concept:
         return self.group in CORE_GROUPS and self.key not in CLOCK_FACES
 
 
-def concepts(
-    entries: list[dict[str, Any]], groups: Mapping[str, str], names: Mapping[str, str]
-) -> list[Concept]:
+def concepts(entries: list[dict[str, Any]], groups: Mapping[str, str], names: Mapping[str, str]) -> list[Concept]:
     """emojibase's data, group names and Unicode names -> concepts in emojibase's order.
 
     What has no group (single regional indicators) or is a component (a skin tone, a hair style) is none.
@@ -86,8 +82,8 @@ def join(known: list[Concept], icons: Mapping[str, Any], chars: Mapping[str, str
 
 
 def _by_name(known: list[Concept], icons: Mapping[str, Any]) -> dict[str, str]:
-    """Labels come before Unicode's names and icons' own names before aliases; an icon goes to one concept only,
-    so that the insect isn't given the game of cricket that an old alias calls "cricket"."""
+    """Labels come before Unicode's names and icons' own names before aliases; an icon goes to one concept
+    only, so that the insect isn't given the game of cricket that an old alias calls "cricket"."""
     labels = {concept.key: concept.label for concept in known}
     unicode_names = {concept.key: concept.unicode_name for concept in known}
     joined: dict[str, str] = {}
@@ -95,9 +91,7 @@ def _by_name(known: list[Concept], icons: Mapping[str, Any]) -> dict[str, str]:
         for pool in (icons["icons"], icons.get("aliases", {})):
             by_slug = {slug(name): _resolve(icons, name) for name in pool}
             taken = set(joined.values())
-            for key, wanted in _unambiguous(
-                (key, slug(name)) for key, name in names.items() if key not in joined
-            ):
+            for key, wanted in _unambiguous((key, slug(name)) for key, name in names.items() if key not in joined):
                 icon = by_slug.get(wanted)
                 if icon and icon not in taken:
                     joined[key] = icon

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,25 +61,21 @@ def render(image: str) -> bytes:
         raise UserError(
             "source=emoji renders with resvg-py: install it with pip install 'diptych[study]'."
         ) from error
-    png = resvg_py.svg_to_bytes(
-        svg_string=image, width=SIZE, height=SIZE, background="white", skip_system_fonts=True
-    )
+    png = resvg_py.svg_to_bytes(svg_string=image, width=SIZE, height=SIZE, background="white", skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(png))).convert("RGB").tobytes()
 
 
-def drop_shared(drawings: Drawings) -> tuple[Drawings, dict[str, int]]:
-    """Leave out pictures that one style uses for several concepts -> (the rest, number left out by style).
+def drop_shared(drawings: Drawings) -> Drawings:
+    """Leave out pictures that one style uses for several concepts.
 
     Such a picture (one family for all families, one heart for three colours) is right under each of its
     names: as a training pair it is a false negative of the others, and as a test it can't be answered.
     """
     kept: Drawings = {}
-    dropped: dict[str, int] = defaultdict(int)
     for style, pictures in drawings.items():
         uses = Counter(pictures.values())
         kept[style] = {key: picture for key, picture in pictures.items() if uses[picture] == 1}
-        dropped[style] = len(pictures) - len(kept[style])
-    return kept, dict(dropped)
+    return kept
 
 
 def encode(pixels: bytes) -> bytes:

@@ -78,7 +78,7 @@ def _read(pin: Package, folder: Path) -> dict[str, bytes]:
     except (OSError, KeyError, EOFError, tarfile.TarError) as error:
         raise UserError(f"{pin.package} in {folder} can't be read ({error}): fetch it again.") from error
     raise UserError(
-        f"path={folder} holds neither {pin.tarball} nor {pin.package}/: put the packages there or leave path out."
+        f"path={folder} has no {pin.tarball} and no {pin.package}/: put the packages there, or leave it out."
     )
 
 

@@ -13,9 +13,6 @@ TRAIN = ("noto", "noto-v1", "twemoji", "emojione", "emojione-v1")
 # The three Fluent styles share their drawings, so all of them are kept from training.
 SHIFTS = ("fluent-flat", "fluent-3d", "fxemoji", "openmoji", "fluent-high-contrast")
 REDRAWN = "emojione-monotone"
-UNSEEN = 120  # concepts
-HELD_OUT = 540  # drawings
-
 Drawing = tuple[str, str]  # concept key, style
 
 
@@ -39,24 +36,27 @@ class SetPlan:
     classes: list[Concept]
     drawings: list[Drawing]
 
+    def describe(self) -> dict[str, int | str]:
+        counts = {"classes": len(self.classes), "drawings": len(self.drawings)}
+        return {**counts, "role": self.role, "note": self.note}
 
-def split(known: list[Concept], drawings: Drawings, seed: int) -> Splits:
-    """Draw the unseen concepts and the held-out drawings; all else in a training style is trained on."""
+
+def split(known: list[Concept], drawings: Drawings, seed: int, unseen: int, held_out: int) -> Splits:
+    """Draw `unseen` core concepts and `held_out` drawings; all else in a training style is trained on."""
     core = [concept for concept in known if concept.core]
-    kept_back = set(Random(f"{seed}/unseen").sample([concept.key for concept in core], UNSEEN))
+    kept_back = set(Random(f"{seed}/unseen").sample([concept.key for concept in core], unseen))
     seen = [concept for concept in core if concept.key not in kept_back]
-    unseen = [concept for concept in core if concept.key in kept_back]
-    held_out = _hold_out(seen, drawings, seed)
+    held_back = _hold_out(seen, drawings, seed, held_out)
     train: dict[str, list[str]] = {}
     for concept in known:
         styles = [style for style in TRAIN if concept.key in drawings[style]]
-        styles = [style for style in styles if (concept.key, style) not in held_out]
+        styles = [style for style in styles if (concept.key, style) not in held_back]
         if styles and concept.key not in kept_back:
             train[concept.key] = styles
-    return Splits(seen, unseen, held_out, train)
+    return Splits(seen, [concept for concept in core if concept.key in kept_back], held_back, train)
 
 
-def _hold_out(seen: list[Concept], drawings: Drawings, seed: int) -> set[Drawing]:
+def _hold_out(seen: list[Concept], drawings: Drawings, seed: int, count: int) -> set[Drawing]:
     """At most one drawing a concept, and of those concepts only that keep two others to train on.
 
     A drawing that another training style repeats pixel for pixel is none to hold out.
@@ -68,7 +68,7 @@ def _hold_out(seen: list[Concept], drawings: Drawings, seed: int) -> set[Drawing
         own = [style for style in pictures if list(pictures.values()).count(pictures[style]) == 1]
         if len(pictures) >= 3 and own:
             candidates.append((concept.key, random.choice(own)))
-    return set(random.sample(candidates, HELD_OUT))
+    return set(random.sample(candidates, count))
 
 
 def plan_sets(splits: Splits, drawings: Drawings) -> list[SetPlan]:
@@ -88,8 +88,6 @@ def plan_sets(splits: Splits, drawings: Drawings) -> list[SetPlan]:
     return [*sets, SetPlan("unseen", "unseen", note, splits.unseen, everywhere)]
 
 
-def _ordered(
-    classes: list[Concept], styles: tuple[str, ...], wanted: Callable[[Drawing], bool]
-) -> list[Drawing]:
+def _ordered(classes: list[Concept], styles: tuple[str, ...], wanted: Callable[[Drawing], bool]) -> list[Drawing]:
     every = [(concept.key, style) for concept in classes for style in styles]
     return [drawing for drawing in every if wanted(drawing)]

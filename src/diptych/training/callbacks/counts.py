@@ -39,9 +39,7 @@ class Counts(L.Callback):
     ) -> None:
         self._before = checkpoint["samples"]
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         batches = getattr(trainer.datamodule, "batches", None)  # type: ignore[attr-defined]
         if batches and trainer.world_size == 1:  # other ranks may be gone: no collective here
             self._write(added([self._before, {"read": batches.read, "skipped": batches.skipped}]))

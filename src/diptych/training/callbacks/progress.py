@@ -48,9 +48,7 @@ class ProgressBar(L.Callback):
         if not trainer.is_global_zero:
             return
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=trainer.global_step, numbers=numbers(self._record.latest, " · ")
-            )
+            self._bar.update(self._task, completed=trainer.global_step, numbers=numbers(self._record.latest, " · "))
             return
         now = time.monotonic()
         done = trainer.global_step - self._first
@@ -66,9 +64,7 @@ class ProgressBar(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._stop()
 
     def _stop(self) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from diptych import distributed
 from diptych.batch import Batch
+from diptych.training.module import ContrastiveModule
 
 
 class Record(L.Callback):
@@ -32,6 +33,7 @@ class Record(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
         self._pairs += len(batch) * trainer.world_size
         self._waited += batch.wait
         step = trainer.global_step
@@ -42,7 +44,7 @@ class Record(L.Callback):
         seconds = time.perf_counter() - self._since
         self.latest = {
             "train/loss": loss.item(),
-            "train/gradient_norm": float(getattr(pl_module, "gradient_norm", float("nan"))),
+            "train/gradient_norm": float(pl_module.gradient_norm),
             "train/logit_scale": pl_module.model.logit_scale.exp().item(),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/pairs_per_second": self._pairs / seconds,

@@ -13,6 +13,7 @@ from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import encode_set
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 
 
@@ -45,12 +46,13 @@ class ZeroShot(L.Callback):
 
     def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
         model = pl_module.model
-        tokenizer = Tokenizer(context_length=model.text.context_length)
+        assert isinstance(model, CLIP)
+        tokenizer = Tokenizer(context_length=model.context_length)
         model.eval()
         classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
         model.train()
         mine = evalset.items[distributed.rank() :: distributed.world_size()]
-        right, count = 0.0, 0
+        right, count = 0.0, 0.0
         if mine:
             encoded = encode_set(model, dataclasses.replace(evalset, items=mine, skipped={}))
             result = classify(encoded.features, classifier.float().cpu(), encoded.labels)

@@ -1,0 +1,51 @@
+# Everything from a bare clone; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RECIPE ?= demo
+STEPS ?=
+TORCH_INDEX ?=
+# The CPU build where no NVIDIA driver is found; the default build, unconstrained, where one is.
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
+CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo study test test-slow bench lint figures clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## .venv with everything; nothing to do the second time
+
+$(READY): pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -e ".[dev]" $(CONSTRAINTS)
+	@touch $(READY)
+
+demo: $(READY) ## train on the embedded pairs, then tables and report.html (RECIPE=demo_long STEPS=n)
+	$(BIN)/python src/train.py recipe=$(RECIPE) $(if $(STEPS),trainer.max_steps=$(STEPS))
+
+test: $(READY) ## the fast suite, with line coverage of src/diptych
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
+
+test-slow: $(READY) ## the long proofs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10
+
+bench: $(READY) ## the benchmarks: ratios in one run
+	$(BIN)/python benchmarks/step.py
+
+lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/checks/notebooks.py notebooks/*.ipynb
+	$(BIN)/python tests/checks/configs.py
+
+figures: $(READY) ## the README's figure from the newest demo run
+	$(BIN)/python -c "from pathlib import Path; from diptych.study.plots import results_figure; \
+	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

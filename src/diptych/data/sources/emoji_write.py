@@ -1,0 +1,83 @@
+"""The embedded pairs on disk: webdataset shards with their index, and sets in CLIP_benchmark's layout."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from webdataset import ShardWriter, TarWriter
+
+from diptych.data.sources.emoji_captions import caption, captions
+from diptych.data.sources.emoji_concepts import Concept
+from diptych.data.sources.emoji_drawings import Drawings
+from diptych.data.sources.emoji_splits import SetPlan, Splits
+
+SHARDS = 8
+TEMPLATES = ("{c}", "a drawing of a {c}.", "a picture of a {c}.", "an icon of a {c}.", "an emoji of a {c}.")
+TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
+
+
+def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Drawings, seed: int) -> None:
+    """SHARDS shards and index.json; concepts in a seeded order, so that no shard is one topic."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = [concept for concept in known if concept.key in splits.train]
+    Random(f"{seed}/shards").shuffle(trained)
+    size = math.ceil(len(trained) / SHARDS)
+    with ShardWriter(str(folder / "train-%06d.tar"), maxcount=size, verbose=0, **TAR) as writer:
+        for concept in trained:
+            writer.write(_sample(concept, splits.train[concept.key], encoded, seed))
+    shards = []
+    for number, first in enumerate(range(0, len(trained), size)):
+        name = f"train-{number:06d}.tar"
+        data = (folder / name).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        samples = len(trained[first : first + size])
+        shards.append({"path": name, "samples": samples, "bytes": len(data), "sha256": digest})
+    write_json(folder / "index.json", {"version": 1, "shards": shards})
+
+
+def _sample(concept: Concept, styles: list[str], encoded: Drawings, seed: int) -> dict[str, str | bytes]:
+    text = {
+        "label": concept.label,
+        "captions": captions(concept, seed),
+        "group": concept.group,
+        "tags": concept.tags,
+    }
+    images = {f"{style}.webp": encoded[style][concept.key] for style in styles}
+    return {"__key__": concept.key, "json": _json(text), **images}
+
+
+def write_set(folder: Path, plan: SetPlan, encoded: Drawings, seed: int) -> None:
+    """One evaluation set. Its tar is compressed, which webdataset sees by itself: with files this small, two
+    thirds of a plain tar are headers and padding."""
+    (folder / "test").mkdir(parents=True, exist_ok=True)
+    _write_lines(folder / "classnames.txt", [concept.label for concept in plan.classes])
+    _write_lines(folder / "zeroshot_classification_templates.txt", TEMPLATES)
+    _write_lines(folder / "test" / "nshards.txt", ["1"])
+    labels = {concept.key: number for number, concept in enumerate(plan.classes)}
+    plain = io.BytesIO()
+    with TarWriter(plain, **TAR) as writer:
+        for key, style in plan.drawings:
+            concept = plan.classes[labels[key]]
+            text = {"caption": caption(concept, style, seed), "label": concept.label, "style": style}
+            image, label = encoded[style][key], str(labels[key]).encode()
+            writer.write({"__key__": f"{key}_{style}", "webp": image, "cls": label, "json": _json(text)})
+    (folder / "test" / "0.tar").write_bytes(gzip.compress(plain.getvalue(), mtime=0))
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _write_lines(path: Path, lines: list[str] | tuple[str, ...]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,46 @@
+"""Compose every choice of every group and resolve it: a config that can't be composed does not get in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diptych.config import ROOT, register_resolvers
+
+ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "callbacks", "recipe")}
+ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
+GIVEN = {"webdataset": ["data.shards=x.tar"], "folder": ["data.path=x"], "benchmark": ["data.path=x"]}
+
+
+def choices() -> Iterator[tuple[str, list[str]]]:
+    """(entry point, overrides) of every choice, and of every sweep."""
+    for entry, groups in ENTRIES.items():
+        for group in groups:
+            for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
+                if entry == "train" and file.stem in ("folder", "benchmark"):
+                    continue
+                yield entry, [f"{group}={file.stem}", *GIVEN.get(file.stem, [])]
+    for file in sorted((ROOT / "conf/model/text").glob("*.yaml")):
+        yield "train", [f"model/text={file.stem}"]
+
+
+def check(entry: str, overrides: list[str]) -> None:
+    """Compose and resolve one; Hydra's own node is left out, since it needs a job."""
+    os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
+    os.environ.setdefault("DIPTYCH_STAMP", "stamp")
+    register_resolvers()
+    with initialize_config_dir(str(Path(ROOT) / "conf"), version_base="1.3"):
+        given = ["name=check"] if entry == "train" else []
+        cfg = compose(entry, [*overrides, *given])
+    OmegaConf.to_container(cfg, resolve=entry == "train")
+
+
+if __name__ == "__main__":
+    checked = [check(entry, overrides) for entry, overrides in choices()]
+    print(f"{len(checked)} configs compose")
+    sys.exit(not checked)
