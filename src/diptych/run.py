@@ -99,12 +99,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     import lightning as L
     import torch
 
-    from diptych.allocator import keep_memory
     from diptych.loading import read_checkpoint
     from diptych.training.loggers import MetricsFile
     from diptych.training.module import ContrastiveModule
 
-    keep_memory()
     cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     assert isinstance(cfg, dict)
     L.seed_everything(cfg["seed"], verbose=False)

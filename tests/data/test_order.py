@@ -112,6 +112,12 @@ def test_splitmix_equals_its_published_vector() -> None:
     assert int(seeding.mix(1234567)) == outputs[0]
 
 
+@given(parts=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4))
+def test_one_number_equals_an_array_of_one(parts: list[int]) -> None:
+    assert seeding.mix_one(*parts) == int(seeding.mix(*parts))
+    assert seeding.uniform_one(*parts) == float(seeding.uniform(*parts))
+
+
 def test_uniform_is_uniform_and_permutation_permutes() -> None:
     values = seeding.uniform(5, np.arange(200_000))
     assert values.min() >= 0 and values.max() < 1

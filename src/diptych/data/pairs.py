@@ -39,48 +39,51 @@ class Pairs:
         text = self._caption(sample, seed)
         name, data = _draw_image(sample, seed)
         try:
-            image = self.image(data, int(seeding.mix(seed, _CROP)))
+            image = self.image(data, seeding.mix_one(seed, _CROP))
         except BadImage as error:
             raise BadSample(f"{error} (.{name.rsplit('.', 1)[-1]})") from error
         return image, self.tokenizer([text])[0]
 
     def _caption(self, sample: Sample, seed: int) -> str:
         captions = _captions(sample)
-        return captions[int(float(seeding.uniform(seed, _CAPTION)) * len(captions))]
+        return captions[int(seeding.uniform_one(seed, _CAPTION) * len(captions))]
 
 
-def _captions(sample: Sample) -> list[str]:
+def _captions(sample: Sample) -> tuple[str, ...]:
     try:
         if "txt" in sample:
-            lines = [line.strip() for line in sample["txt"].decode().splitlines()]
+            lines = _stripped(sample["txt"].decode().splitlines())
         elif "json" in sample:
-            fields = _fields(sample["json"])
-            lines = fields.get("captions") or [fields.get("caption") or ""]
+            lines = _captions_of_json(sample["json"])
         else:
             raise BadSample(f"no caption: neither .txt nor .json among {_extensions(sample)}")
     except ValueError as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample("caption file is not readable text") from error
-    lines = [line for line in lines if isinstance(line, str) and line.strip()]
     if not lines:
         raise BadSample("empty caption")
     return lines
 
 
 @lru_cache(maxsize=4096)
-def _fields(data: bytes) -> dict:
+def _captions_of_json(data: bytes) -> tuple[str, ...]:
     fields = json.loads(data)
     if not isinstance(fields, dict):
         raise ValueError("not an object")
-    return fields
+    captions = fields.get("captions") or [fields.get("caption")]
+    return _stripped(captions if isinstance(captions, list) else [])
+
+
+def _stripped(lines: list[object]) -> tuple[str, ...]:
+    return tuple(line.strip() for line in lines if isinstance(line, str) and line.strip())
 
 
 def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
     names = sorted(name for name in sample if f".{name}".endswith(IMAGES))
     if not names:
         raise BadSample(f"no image among {_extensions(sample)}")
-    name = names[int(float(seeding.uniform(seed, _IMAGE)) * len(names))]
+    name = names[int(seeding.uniform_one(seed, _IMAGE) * len(names))]
     return name, sample[name]
 
 

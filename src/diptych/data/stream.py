@@ -122,7 +122,7 @@ class _Walk:
         """The pair at `offset` of the permuted block, or the next one after it (cyclically) that is good."""
         for ahead in range(len(self.permuted)):
             shard, number, sample = self.held[int(self.permuted[(offset + ahead) % len(self.permuted)])]
-            seed = int(seeding.mix(self.order.seed, self.order.epoch, shard, number)) >> 1
+            seed = seeding.mix_one(self.order.seed, self.order.epoch, shard, number) >> 1
             name = self.shelf.index.shards[shard].name
             try:
                 pair = self.pairs(sample, seed)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from diptych.errors import UserError
 from diptych.towers.transformer import Transformer
 
+PARTS, MIN_PART = 2, 32  # of a batch of captions, see TextTransformer.forward
+
 
 def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
     """Tokens [B, L] without the columns that are padding in every row, and the place of each [EOS], [B].
@@ -66,10 +68,16 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens, ends = trim(tokens, self.context_length)
-        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
-        x = self.transformer(x)
-        last = x[torch.arange(len(x), device=x.device), ends]  # B×W
-        return self.ln_final(last) @ self.text_projection
+        # Short captions with short ones: sorted by length and cut a part at a time, little padding is left.
+        ends, order = ends.sort(stable=True)
+        x = self.token_embedding(tokens[order]) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
+        size = max(MIN_PART, -(-len(tokens) // PARTS))
+        last = [
+            self.transformer(part[:, : int(places[-1]) + 1], read=places)
+            for part, places in zip(x.split(size), ends.split(size), strict=True)
+        ]
+        features = self.ln_final(torch.cat(last)) @ self.text_projection
+        return features[order.argsort()]
 
 
 class CBOW(nn.Module):

@@ -59,5 +59,6 @@ class VisionTransformer(nn.Module):
         positions = resize_positions(self.positional_embedding, self.grid, grid)
         tokens = patches.flatten(2).transpose(1, 2) + positions[1:]
         first = (self.class_embedding + positions[0]).to(tokens.dtype).expand(len(tokens), 1, -1)
-        tokens = self.transformer(self.ln_pre(torch.cat([first, tokens], dim=1)))
-        return self.ln_post(tokens[:, 0]) @ self.proj
+        tokens = self.ln_pre(torch.cat([first, tokens], dim=1))
+        class_token = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        return self.ln_post(self.transformer(tokens, read=class_token)) @ self.proj
