@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,3 +30,36 @@ def class_folder(tmp_path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(picture(number))
     return tmp_path / "classes"
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs an entry point as the shell would, in this process: `cli("train", "model=rn_tiny", …)`."""
+    from diptych import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(entry: str, *arguments: str) -> Ended:
+        monkeypatch.setenv("DIPTYCH_STAMP", f"run{next(_STAMPS)}")
+        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *arguments])
+        code = 0
+        try:
+            run.main(entry, getattr(run, entry))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capfd.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return command
+
+
+_STAMPS = itertools.count()

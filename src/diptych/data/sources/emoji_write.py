@@ -18,28 +18,39 @@ from diptych.data.sources.emoji_concepts import Concept
 from diptych.data.sources.emoji_drawings import Drawings
 from diptych.data.sources.emoji_splits import SetPlan, Splits
 
-SHARDS = 8
+SHARDS = 4
 TEMPLATES = ("{c}", "a drawing of a {c}.", "a picture of a {c}.", "an icon of a {c}.", "an emoji of a {c}.")
 TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
 
 
 def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Drawings, seed: int) -> None:
-    """SHARDS shards and index.json; concepts in a seeded order, so that no shard is one topic."""
+    """SHARDS shards for core concepts and as many for the others; in each, concepts in a seeded order, so that no
+    shard is one topic. `index.json` lists all of them, `core.json` those that the classes come from."""
     folder.mkdir(parents=True, exist_ok=True)
-    trained = [concept for concept in known if concept.key in splits.train]
-    Random(f"{seed}/shards").shuffle(trained)
-    size = math.ceil(len(trained) / SHARDS)
-    with ShardWriter(str(folder / "train-%06d.tar"), maxcount=size, verbose=0, **TAR) as writer:
-        for concept in trained:
-            writer.write(_sample(concept, splits.train[concept.key], encoded, seed))
-    shards = []
-    for number, first in enumerate(range(0, len(trained), size)):
+    shards: list[dict[str, Any]] = []
+    for core in (True, False):
+        trained = [concept for concept in known if concept.key in splits.train and concept.core is core]
+        Random(f"{seed}/shards").shuffle(trained)
+        shards += _write_shards(folder, [_sample(c, splits.train[c.key], encoded, seed) for c in trained], len(shards))
+        if core:
+            write_json(folder / "core.json", {"version": 1, "shards": shards})
+    write_json(folder / "index.json", {"version": 1, "shards": shards})
+
+
+def _write_shards(folder: Path, samples: list[dict[str, str | bytes]], start: int) -> list[dict[str, Any]]:
+    size = math.ceil(len(samples) / SHARDS)
+    pattern = str(folder / "train-%06d.tar")
+    with ShardWriter(pattern, maxcount=size, start_shard=start, verbose=0, **TAR) as writer:
+        for sample in samples:
+            writer.write(sample)
+    entries = []
+    for number, first in enumerate(range(0, len(samples), size), start):
         name = f"train-{number:06d}.tar"
         data = (folder / name).read_bytes()
+        count = len(samples[first : first + size])
         digest = hashlib.sha256(data).hexdigest()
-        samples = len(trained[first : first + size])
-        shards.append({"path": name, "samples": samples, "bytes": len(data), "sha256": digest})
-    write_json(folder / "index.json", {"version": 1, "shards": shards})
+        entries.append({"path": name, "samples": count, "bytes": len(data), "sha256": digest})
+    return entries
 
 
 def _sample(concept: Concept, styles: list[str], encoded: Drawings, seed: int) -> dict[str, str | bytes]:

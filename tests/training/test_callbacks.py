@@ -1,0 +1,85 @@
+"""What a person and a script see of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from diptych.errors import UserError
+from diptych.training.callbacks import progress
+from diptych.training.callbacks.checkpoints import _name
+from diptych.training.callbacks.counts import added
+from diptych.training.loggers import MetricsFile
+from diptych.training.trainer import resolve_precision
+
+
+def test_metrics_file_has_each_step_once_also_after_a_crash(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    logger = MetricsFile(file)
+    for step in (1, 2, 3):
+        logger.log_metrics({"train/loss": step / 2}, step)
+        logger.log_metrics({"val/x": step}, step)
+    logger.finalize("success")
+    with file.open("a") as cut:
+        cut.write('{"step": 4, "tra')
+    again = MetricsFile(file, resume_from=2)
+    again.log_metrics({"train/loss": 9.0}, 3)
+    again.save()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines == [
+        {"step": 1, "train/loss": 0.5, "val/x": 1},
+        {"step": 2, "train/loss": 1.0, "val/x": 2},
+        {"step": 3, "train/loss": 9.0},
+    ]
+
+
+def test_counts_add_up() -> None:
+    left = {"read": 3, "skipped": {"empty caption": {"a.tar": 1}}}
+    right = {"read": 4, "skipped": {"empty caption": {"a.tar": 2, "b.tar": 1}, "no image": {"b.tar": 5}}}
+    assert added([left, right]) == {
+        "read": 7,
+        "skipped": {"empty caption": {"a.tar": 3, "b.tar": 1}, "no image": {"b.tar": 5}},
+    }
+
+
+def test_a_name_is_given_at_once_and_moved(tmp_path: Path) -> None:
+    for number in (1, 2):
+        file = tmp_path / f"step={number}.ckpt"
+        file.write_text(str(number))
+        _name(file, tmp_path / "last.ckpt")
+        assert (tmp_path / "last.ckpt").read_text() == str(number)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["last.ckpt", "step=1.ckpt", "step=2.ckpt"]
+
+
+def test_precision_by_name() -> None:
+    assert resolve_precision("auto", "cpu") in ("bf16-mixed", "32-true")
+    assert resolve_precision("64-true") == "64-true"
+    with pytest.raises(UserError, match="16-mixed is unknown"):
+        resolve_precision("16-mixed")
+
+
+def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The live bar, on a terminal of 120 columns."""
+    import lightning as L
+
+    from diptych.training.callbacks.record import Record
+
+    monkeypatch.setattr(progress, "Console", lambda: Console(force_terminal=True, width=120))
+    bar, record = progress.ProgressBar(), Record(1)
+    trainer = L.Trainer(
+        max_steps=10, callbacks=[record, bar], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", devices=1,
+    )  # fmt: skip
+    module = L.LightningModule()
+    bar.on_train_start(trainer, module)
+    record.latest = {
+        "train/loss": 1.25, "train/pairs_per_second": 1234.0, "train/data_wait": 0.02, "train/logit_scale": 14.3
+    }  # fmt: skip
+    bar.on_train_batch_end(trainer, module, None, None, 0)
+    bar.on_exception(trainer, module, KeyboardInterrupt())
+    out = capsys.readouterr().out
+    for part in ("train", "/10", "loss 1.250", "1,234 pairs/s", "2% data wait", "scale 14.3", "left"):
+        assert part in out, out
