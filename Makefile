@@ -34,7 +34,7 @@ test-slow: $(READY) ## the long proofs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10
 
 bench: $(READY) ## the benchmarks: ratios in one run
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/stream.py
 
 lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
 	$(BIN)/ruff check .

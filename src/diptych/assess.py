@@ -27,8 +27,13 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`. Returns the metrics."""
     model, tokenizer = loaded.model, loaded.tokenizer
     results, recalls, pictures = {}, {}, []
+    classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
     for evalset in sets:
-        classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates).cpu()
+        key = (*evalset.classnames, "", *evalset.templates)
+        if key not in classifiers:
+            built = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
+            classifiers[key] = built.cpu()
+        classifier = classifiers[key]
         encoded = encode_set(model, evalset)
         results[evalset.name] = _described(evalset, encoded, classify(encoded.features, classifier, encoded.labels))
         recalls[evalset.name] = _recall(model, tokenizer, encoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,10 +18,22 @@ def training_flops(model: CLIP) -> int:
 
     The image tower is counted; the text tower is estimated, from above, as two a weight and token of a full context.
     """
+    return 3 * (image_flops(model) + 2 * _text_matrices(model) * model.context_length)
+
+
+def image_flops(model: CLIP) -> int:
+    """Operations of one picture's forward pass."""
     hollow = copy.deepcopy(model.image).to("meta").eval()
-    images = torch.zeros(1, 3, model.image_size, model.image_size, device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        hollow(images)
-    matrices = sum(p.numel() for name, p in model.text.named_parameters() if p.ndim == 2 and "embedding" not in name)
-    return 3 * (counter.get_total_flops() + 2 * matrices * model.context_length)
+        hollow(torch.zeros(1, 3, model.image_size, model.image_size, device="meta"))
+    return counter.get_total_flops()
+
+
+def affordable_pictures(model: CLIP, seconds: float = 120.0) -> int:
+    """How many pictures a CPU without help can look at in about `seconds`."""
+    return max(1, int(seconds * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) / image_flops(model)))
+
+
+def _text_matrices(model: CLIP) -> int:
+    return sum(p.numel() for name, p in model.text.named_parameters() if p.ndim == 2 and "embedding" not in name)

@@ -27,6 +27,9 @@ from diptych.errors import UserError
 if TYPE_CHECKING:
     from lightning import Trainer
 
+    from diptych.data.evalset import EvalSet
+    from diptych.towers.clip import CLIP
+
 # What may change when a run goes on: nothing here touches the experiment.
 RESUMABLE = (
     "trainer",
@@ -110,8 +113,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
+    model = instantiate(cfg["model"], _convert_="all").to(memory_format=torch.channels_last)
+    data.evaluate = _affordable(data.evaluate, model)
     module = ContrastiveModule(
-        instantiate(cfg["model"], _convert_="all").to(memory_format=torch.channels_last),
+        model,
         instantiate(cfg["loss"], _convert_="all"),
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
@@ -152,9 +157,24 @@ def report(run_dir: Path) -> None:
     cfg = OmegaConf.load(run_dir / "config.yaml")
     sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
     if sets:
-        assess.write_all(run_dir, load(run_dir), sets)
+        loaded = load(run_dir)
+        assess.write_all(run_dir, loaded, _affordable(sets, loaded.model))
         print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
+
+
+def _affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
+    """After a training on a CPU, a sample of each set where all pictures would take far longer than two minutes;
+    `evaluate.py` always takes all."""
+    import torch
+
+    from diptych.cost import affordable_pictures
+
+    pictures = sum(map(len, sets))
+    count = pictures if torch.cuda.is_available() else affordable_pictures(model)
+    return (
+        [evalset.sample(max(10, len(evalset) * count // pictures)) for evalset in sets] if count < pictures else sets
+    )
 
 
 def evaluate(cfg: DictConfig) -> Path:

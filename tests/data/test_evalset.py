@@ -58,6 +58,14 @@ def test_unreadable_pictures_are_named_not_dropped(class_folder: Path) -> None:
     assert found.skipped == {"not a readable image": ["red/0.png"]}
 
 
+def test_a_sample_is_drawn_by_rule_and_says_so(class_folder: Path) -> None:
+    (found,) = folder_set(str(class_folder))
+    small = found.sample(5)
+    assert len(small) == 5 and small.note == "a sample of 5 of 12 pictures" and len(found) == 12
+    assert [item[0] for item in small.items] == [item[0] for item in found.sample(5).items]
+    assert found.sample(12) is found
+
+
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [({"png": b""}, "one/002"), ({"cls": b"9"}, "no class below 4"), ({"cls": b"red"}, "no class below 4")],

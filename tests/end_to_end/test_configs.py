@@ -15,6 +15,7 @@ from diptych.config import ROOT, register_resolvers
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs
+
 import notebooks
 
 

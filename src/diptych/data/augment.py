@@ -24,10 +24,11 @@ class Drawings:
 
     sizes: (share of the training, pixels) in rising order: the size from that share on
     rotate: degrees; shift: of the half width; shear: tangent; aspect: of each side
-    scale: how much of the picture's width is seen: below 1 zooms in
+    scale: size of the drawing on its paper, against the original
     flip, grey, permute: chances of a mirror image, of grey, of permuted colour channels
     brightness, contrast: largest relative change
-    edges, one_colour: chances of the line-art version and of the version in two flat colours
+    edges, one_colour: chances of the outlined version (over white, pale or full colours) and of the version in
+        black on white (dark parts filled, with outlines or without)
     """
 
     def __init__(
@@ -35,9 +36,9 @@ class Drawings:
         sizes: Sequence[tuple[float, int]] = ((0.0, 32),),
         rotate: float = 14.0,
         shift: float = 0.1,
-        scale: tuple[float, float] = (0.7, 1.2),
-        aspect: float = 0.1,
-        shear: float = 0.1,
+        scale: tuple[float, float] = (0.6, 1.1),
+        aspect: float = 0.08,
+        shear: float = 0.08,
         flip: float = 0.5,
         grey: float = 0.25,
         permute: float = 0.25,
@@ -59,7 +60,7 @@ class Drawings:
         return (
             f"beyond CLIP's square crop: rotation ±{self.rotate:g}°, scale {self.scale[0]:g}–{self.scale[1]:g},"
             f" aspect and shear {self.aspect:g}, {self.shear:g}, flip {self.flip:.0%}, grey {self.grey:.0%},"
-            f" permuted channels {self.permute:.0%}, line art {self.edges:.0%}, two flat colours"
+            f" permuted channels {self.permute:.0%}, line art {self.edges:.0%}, black on white"
             f" {self.one_colour:.0%}; {sizes}"
         )
 
@@ -67,16 +68,17 @@ class Drawings:
         """Images uint8 [B, 3, H, W] -> float in 0–1 [B, 3, size, size]; progress: share of the training, 0–1."""
         size = [size for share, size in self.sizes if progress >= share][-1]
         draws = seeding.uniform(batch.seeds.cpu().numpy()[:, None], np.arange(21, 41)[None, :])
-        images = self._moved(batch.images, draws[:, :8], size)
-        images = self._coloured(images, torch.from_numpy(draws[:, 8:17]).to(images))
-        return replace(batch, images=self._line_art(images, torch.from_numpy(draws[:, 17:]).to(images)))
+        images = batch.images.float() / 255 if batch.images.dtype == torch.uint8 else batch.images
+        images = self._line_art(images, torch.from_numpy(draws[:, 15:]).to(images))
+        images = self._moved(images, draws[:, :8], size)
+        return replace(batch, images=self._coloured(images, torch.from_numpy(draws[:, 8:15]).to(images)))
 
     def _moved(self, images: Tensor, draws: NDArray[np.float64], size: int) -> Tensor:
         signed = 2 * draws - 1
         angle = np.deg2rad(self.rotate) * signed[:, 0]
         low, high = self.scale
-        across = (low + (high - low) * draws[:, 1]) * (1 + self.aspect * signed[:, 2])
-        down = (low + (high - low) * draws[:, 1]) * (1 - self.aspect * signed[:, 2])
+        seen = 1 / (low + (high - low) * draws[:, 1])
+        across, down = seen * (1 + self.aspect * signed[:, 2]), seen * (1 - self.aspect * signed[:, 2])
         across = np.where(draws[:, 3] < self.flip, -across, across)
         cos, sin, shear = np.cos(angle), np.sin(angle), self.shear * signed[:, 4]
         matrix = np.empty((len(draws), 2, 3))
@@ -84,13 +86,11 @@ class Drawings:
         matrix[:, 1, 0], matrix[:, 1, 1] = across * sin, down * (shear * sin + cos)
         matrix[:, :, 2] = self.shift * signed[:, 5:7]
         # Halve first where the target is half as large or less: bilinear sampling alone would alias.
-        pixels = images.float() if images.dtype == torch.uint8 else images * 255
-        while pixels.shape[-1] >= 2 * size:
-            pixels = F.avg_pool2d(pixels, 2)
+        while images.shape[-1] >= 2 * size:
+            images = F.avg_pool2d(images, 2)
         grid = F.affine_grid(torch.from_numpy(matrix).float(), [len(draws), 3, size, size], align_corners=False)
         # What lies beyond the picture is white, as paper is.
-        moved = F.grid_sample(255 - pixels, grid.to(pixels.device), padding_mode="zeros", align_corners=False)
-        return 1 - moved / 255
+        return 1 - F.grid_sample(1 - images, grid.to(images), padding_mode="zeros", align_corners=False)
 
     def _coloured(self, images: Tensor, draws: Tensor) -> Tensor:
         orders = torch.argsort(draws[:, :3], dim=1)
@@ -109,13 +109,19 @@ class Drawings:
         )
 
     def _line_art(self, images: Tensor, draws: Tensor) -> Tensor:
+        """draws [B, 5]: which version, how thick, how pale, which threshold, with outlines or without"""
         images = images.clone()
         chosen = draws[:, 0] < self.edges
         if chosen.any():
-            images[chosen] = _edges(images[chosen], fill=draws[chosen, 1] < 0.5, tint=draws[chosen, 2])
+            # A quarter on white, a quarter in full colour, the rest paled.
+            tint = (2 * draws[chosen, 2] - 0.5).clamp(0, 1)[:, None, None, None]
+            paper = 1 - (1 - images[chosen]) * tint
+            images[chosen] = paper * (1 - _outlines(images[chosen], thick=draws[chosen, 1] < 0.5))
         chosen = (draws[:, 0] >= self.edges) & (draws[:, 0] < self.edges + self.one_colour)
         if chosen.any():
-            images[chosen] = _two_colours(images[chosen], threshold=0.35 + 0.5 * draws[chosen, 1])
+            lines = _outlines(images[chosen], thick=draws[chosen, 1] < 0.5)
+            lines = lines * (draws[chosen, 4] < 0.6)[:, None, None, None]
+            images[chosen] = _black_on_white(images[chosen], 0.25 + 0.5 * draws[chosen, 3]) * (1 - lines)
         return images
 
 
@@ -124,17 +130,15 @@ def _luma(images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", images, weights)[:, None].expand_as(images)
 
 
-def _edges(images: Tensor, fill: Tensor, tint: Tensor) -> Tensor:
-    """Dark outlines where colours change, over white, or over the paled picture where `fill`."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+def _outlines(images: Tensor, thick: Tensor) -> Tensor:
+    """Ink 0–1 [B, 1, H, W] where colours change, also against the white beyond the border; `thick`: doubled."""
+    padded = F.pad(images, (1, 1, 1, 1), value=1.0)
     across = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]).abs().amax(1, keepdim=True)
     down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]).abs().amax(1, keepdim=True)
-    ink = ((across + down) * 2.0).clamp(0, 1)
-    paper = torch.where(fill[:, None, None, None], 1 - (1 - images) * tint[:, None, None, None], 1.0)
-    return paper * (1 - ink)
+    ink = ((across + down) * 2.5 - 0.3).clamp(0, 1)
+    return torch.where(thick[:, None, None, None], F.max_pool2d(ink, 3, stride=1, padding=1), ink)
 
 
-def _two_colours(images: Tensor, threshold: Tensor) -> Tensor:
-    """Black on white by a threshold on brightness, soft enough to keep a slope."""
-    luma = _luma(images)
-    return ((luma - threshold[:, None, None, None]) * 12 + 0.5).clamp(0, 1)
+def _black_on_white(images: Tensor, threshold: Tensor) -> Tensor:
+    """Black where the picture is darker than its threshold, soft enough to keep a slope."""
+    return ((_luma(images) - threshold[:, None, None, None]) * 12 + 0.5).clamp(0, 1)

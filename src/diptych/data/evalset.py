@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from diptych.data import seeding
 from diptych.data.image import BadImage, eval_image
 from diptych.data.index import scan
 from diptych.data.pairs import IMAGES
@@ -46,6 +47,14 @@ class EvalSet:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def sample(self, count: int) -> EvalSet:
+        """At most `count` pictures, drawn by a fixed rule; the note says so."""
+        if count >= len(self.items):
+            return self
+        chosen = sorted(seeding.permutation(len(self.items), 0)[:count].tolist())
+        note = f"{self.note + '; ' if self.note else ''}a sample of {count} of {len(self.items)} pictures"
+        return replace(self, items=[self.items[i] for i in chosen], note=note, skipped={})
 
     def batches(self, batch_size: int, size: int) -> Iterator[Labelled]:
         """All pictures in order; one that can't be read is left out and named in `skipped`."""

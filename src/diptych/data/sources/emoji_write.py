@@ -31,7 +31,9 @@ def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Dra
     for core in (True, False):
         trained = [concept for concept in known if concept.key in splits.train and concept.core is core]
         Random(f"{seed}/shards").shuffle(trained)
-        shards += _write_shards(folder, [_sample(c, splits.train[c.key], encoded, seed) for c in trained], len(shards))
+        shards += _write_shards(
+            folder, [_sample(c, splits.train[c.key], encoded, seed) for c in trained], len(shards)
+        )
         if core:
             write_json(folder / "core.json", {"version": 1, "shards": shards})
     write_json(folder / "index.json", {"version": 1, "shards": shards})
