@@ -6,10 +6,10 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,13 +46,13 @@ def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
     from diptych.data.datamodule import check_layout
 
+    if "_target_" not in cfg.data:
+        raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
     _check_missing(cfg)
     for key in ("data.batch_size", "data.streams", "trainer.devices", "trainer.max_steps"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
-    if "_target_" not in cfg.data:
-        raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
     if cfg.samples is not None and cfg.trainer.max_steps != _budget(cfg.samples, cfg.data.batch_size, 0):
         raise UserError(
             f"samples={cfg.samples} and trainer.max_steps={cfg.trainer.max_steps} are two budgets: give one."
@@ -81,8 +81,11 @@ def user_error(error: BaseException | None) -> UserError | None:
     return None
 
 
-def sentence(error: BaseException) -> str | None:
-    """One sentence for an error of the user's, None for a fault of ours, which keeps its traceback."""
+def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = ()) -> str | None:
+    """One sentence for an error of the user's, None for a fault of ours, which keeps its traceback.
+
+    config_name, arguments: what was being composed, to name the nearest key
+    """
     found = user_error(error)
     if found is not None:
         return str(found)
@@ -96,7 +99,7 @@ def sentence(error: BaseException) -> str | None:
         choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={choice} is unknown: take {_nearest(choice, choices)}."
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"The key {match[1]} is unknown{_similar(match[1])}."
+        return f"The key {match[1]} is unknown{_similar(match[1], config_name, arguments)}"
     return " ".join(text.split())
 
 
@@ -105,17 +108,17 @@ def _nearest(choice: str, choices: list[str]) -> str:
     return f"{near[0]} (or one of {', '.join(choices)})" if near else f"one of {', '.join(choices)}"
 
 
-def _similar(key: str) -> str:
-    """The nearest key of the config that failed to compose, if Hydra got far enough to know it."""
-    from hydra import compose
+def _similar(key: str, config_name: str, arguments: Sequence[str]) -> str:
+    """The nearest key of the config that the choices of groups on the command line give."""
+    from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    try:
-        cfg = compose(HydraConfig.get().job.config_name) if GlobalHydra().is_initialized() else None
-    except Exception:
-        cfg = None
-    near = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.5) if cfg is not None else []
-    return f": did you mean {near[0]}?" if near else ": `--cfg job` prints every key there is"
+    groups = [argument for argument in arguments if (ROOT / "conf" / argument.partition("=")[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        keys = _keys(compose(config_name, groups))
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else ": `--cfg job` prints every key there is."
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
@@ -140,7 +143,7 @@ def create_model(name: str, overrides: dict[str, object]) -> Any:
             cfg = compose(overrides=[f"+model={name}", *(f"model.{k}={v}" for k, v in overrides.items())])
             return instantiate(cfg.model, _convert_="all")
     except Exception as error:
-        text = sentence(error)
+        text = sentence(error, "train", [f"model={name}"])
         if text is None:
             raise
         raise UserError(text) from error

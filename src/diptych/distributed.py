@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor_autograd
 
 
 def world_size() -> int:
@@ -14,6 +15,27 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+# torch 2.13 renamed both; older versions are still on GPU images.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class _Gather(torch.autograd.Function):
+    """On public collectives: torch's functional ones, which carry gradients too, are private."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        _all_gather(out, x.contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        own = gradient.new_empty((len(gradient) // world_size(), *gradient.shape[1:]))
+        _reduce_scatter(own, gradient.contiguous())
+        return own
 
 
 def gather(x: Tensor) -> Tensor:
@@ -25,9 +47,7 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    group = dist.group.WORLD
-    assert group is not None
-    return all_gather_tensor_autograd(x.contiguous(), gather_dim=0, group=group)
+    return _Gather.apply(x)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

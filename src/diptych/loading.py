@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The tensors and plain data of a checkpoint. Raises UserError for anything else, and runs none of it."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint={path} is refused: not a whole file of plain tensors ({first}).") from error
     if not isinstance(checkpoint, dict) or "diptych" not in checkpoint:

@@ -46,11 +46,14 @@ def launch(run_dir: Path, ranks: int, resume: bool) -> None:
             if process.poll() is None:
                 process.kill()
             process.wait()
-    for rank, process in enumerate(processes):
-        note = _note(run_dir, rank)
-        if process.returncode > 0 and note.exists():
-            kind, _, text = note.read_text().partition("\n")
-            raise UserError(text) if kind == "UserError" else RuntimeError(f"rank {rank} failed:\n{text}")
+    # A rank whose peer has gone fails too, with an error that explains nothing: a user's mistake comes first.
+    notes = {rank: _note(run_dir, rank) for rank, process in enumerate(processes) if process.returncode > 0}
+    errors = {rank: note.read_text().partition("\n") for rank, note in notes.items() if note.exists()}
+    for kind, _, text in errors.values():
+        if kind == "UserError":
+            raise UserError(text)
+    for rank, (_, _, text) in errors.items():
+        raise RuntimeError(f"rank {rank} failed:\n{text}")
     for rank, process in enumerate(processes):
         if process.returncode:
             raise RuntimeError(f"rank {rank} ended with code {process.returncode} and left no error.")

@@ -54,19 +54,19 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
 
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.
-        with _one_sentence():
+        with _one_sentence(config_name):
             action(cfg)
 
-    with _one_sentence():
+    with _one_sentence(config_name):
         hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def _one_sentence(config_name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = sentence(error)
+        text = sentence(error, config_name, sys.argv[1:])
         if text is None:
             raise
         print(f"diptych: {text}", file=sys.stderr)
@@ -221,6 +221,8 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
     stored = run_dir / "config.yaml"
     if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        if not any(run_dir.iterdir()):
+            run_dir.rmdir()  # Hydra made it
         raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")
     resumed = OmegaConf.load(stored)
     assert isinstance(resumed, DictConfig)

@@ -179,12 +179,11 @@ MISTAKES = {
     "batch": (["data.batch_size=160"], "data.batch_size=160 is more than the 80 samples"),
     "precision": (["trainer.precision=8-bit"], "trainer.precision=8-bit is unknown"),
     "no gpu": (["trainer=gpu"], "trainer=gpu finds no GPU"),
-    "evaluation set": (["data=folder", "data.path=x"], "evaluation alone"),
     "two budgets": (["samples=1600", "trainer.max_steps=3"], "two budgets"),
     "zero steps": (["trainer.max_steps=0"], "trainer.max_steps=0"),
     "towers": (["+model.text.embed_dim=7"], "7"),
     "warmup": (["schedule.warmup=100"], "schedule.warmup=100"),
-    "missing run": (["resume=nowhere"], "resume=nowhere can't go on"),
+    "missing run": (["resume=nowhere"], "nowhere can't go on"),
 }
 
 
@@ -195,6 +194,10 @@ def test_a_wrong_config_dies_in_one_sentence(cli: Cli, shards: Path, name: str) 
     arguments, message = MISTAKES[name]
     data = () if "data=" in "".join(arguments) else shards_of(shards)
     one_sentence(cli("train", *TINY, *data, "trainer.max_steps=5", *arguments), message)
+
+
+def test_an_evaluation_set_is_not_trained_on(cli: Cli) -> None:
+    one_sentence(cli("train", "logger=none", "data=folder", "data.path=x"), "evaluation alone")
 
 
 def one_sentence(ended: object, message: str) -> None:

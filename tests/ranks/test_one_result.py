@@ -78,11 +78,14 @@ def test_loss_and_gradients_equal_one_process(world: int, kind: str) -> None:
     ranks = on_ranks(world, step, kind)
     loss = torch.stack([result["loss"] for result in ranks]).mean()
     assert abs(loss - alone["loss"]) / alone["loss"] < 1e-12
+    # Some gradients are zero but for rounding (a key's bias moves all scores alike), so none is measured
+    # against less than a millionth of the largest.
+    floor = 1e-6 * max(float(gradient.abs().max()) for gradient in alone["gradients"].values())
     for result in ranks:
         assert result["gradients"].keys() == alone["gradients"].keys()
         for name, gradient in alone["gradients"].items():
             assert gradient.abs().max() > 0, name
-            difference = (result["gradients"][name] - gradient).abs().max() / gradient.abs().max()
+            difference = (result["gradients"][name] - gradient).abs().max() / max(gradient.abs().max(), floor)
             assert difference < 1e-10, (name, float(difference))
         for name, buffer in alone["buffers"].items():
             torch.testing.assert_close(result["buffers"][name], buffer, rtol=1e-12, atol=1e-12)

@@ -68,7 +68,7 @@ class Drawings:
         """Images uint8 [B, 3, H, W] -> float in 0–1 [B, 3, size, size]; progress: share of the training, 0–1."""
         size = [size for share, size in self.sizes if progress >= share][-1]
         draws = seeding.uniform(batch.seeds.cpu().numpy()[:, None], np.arange(21, 41)[None, :])
-        images = batch.images.float() / 255 if batch.images.dtype == torch.uint8 else batch.images
+        images = batch.images.float() / 255 if batch.images.dtype == torch.uint8 else batch.images.clone()
         images = self._line_art(images, torch.from_numpy(draws[:, 15:]).to(images))
         images = self._moved(images, draws[:, :8], size)
         return replace(batch, images=self._coloured(images, torch.from_numpy(draws[:, 8:15]).to(images)))
@@ -110,7 +110,6 @@ class Drawings:
 
     def _line_art(self, images: Tensor, draws: Tensor) -> Tensor:
         """draws [B, 5]: which version, how thick, how pale, which threshold, with outlines or without"""
-        images = images.clone()
         chosen = draws[:, 0] < self.edges
         if chosen.any():
             # A quarter on white, a quarter in full colour, the rest paled.

@@ -136,6 +136,7 @@ class Transformer(nn.Module):
         if read is None or len(self.resblocks) == 0:
             x = self.resblocks(x)
             return x if read is None else pick(x, read)[:, 0]
-        for block in self.resblocks[:-1]:
+        blocks = list(self.resblocks)
+        for block in blocks[:-1]:
             x = block(x)
-        return self.resblocks[-1](x, read)[:, 0]
+        return blocks[-1](x, read)[:, 0]

@@ -92,9 +92,7 @@ class Muon(Optimizer):
         for original, matrix in zip(self._originals, self._matrices, strict=True):
             matrix.data = _as_matrix(original.detach())  # again each step: moving a model replaces its memory
             matrix.grad = None if original.grad is None else _as_matrix(original.grad, like=original)
-        # The schedule writes to our groups.
-        for ours, inner in zip(self.param_groups, self._inner_groups(), strict=True):
-            inner["lr"] = ours["lr"]
+        self._take_over_rates()
         self._muon.step()
         self._adamw.step()
         return loss
@@ -102,7 +100,13 @@ class Muon(Optimizer):
     def _inner_groups(self) -> list[dict[str, Any]]:
         return [*self._muon.param_groups, *self._adamw.param_groups]
 
+    def _take_over_rates(self) -> None:
+        """The schedule writes to our groups, the inner optimisers read theirs."""
+        for ours, inner in zip(self.param_groups, self._inner_groups(), strict=True):
+            inner["lr"] = ours["lr"]
+
     def state_dict(self) -> dict[str, Any]:
+        self._take_over_rates()
         return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -62,6 +62,7 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,  # Lightning's own logging is not used; its warning about long intervals would be
         limit_val_batches=0,
         default_root_dir=run_dir,
     )
