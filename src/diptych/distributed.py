@@ -32,7 +32,7 @@ class _Gather(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         own = gradient.new_empty((len(gradient) // world_size(), *gradient.shape[1:]))
         _reduce_scatter(own, gradient.contiguous())
         return own

@@ -21,7 +21,7 @@ RELEASED = {
     "vit_l14": (427_616_513, 768, 768, 12),
     "vit_l14_336": (427_944_193, 768, 768, 12),
 }
-SMALL = {"rn_tiny": 1_519_456, "vit_tiny": 840_960}  # parameters of the image tower
+SMALL = {"rn_tiny": 868744, "vit_tiny": 840_960}  # parameters of the image tower
 
 
 def openai_names(model: CLIP) -> dict[str, tuple[int, ...]]:
