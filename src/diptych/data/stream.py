@@ -7,6 +7,8 @@ the batch depends on the data and the order alone; what was skipped travels with
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -175,6 +177,7 @@ class Steps:
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context=context if self.workers else None,
+            worker_init_fn=_end_with_parent,
         )
         parts = iter(loader)
         for step in range(self.stream.start, self.stream.stop):
@@ -200,6 +203,18 @@ class Steps:
                 f" most often: {reason}, in shard {max(self.skipped[reason], key=self.skipped[reason].__getitem__)}."
                 " Mend the shards or raise data.max_bad."
             )
+
+
+def _end_with_parent(worker: int) -> None:
+    """A killed rank leaves no worker behind: torch's own watchdog sees the fork server, which stays."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _checked(parts: list[Part]) -> Part:
