@@ -12,7 +12,7 @@ CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test test-slow bench lint figures clean
+.PHONY: help setup demo test test-slow bench lint figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

@@ -127,13 +127,14 @@ def test_every_bad_sample_is_replaced_and_counted(tmp_path: Path) -> None:
     assert not keys & {"000003", "000020", "000040", "000050", "000060"}
     assert all(len(batch) == 16 for batch in batches)
     assert run.read == 80
-    assert {reason: sum(n.values()) for reason, n in run.skipped.items()} == {
-        "not a readable image (.png)": run.skipped["not a readable image (.png)"]["train-000000.tar"],
-        "empty caption": run.skipped["empty caption"]["train-000000.tar"],
-        "no caption: neither .txt nor .json among .png": 1,
-        "no image among .txt": 1,
-        "image of zero bytes (.png)": 1,
-    } or sum(sum(n.values()) for n in run.skipped.values()) >= 5
+    first, third = "train-000000.tar", "train-000002.tar"
+    assert run.skipped == {
+        "not a readable image (.png)": {first: 1},
+        "empty caption": {first: 1},
+        "no caption: neither .txt nor .json among .png": {third: 1},
+        "no image among .txt": {third: 1},
+        "image of zero bytes (.png)": {third: 1},
+    }
     for ranks, workers in ((2, 0), (1, 2)):
         other = joined(
             [list(steps(index, Place(rank, ranks), workers, max_bad=0.5, stop=5)) for rank in range(ranks)]

@@ -44,6 +44,7 @@ def test_a_run_leaves_its_files(trained: Path) -> None:
     assert all(line["train/loss"] > 0 and 0 <= line["train/data_wait"] <= 1 for line in lines(trained))
     assert json.loads((trained / "samples.json").read_text()) == {"read": 64, "skipped": {}}
     assert json.loads((trained / "metrics.json").read_text())["training"]["pairs"] == 64
+    assert "NaN" not in (trained / "metrics.jsonl").read_text()
     assert "${" not in (trained / "config.yaml").read_text()
 
 
@@ -67,6 +68,13 @@ def test_evaluate_and_embed_a_folder_of_classes(cli: Cli, trained: Path, class_f
     table = read_table(tmp_path / "e" / "embeddings.parquet")
     assert len(table["key"]) == 12 and set(table["label"]) == set(COLOURS)
     assert table["image_embedding"].shape == (12, 256)
+
+
+def test_a_norm_that_is_not_taken_is_not_logged(cli: Cli, shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = (*TINY, *shards_of(shards), "trainer.max_steps=1", f"run_dir={run}")
+    assert cli("train", *arguments, "trainer.clip=null").code == 0
+    assert "gradient_norm" not in lines(run)[0] and "NaN" not in (run / "metrics.jsonl").read_text()
 
 
 def test_a_sweep_lands_in_one_folder(cli: Cli, shards: Path, tmp_path: Path) -> None:

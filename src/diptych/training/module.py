@@ -43,7 +43,8 @@ class ContrastiveModule(L.LightningModule):
         self.model, self.loss = model, loss
         self._optimizer, self._schedule, self.steps = optimizer, schedule, steps
         self.describe = describe or {}
-        self.last_loss = self.gradient_norm = torch.tensor(math.nan)  # of the last step, for the record
+        self.last_loss = torch.tensor(math.nan)  # of the last step, for the record
+        self.gradient_norm: Tensor | None = None  # before clipping; None where nothing is clipped
 
     def configure_model(self) -> None:
         if self.trainer.world_size > 1:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from diptych.errors import UserError
 
 
-def decays(name: str, parameter: Tensor) -> bool:
+def decays(parameter: Tensor) -> bool:
     """Whether weight decay applies: to matrices and convolutions, "not to gains or biases" (paper, appendix F),
     nor to the logit scale."""
     return parameter.ndim >= 2
@@ -27,8 +27,8 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     named = list(named)
     groups = [
-        {"params": [p for n, p in named if decays(n, p)], "weight_decay": weight_decay},
-        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+        {"params": [p for _, p in named if decays(p)], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if not decays(p)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

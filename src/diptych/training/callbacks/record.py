@@ -44,12 +44,13 @@ class Record(L.Callback):
         seconds = time.perf_counter() - self._since
         self.latest = {
             "train/loss": loss.item(),
-            "train/gradient_norm": float(pl_module.gradient_norm),
             "train/logit_scale": pl_module.model.logit_scale.exp().item(),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/pairs_per_second": self._pairs / seconds,
             "train/data_wait": wait.item() / seconds,
         }
+        if pl_module.gradient_norm is not None:
+            self.latest["train/gradient_norm"] = float(pl_module.gradient_norm)
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step)
         self._pairs, self._waited, self._since = 0, 0.0, time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import lightning as L
@@ -25,7 +24,6 @@ class ZeroShot(L.Callback):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self.seconds = 0.0  # spent here, so that the report can tell it from training
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -33,7 +31,6 @@ class ZeroShot(L.Callback):
         step = trainer.global_step
         if not self.every or (step % self.every and step != trainer.max_steps):
             return
-        begin = time.perf_counter()
         sets = [s for s in trainer.datamodule.evaluate if s.role in ("validation", "test")]  # type: ignore[attr-defined]
         scores = [self._top1(pl_module, evalset) for evalset in sets]
         for evalset, score in zip(sets, scores, strict=True):
@@ -42,7 +39,6 @@ class ZeroShot(L.Callback):
         if scores:
             keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
             keeper.improved(trainer, sum(scores) / len(scores))
-        self.seconds += time.perf_counter() - begin
 
     def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
         model = pl_module.model
