@@ -22,10 +22,12 @@ ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE
 
 def register_resolvers() -> None:
     """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
-    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run."""
+    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole
+    sweep's."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
 
 
 def _gpus_or(number: int) -> int:
@@ -40,6 +42,14 @@ def _budget(samples: int | None, batch_size: int, steps: int) -> int:
 
 def _run_dir(resume: str | None, name: str) -> str:
     return resume if resume is not None else f"runs/{name}/{os.environ['DIPTYCH_STAMP']}"
+
+
+def _sweep_dir(*, _root_: DictConfig) -> str:
+    """run_dir or name where they were given as they are; else "sweep", since the model's name differs by job."""
+    given = {key: str(_root_._get_node(key)) for key in ("run_dir", "name")}
+    if not given["run_dir"].startswith("${"):
+        return given["run_dir"]
+    return _run_dir(None, "sweep" if given["name"].startswith("${") else given["name"])
 
 
 def validate(cfg: DictConfig) -> None:

@@ -84,6 +84,10 @@ def test_a_sweep_lands_in_one_folder(cli: Cli, shards: Path, tmp_path: Path) -> 
     )
     assert ended.code == 0, ended.err
     assert sorted(entry.name for entry in sweep.iterdir() if entry.is_dir()) == ["0", "1"]
+    named = cli("train", "-m", *TINY, *shards_of(shards), "trainer.max_steps=1", "seed=1,2", "name=mine")
+    assert named.code == 0, named.err
+    (folder,) = (tmp_path / "runs/mine").iterdir()
+    assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == ["0", "1"]
     for job in ("0", "1"):
         assert (sweep / job / "report.html").is_file()
 
@@ -152,7 +156,6 @@ def test_from_any_directory(tmp_path: Path, shards: Path) -> None:
             *TINY,
             *shards_of(shards),
             "trainer.max_steps=1",
-            "name=away",
         ],
         cwd=tmp_path,
         capture_output=True,
@@ -160,7 +163,7 @@ def test_from_any_directory(tmp_path: Path, shards: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 0, ended.stderr
-    (folder,) = (tmp_path / "runs/away").iterdir()
+    (folder,) = (tmp_path / "runs/sweep").iterdir()
     assert sorted(job.name for job in folder.iterdir() if job.is_dir()) == ["0", "1", "2"]
 
 
