@@ -22,8 +22,8 @@ ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE
 
 def register_resolvers() -> None:
     """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
-    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole
-    sweep's."""
+    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
+    `sweep_dir:`: a whole sweep's."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
