@@ -18,6 +18,8 @@ from torch import Tensor
 from diptych.batch import Batch
 from diptych.data import seeding
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
+
 
 class Drawings:
     """Random geometry, colour and line-art versions.
@@ -68,7 +70,8 @@ class Drawings:
         """Images uint8 [B, 3, H, W] -> float in 0–1 [B, 3, size, size]; progress: share of the training, 0–1."""
         size = [size for share, size in self.sizes if progress >= share][-1]
         draws = seeding.uniform(batch.seeds.cpu().numpy()[:, None], np.arange(21, 41)[None, :])
-        images = batch.images.float() / 255 if batch.images.dtype == torch.uint8 else batch.images.clone()
+        images = batch.images.float()
+        images = images.div_(255) if batch.images.dtype == torch.uint8 else images.clone()
         images = self._line_art(images, torch.from_numpy(draws[:, 15:]).to(images))
         images = self._moved(images, draws[:, :8], size)
         return replace(batch, images=self._coloured(images, torch.from_numpy(draws[:, 8:15]).to(images)))
@@ -93,51 +96,66 @@ class Drawings:
         return 1 - F.grid_sample(1 - images, grid.to(images), padding_mode="zeros", align_corners=False)
 
     def _coloured(self, images: Tensor, draws: Tensor) -> Tensor:
-        orders = torch.argsort(draws[:, :3], dim=1)
-        kept = torch.arange(3, device=images.device).expand_as(orders)
-        orders = torch.where(draws[:, 3:4] < self.permute, orders, kept)
-        images = images.gather(1, orders[:, :, None, None].expand_as(images))
-        grey = (draws[:, 4] < self.grey)[:, None, None, None]
-        images = torch.where(grey, _luma(images), images)
+        """Permuted channels, then grey, contrast about the mean and brightness: together one affine map a sample."""
+        eye = torch.eye(3, device=images.device, dtype=images.dtype)
+        mixed = torch.where(_broadcast(draws[:, 3] < self.permute, 2), eye[torch.argsort(draws[:, :3], dim=1)], eye)
+        luma = torch.tensor(LUMA, device=images.device, dtype=images.dtype).expand(3, 3)
+        mixed = torch.where(_broadcast(draws[:, 4] < self.grey, 2), luma @ mixed, mixed)  # B×3×3
         brightness = 1 + self.brightness * (2 * draws[:, 5] - 1)
         contrast = 1 + self.contrast * (2 * draws[:, 6] - 1)
-        centre = images.mean(dim=(1, 2, 3), keepdim=True)
-        return (
-            ((images - centre) * contrast[:, None, None, None] + centre)
-            .mul_(brightness[:, None, None, None])
-            .clamp_(0, 1)
-        )
+        pixels = images.flatten(2)  # B×3×HW
+        centre = (mixed @ pixels.mean(2, keepdim=True)).mean(dim=(1, 2))
+        offset = _broadcast(brightness * (1 - contrast) * centre, 2)
+        coloured = torch.baddbmm(offset, mixed * _broadcast(brightness * contrast, 2), pixels)
+        return coloured.clamp_(0, 1).view_as(images)
 
     def _line_art(self, images: Tensor, draws: Tensor) -> Tensor:
         """draws [B, 5]: which version, how thick, how pale, which threshold, with outlines or without"""
-        chosen = draws[:, 0] < self.edges
-        if chosen.any():
+        thick = draws[:, 1] < 0.5
+        chosen = (draws[:, 0] < self.edges).nonzero()[:, 0]
+        if len(chosen):
             # A quarter on white, a quarter in full colour, the rest paled.
-            tint = (2 * draws[chosen, 2] - 0.5).clamp(0, 1)[:, None, None, None]
-            paper = 1 - (1 - images[chosen]) * tint
-            images[chosen] = paper * (1 - _outlines(images[chosen], thick=draws[chosen, 1] < 0.5))
-        chosen = (draws[:, 0] >= self.edges) & (draws[:, 0] < self.edges + self.one_colour)
-        if chosen.any():
-            lines = _outlines(images[chosen], thick=draws[chosen, 1] < 0.5)
-            lines = lines * (draws[chosen, 4] < 0.6)[:, None, None, None]
-            images[chosen] = _black_on_white(images[chosen], 0.25 + 0.5 * draws[chosen, 3]) * (1 - lines)
+            tint = _broadcast((2 * draws[chosen, 2] - 0.5).clamp(0, 1), 3)
+            drawn = images[chosen]
+            images[chosen] = (1 - (1 - drawn) * tint) * (1 - _outlines(drawn, thick[chosen]))
+        chosen = ((draws[:, 0] >= self.edges) & (draws[:, 0] < self.edges + self.one_colour)).nonzero()[:, 0]
+        if len(chosen):
+            drawn = images[chosen]
+            black = _black_on_white(drawn, 0.25 + 0.5 * draws[chosen, 3])
+            lined = (draws[chosen, 4] < 0.6).nonzero()[:, 0]
+            black[lined] *= 1 - _outlines(drawn[lined], thick[chosen[lined]])
+            images[chosen] = black.expand_as(drawn)
         return images
 
 
+def _broadcast(x: Tensor, more: int) -> Tensor:
+    """[B] -> [B, 1, …, 1], to stand beside a tensor of `more` further dimensions."""
+    return x.view(-1, *[1] * more)
+
+
 def _luma(images: Tensor) -> Tensor:
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device, dtype=images.dtype)
-    return torch.einsum("bchw,c->bhw", images, weights)[:, None].expand_as(images)
+    """[B, 3, H, W] -> [B, 1, H, W]"""
+    red, green, blue = images.split(1, dim=1)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _outlines(images: Tensor, thick: Tensor) -> Tensor:
     """Ink 0–1 [B, 1, H, W] where colours change, also against the white beyond the border; `thick`: doubled."""
     padded = F.pad(images, (1, 1, 1, 1), value=1.0)
-    across = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]).abs().amax(1, keepdim=True)
-    down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]).abs().amax(1, keepdim=True)
-    ink = ((across + down) * 2.5 - 0.3).clamp(0, 1)
-    return torch.where(thick[:, None, None, None], F.max_pool2d(ink, 3, stride=1, padding=1), ink)
+    across = _largest((padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]).abs_())
+    down = _largest((padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]).abs_())
+    ink = across.add_(down).mul_(2.5).sub_(0.3).clamp_(0, 1)
+    doubled = thick.nonzero()[:, 0]
+    ink[doubled] = F.max_pool2d(ink[doubled], 3, stride=1, padding=1)
+    return ink
+
+
+def _largest(channels: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 1, H, W]; a reduction over three numbers is slow, two maxima are not."""
+    red, green, blue = channels.split(1, dim=1)
+    return torch.maximum(torch.maximum(red, green), blue)
 
 
 def _black_on_white(images: Tensor, threshold: Tensor) -> Tensor:
-    """Black where the picture is darker than its threshold, soft enough to keep a slope."""
-    return ((_luma(images) - threshold[:, None, None, None]) * 12 + 0.5).clamp(0, 1)
+    """[B, 1, H, W]: black where the picture is darker than its threshold, soft enough to keep a slope."""
+    return _luma(images).sub_(_broadcast(threshold, 3)).mul_(12).add_(0.5).clamp_(0, 1)
