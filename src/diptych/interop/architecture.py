@@ -16,7 +16,7 @@ from diptych.interop.names import blocks
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.towers.resnet import Bottleneck, ModifiedResNet
 from diptych.towers.text import TextTransformer
-from diptych.towers.transformer import QuickGELU, Transformer
+from diptych.towers.transformer import QuickGELU, ResidualAttentionBlock, Transformer
 from diptych.towers.vit import VisionTransformer
 
 HEAD_WIDTH = 64  # channels a head in all of the paper's models, whose files don't say it
@@ -198,6 +198,7 @@ def _blocks_of(transformer: Transformer, target: str) -> tuple[int, bool]:
     if len(transformer.resblocks) == 0:
         raise _inexpressible(target, "a Transformer without layers")
     block = transformer.resblocks[0]
+    assert isinstance(block, ResidualAttentionBlock)
     activation = block.mlp.gelu
     if not isinstance(activation, QuickGELU) and not (
         isinstance(activation, nn.GELU) and activation.approximate == "none"
