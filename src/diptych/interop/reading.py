@@ -69,7 +69,13 @@ def _chosen(folder: Path) -> Path:
 
 
 def _recognised(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None) -> Weights:
-    state = unwrap(state)
+    try:
+        return _by_names(unwrap(state), path, quick_gelu)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        raise files.refuse(path, f"what lies beside it is no description of a CLIP ({error!r})") from error
+
+
+def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None) -> Weights:
     if _has(state, "vision_model.", "text_model."):
         return huggingface.from_state(state, path)
     if _has(state, "image."):

@@ -111,7 +111,8 @@ def _bounded(config: Any, most: int, source: str) -> None:
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if key == "layers":
             depths = value if isinstance(value, list | tuple) else [value]
-            if not all(isinstance(depth, int) for depth in depths) or len(depths) > most or sum(depths) > most:
+            whole = all(isinstance(depth, int) and depth >= 0 for depth in depths)
+            if not whole or len(depths) > most or sum(depths) > most:
                 raise UserError(f"{source} is refused: it describes {value} layers and holds {most} tensors.")
         _bounded(value, most, source)
 
