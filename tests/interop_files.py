@@ -89,7 +89,9 @@ def write_torchscript(folder: Path, architecture: Architecture = VIT) -> Path:
     return folder / "ViT.pt"
 
 
-def write_open_clip(folder: Path, architecture: Architecture = VIT, name: str = "open_clip_model.safetensors") -> Path:
+def write_open_clip(
+    folder: Path, architecture: Architecture = VIT, name: str = "open_clip_model.safetensors"
+) -> Path:
     state = to_open_clip(model_of(architecture))
     config = {"model_cfg": open_clip.model_cfg(architecture)}
     config["preprocess_cfg"] = {"mean": list(architecture.mean), "std": list(architecture.std)}

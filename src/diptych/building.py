@@ -58,4 +58,5 @@ def _class(target: Any) -> type[nn.Module]:
             raise UserError(f"The checkpoint's config can't be built by this version: {target}: {error}.") from error
         if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module:
             return found
-    raise UserError(f"The checkpoint's config wants to build {target!r}, which is no tower of ours: refused.")
+    named = target if isinstance(target, str) else type(target).__name__
+    raise UserError(f"The checkpoint's config wants to build {named!r}, which is no tower of ours: refused.")

@@ -41,7 +41,9 @@ def weights_file(write: Callable[..., Path], folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "write", [write_openai, write_torchscript, write_open_clip, write_huggingface, write_run], ids=lambda f: f.__name__
+    "write",
+    [write_openai, write_torchscript, write_open_clip, write_huggingface, write_run],
+    ids=lambda f: f.__name__,
 )
 def test_a_file_cut_anywhere_is_refused(write: Callable[..., Path], folder: Path) -> None:
     file = weights_file(write, folder)
@@ -124,7 +126,10 @@ def test_which_key_of_a_resnet_does_not_fit(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda s: s.pop("vision_model.pre_layrnorm.bias"), r"lacks vision_model\.pre_layrnorm\.bias, which is \[16\]"),
+        (
+            lambda s: s.pop("vision_model.pre_layrnorm.bias"),
+            r"lacks vision_model\.pre_layrnorm\.bias, which is \[16\]",
+        ),
         (lambda s: s.update({"text_model.extra": torch.ones(1)}), r"the unknown key text_model\.extra"),
         (
             lambda s: s.update({"text_model.encoder.layers.1.self_attn.k_proj.weight": torch.ones(16, 8)}),

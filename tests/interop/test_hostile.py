@@ -152,6 +152,13 @@ def yaml_aliases(folder: Path, sentinel: Path) -> Path:
     return config_yaml(folder, "\n".join(lines))
 
 
+def shared_parts(folder: Path, sentinel: Path) -> Path:
+    part: list[Any] = []
+    for _ in range(60):
+        part = [part, part]
+    return write_run(folder, diptych={"model": VIT.config() | {"mean": part}})
+
+
 def endless_layers(folder: Path, sentinel: Path) -> Path:
     config = VIT.config()
     config["text"]["layers"] = 10**9
@@ -171,7 +178,9 @@ def deep_json(folder: Path, sentinel: Path) -> Path:
 
 
 def header_of_terabytes(folder: Path, sentinel: Path) -> Path:
-    header = json.dumps({"visual.proj": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    header = json.dumps(
+        {"visual.proj": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+    ).encode()
     (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
     return folder / "x.safetensors"
 
@@ -254,13 +263,14 @@ HOSTILE = {
     nested_target: r"wants to build 'subprocess\.run'",
     yaml_tag: "not a mapping of plain data .*constructor",
     yaml_aliases: "has aliases",
+    shared_parts: "its description has more than 10,000 parts",
     endless_layers: "describes 1000000000 layers and holds",
     enormous_width: r"text\.token_embedding\.weight is \[49408, 16\] there and \[10000000000000, 16\] here",
     deep_json: "is no JSON object: maximum recursion depth",
     header_of_terabytes: "not a whole safetensors file",
     header_without_end: "not a whole safetensors file",
     overlapping_header: "not a whole safetensors file",
-    expanded_tensor: r"its tensors promise 640,\d+,\d+,\d+ bytes and hold",
+    expanded_tensor: r"its tensors promise 640,[\d,]+ bytes and hold",
     legacy_promise: "it promises 2,147,483,647 numbers in",
     zip_bomb: "is compressed, which torch's files never are",
     zip_traversal: r"its entry 'openai/\.\./\.\./\.\./etc/passwd' points outside",

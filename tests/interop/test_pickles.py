@@ -33,6 +33,14 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert data.count(b".") >= 1  # whatever was read ended with STOP
 
 
+def test_keys_that_take_for_ever_to_hash_are_refused() -> None:
+    key: tuple[Any, ...] = (1,)
+    for _ in range(60):
+        key = (key, key)
+    with pytest.raises(Refused, match="a tuple as a key"):  # Python itself couldn't make this dictionary: spliced in
+        read(b"\x80\x02}" + pickle.dumps(key, 2)[2:-1] + b"K\x01s.", lambda name: False)
+
+
 def test_a_call_is_a_record_of_it() -> None:
     made = read(pickle.dumps(collections.OrderedDict(a=1), 2), lambda name: name == "collections.OrderedDict")
     assert isinstance(made, Made) and isinstance(made.of, Named)

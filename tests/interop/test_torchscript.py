@@ -83,9 +83,7 @@ def changed(archive: Path, name: str, data: bytes | None) -> Path:
         ("byteorder", b"big", "aren't little-endian"),
     ],
 )
-def test_archives_that_were_tampered_with(
-    name: str, data: bytes | None, sentence: str, archive: Path
-) -> None:
+def test_archives_that_were_tampered_with(name: str, data: bytes | None, sentence: str, archive: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         read_torchscript(changed(archive, name, data))
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.interop.architecture import infer
-from diptych.interop.names import openai_from_ours, ours_from_openai
+from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
 from diptych.interop.open_clip import with_config
 from diptych.interop.weights import model_of
 from diptych.towers.clip import CLIP
@@ -41,4 +41,4 @@ def from_open_clip(
         architecture = with_config(architecture, config, "The config")
     if quick_gelu is not None:
         architecture = replace(architecture, image_quick=quick_gelu, text_quick=quick_gelu)
-    return model_of(architecture.config(), ours, "The state dict")
+    return model_of(architecture.config(), ours, "The state dict", to_openai)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diptych.building import build
 from diptych.errors import UserError
-from diptych.interop.names import blocks
+from diptych.interop.names import blocks, to_openai
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.towers.resnet import Bottleneck, ModifiedResNet
 from diptych.towers.text import TextTransformer
@@ -136,18 +136,18 @@ def _grid(state: Mapping[str, Tensor], key: str, source: str) -> int:
     grid = math.isqrt(max(0, rows - 1))
     if grid == 0 or grid**2 + 1 != rows:
         raise UserError(
-            f"{source} is of another model: {key} has {rows} rows there, not those of a square grid and one more."
+            f"{source} is of another model: {to_openai(key)} has {rows} rows there, not those of a square grid and one more."
         )
     return grid
 
 
 def _shape(state: Mapping[str, Tensor], key: str, dimensions: int, source: str) -> tuple[int, ...]:
     if key not in state:
-        raise UserError(f"{source} is of another model: it lacks {key}.")
+        raise UserError(f"{source} is of another model: it lacks {to_openai(key)}.")
     shape = tuple(state[key].shape)
     if len(shape) != dimensions:
         raise UserError(
-            f"{source} is of another model: {key} is {list(shape)} there and has {dimensions} dimensions here."
+            f"{source} is of another model: {to_openai(key)} is {list(shape)} there and has {dimensions} dimensions here."
         )
     return shape
 

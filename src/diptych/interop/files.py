@@ -19,6 +19,7 @@ from torch import Tensor
 from diptych.errors import UserError
 from diptych.interop import pickles
 
+MOST_PARTS = 10_000  # of a description: they have some dozens
 MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand
 LEGACY_HEADER = 3  # pickles before that of the object in torch's format of before 1.6
 
@@ -149,13 +150,42 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} can't be read: {error}.") from error
 
 
+def plain_data(found: Any, path: Path) -> Any:
+    """A description as dictionaries, lists, numbers and text alone. Raises UserError for anything else, and for what
+    is too large: parts that are shared could stand for more than any memory holds."""
+    left = MOST_PARTS
+
+    def copy(node: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise refuse(path, f"its description has more than {MOST_PARTS:,} parts")
+        if isinstance(node, Mapping):
+            if not all(isinstance(key, str) for key in node):
+                raise refuse(path, "its description has a key that is no text")
+            return {key: copy(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [copy(part) for part in node]
+        if isinstance(node, int) and abs(node) >= 2**63 or isinstance(node, str) and len(node) > MOST_PARTS:
+            raise refuse(path, "its description holds a number or a text beyond all measure")
+        if node is None or isinstance(node, str | int | float):
+            return node
+        raise refuse(path, f"its description holds a {type(node).__name__}, which is no plain data")
+
+    try:
+        return copy(found)
+    except RecursionError as error:
+        raise refuse(path, "its description has no end") from error
+
+
 def plain_state(found: Any, path: Path) -> dict[str, Tensor]:
     """A mapping of names to tensors that are no larger than what the file holds. Raises UserError otherwise."""
     if not isinstance(found, Mapping):
         raise refuse(path, f"it holds no state dict but a {type(found).__name__}")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise refuse(path, f"its state dict holds a {type(value).__name__} under {name!r}, no tensor")
+            named = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            raise refuse(path, f"its state dict holds a {type(value).__name__} under {named}, no tensor")
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
             raise refuse(path, f"{name} is no plain tensor ({value.layout}, {value.device})")
     promised = sum(value.numel() * value.element_size() for value in found.values())

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.errors import UserError
-from diptych.interop.files import plain_state, read_yaml, refuse
+from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
 from diptych.interop.weights import Weights
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
@@ -38,7 +38,8 @@ def refuse_instantiator(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Lightning would import and call what a checkpoint names there. Raises UserError for one that does."""
     for part in (checkpoint, *checkpoint.values()):
         if isinstance(part, Mapping) and "_instantiator" in part:
-            raise refuse(path, f"it names {part['_instantiator']!r} to be called by whoever loads it (_instantiator)")
+            named = part["_instantiator"] if isinstance(part["_instantiator"], str) else "something"
+            raise refuse(path, f"it names {named!r} to be called by whoever loads it (_instantiator)")
 
 
 def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
@@ -52,10 +53,12 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
 
 
 def _weights(describe: Mapping[str, Any], state: dict[str, Tensor], path: Path, step: int) -> Weights:
-    rest = {str(key): value for key, value in describe.items() if key not in ("model", "step")}
+    rest = plain_data(describe, path)
+    config = rest.pop("model")
+    rest.pop("step", None)
     if not isinstance(rest.get("origin", {}), Mapping):
         del rest["origin"]
-    return Weights(dict(describe["model"]), state, path, rest, step)
+    return Weights(config, state, path, rest, step)
 
 
 def write(weights: Weights, out: Path) -> None:

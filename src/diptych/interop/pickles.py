@@ -47,6 +47,7 @@ class Stored:
 
 
 _MARK = object()
+_KEYS = (str, int, float, bytes, Made, type(None))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
@@ -130,12 +131,21 @@ class _Machine:
             values = [self.pop(), self.pop()][::-1] if name == "SETITEM" else self.since_mark()
             target = self.top((dict, Made))
             entries = target.entries if isinstance(target, Made) else target
+            for key in values[::2]:
+                self.check_key(key)
             entries.update(zip(values[::2], values[1::2], strict=True))
         elif name == "BUILD":
             state = self.pop()
             self.top(Made).state = state
         else:
             raise Refused(f"a pickle with the operation {name}, which plain data doesn't need")
+
+    @staticmethod
+    def check_key(key: Any) -> None:
+        # Nested tuples that share their parts take a time to hash that doubles with each level.
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, _KEYS) for part in parts):
+            raise Refused(f"a pickle with a {type(key).__name__} as a key")
 
     def named(self, name: str) -> Named:
         if not self.allowed(name):

@@ -34,8 +34,7 @@ def read(path: str | Path, quick_gelu: bool | None = None) -> Weights:
     if path.suffix == ".safetensors":
         return _recognised(files.read_safetensors(path), path, quick_gelu)
     if is_torchscript(path):
-        state = files.plain_state(read_torchscript(path), path)
-        return openai.from_state(state, path, quick_gelu, certain=True)
+        return _recognised(files.plain_state(read_torchscript(path), path), path, quick_gelu, archive=True)
     content = files.read_torch(path)
     if not isinstance(content, Mapping):
         raise files.refuse(path, f"it holds no state dict but a {type(content).__name__}")
@@ -68,14 +67,14 @@ def _chosen(folder: Path) -> Path:
     )
 
 
-def _recognised(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None) -> Weights:
+def _recognised(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None, archive: bool = False) -> Weights:
     try:
-        return _by_names(unwrap(state), path, quick_gelu)
+        return _by_names(unwrap(state), path, quick_gelu, archive)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
         raise files.refuse(path, f"what lies beside it is no description of a CLIP ({error!r})") from error
 
 
-def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None) -> Weights:
+def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None, archive: bool) -> Weights:
     if _has(state, "vision_model.", "text_model."):
         return huggingface.from_state(state, path)
     if _has(state, "image."):
@@ -83,9 +82,9 @@ def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None) 
     if not _has(state, "visual."):
         some = ", ".join(list(state)[:3]) or "no tensor at all"
         raise UserError(f"checkpoint={path} is no CLIP that is known here: it has {some}.")
-    if (path.parent / open_clip.CONFIG).is_file():
+    if not archive and (path.parent / open_clip.CONFIG).is_file():
         return open_clip.from_state(state, path)
-    return openai.from_state(state, path, quick_gelu, certain=False)
+    return openai.from_state(state, path, quick_gelu, certain=archive)
 
 
 def _has(state: Any, *prefixes: str) -> bool:
