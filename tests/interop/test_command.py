@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from interop_files import write_openai, write_run
 
 import diptych
 from diptych.data.tokenizer import Tokenizer
-from interop_files import write_openai, write_run
 
 Cli = Callable[..., "object"]
 

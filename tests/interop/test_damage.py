@@ -13,11 +13,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-
-from diptych.errors import UserError
-from diptych.interop.reading import read
-from diptych.loading import load
 from interop_files import (
     RESNET,
     VIT,
@@ -29,6 +24,11 @@ from interop_files import (
     write_run,
     write_torchscript,
 )
+from safetensors.torch import load_file, save_file
+
+from diptych.errors import UserError
+from diptych.interop.reading import read
+from diptych.loading import load
 
 TINY = replace(VIT, vocab_size=64)
 
@@ -96,7 +96,7 @@ OPENAI_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no square": (
         lambda s: s.update({"visual.positional_embedding": torch.ones(16, 16)}),
-        "has 16 rows there, not those of a square grid and one more",
+        "has 16 rows there, no square grid and one",
     ),
     "whole numbers": (
         lambda s: s.update({"ln_final.bias": torch.ones(16, dtype=torch.int32)}),
@@ -128,7 +128,7 @@ def test_which_key_of_a_resnet_does_not_fit(folder: Path) -> None:
     [
         (
             lambda s: s.pop("vision_model.pre_layrnorm.bias"),
-            r"lacks vision_model\.pre_layrnorm\.bias, which is \[16\]",
+            r"lacks vision_model\.pre_layrnorm\.bias, which is",
         ),
         (lambda s: s.update({"text_model.extra": torch.ones(1)}), r"the unknown key text_model\.extra"),
         (
@@ -221,7 +221,7 @@ def test_other_families_and_missing_files_are_named(folder: Path, tmp_path: Path
     torch.save([torch.ones(2)], folder / "list.pt")
     with pytest.raises(UserError, match="it holds no state dict but a list"):
         read(folder / "list.pt")
-    with pytest.raises(UserError, match="holds no model: checkpoints/last.ckpt, config.yaml with"):
+    with pytest.raises(UserError, match=r"holds no model: checkpoints/last\.ckpt, config.yaml with"):
         read(folder)
     with pytest.raises(UserError, match="does not exist: give a run's folder"):
         read(tmp_path / "nothing")

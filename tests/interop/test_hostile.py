@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from interop_files import VIT, model_of, openai_state, scripted, write_open_clip, write_openai, write_run
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,9 +24,6 @@ from diptych.building import build
 from diptych.errors import UserError
 from diptych.interop import to_open_clip
 from diptych.loading import load
-from interop_files import VIT, model_of, openai_state, scripted, write_open_clip, write_openai, write_run
-
-VOCABULARY = VIT.config()["text"]["vocab_size"]
 
 
 class Malice:

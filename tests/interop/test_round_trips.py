@@ -10,15 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
-import diptych
-from diptych.errors import UserError
-from diptych.interop import from_open_clip, to_open_clip
-from diptych.interop.architecture import Architecture, architecture_of
-from diptych.interop.reading import read
-from diptych.interop.writing import convert
 from interop_files import (
     RESNET,
     VIT,
@@ -32,6 +23,15 @@ from interop_files import (
     write_run,
     write_torchscript,
 )
+from safetensors.torch import load_file
+from torch import Tensor
+
+import diptych
+from diptych.errors import UserError
+from diptych.interop import from_open_clip, to_open_clip
+from diptych.interop.architecture import Architecture, architecture_of
+from diptych.interop.reading import read
+from diptych.interop.writing import convert
 
 GELU = replace(VIT, image_quick=False, text_quick=False, image_heads=4, text_heads=2, mean=(0.5, 0.4, 0.3))
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from interop_files import RESNET, VIT, huggingface_state, model_of, write_open_clip, write_run
 
 import diptych
 from diptych.config import ROOT
@@ -20,7 +21,6 @@ from diptych.interop.architecture import architecture_of, infer
 from diptych.interop.huggingface import names as huggingface_names
 from diptych.interop.reading import read
 from diptych.interop.weights import Weights, skeleton
-from interop_files import RESNET, VIT, huggingface_state, model_of, write_open_clip, write_run
 
 PAPER = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336")
 

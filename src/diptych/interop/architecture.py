@@ -136,7 +136,7 @@ def _grid(state: Mapping[str, Tensor], key: str, source: str) -> int:
     grid = math.isqrt(max(0, rows - 1))
     if grid == 0 or grid**2 + 1 != rows:
         raise UserError(
-            f"{source} is of another model: {to_openai(key)} has {rows} rows there, not those of a square grid and one more."
+            f"{source} is of another model: {to_openai(key)} has {rows} rows there, no square grid and one."
         )
     return grid
 
@@ -147,7 +147,8 @@ def _shape(state: Mapping[str, Tensor], key: str, dimensions: int, source: str) 
     shape = tuple(state[key].shape)
     if len(shape) != dimensions:
         raise UserError(
-            f"{source} is of another model: {to_openai(key)} is {list(shape)} there and has {dimensions} dimensions here."
+            f"{source} is of another model: {to_openai(key)} is {list(shape)} there and has {dimensions} dimensions"
+            " here."
         )
     return shape
 

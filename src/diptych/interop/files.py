@@ -166,7 +166,7 @@ def plain_data(found: Any, path: Path) -> Any:
             return {key: copy(value) for key, value in node.items()}
         if isinstance(node, list | tuple):
             return [copy(part) for part in node]
-        if isinstance(node, int) and abs(node) >= 2**63 or isinstance(node, str) and len(node) > MOST_PARTS:
+        if (isinstance(node, int) and abs(node) >= 2**63) or (isinstance(node, str) and len(node) > MOST_PARTS):
             raise refuse(path, "its description holds a number or a text beyond all measure")
         if node is None or isinstance(node, str | int | float):
             return node
