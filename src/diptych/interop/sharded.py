@@ -8,6 +8,7 @@ classes that torch writes there may occur in it. The numbers are slices of `*.di
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,15 @@ class _Reader:
 
     def state(self) -> dict[str, Tensor]:
         wanted = {n: m.state for n, m in self.tensors.items() if n.startswith(STATE) and self._is_tensor(m)}
+        promised = sum(math.prod(_size(meta["size"])) * _dtype(meta).itemsize for meta in wanted.values())
+        if promised > self.files:
+            raise pickles.Refused(f"a promise of {promised:,} bytes, where {self.files:,} lie beside it")
         found = {name.removeprefix("state_dict."): self.join(name, meta) for name, meta in wanted.items()}
         return plain_state(found, self.folder)
 
     def join(self, name: str, meta: dict[str, Any]) -> Tensor:
-        size, dtype = _size(meta["size"]), DTYPES[meta["properties"].state[0].name]
-        if torch.Size(size).numel() * dtype.itemsize > self.files:
-            raise pickles.Refused(f"a promise of {list(size)} numbers for {name}, more than the files hold")
-        whole = torch.empty(size, dtype=dtype)
+        size, dtype = _size(meta["size"]), _dtype(meta)
+        whole = torch.zeros(size, dtype=dtype)
         covered = 0
         for chunk in meta["chunks"]:
             offset, shape = _size(chunk.state["offsets"]), _size(chunk.state["sizes"])
@@ -131,6 +133,10 @@ class _Reader:
         if not isinstance(found, Tensor):
             raise pickles.Refused(f"followed by no tensor for {name}")
         return found
+
+
+def _dtype(meta: dict[str, Any]) -> torch.dtype:
+    return DTYPES[meta["properties"].state[0].name]
 
 
 def _size(made: Any) -> tuple[int, ...]:
