@@ -29,9 +29,9 @@ def model_of(architecture: Architecture, seed: int = 0) -> CLIP:
     """With random weights, gains and running statistics too, so that a swap of any two shows."""
     torch.manual_seed(seed)
     model = build(architecture.config())
-    for value in model.state_dict().values():
+    for name, value in model.state_dict().items():
         if value.is_floating_point():
-            value.copy_(torch.rand_like(value) + 0.5)
+            value.copy_(torch.rand_like(value) + (0.5 if name.endswith("running_var") else -0.5))
     return model.eval()
 
 
@@ -69,7 +69,7 @@ def scripted(state: dict[str, Tensor], root: nn.Module | None = None) -> Any:
 def _grow(module: nn.Module, tree: dict[str, Any]) -> nn.Module:
     for name, value in tree.items():
         if isinstance(value, dict):
-            kind = nn.Sequential if all(key.isdigit() for key in value) else nn.Module
+            kind = nn.ModuleList if all(key.isdigit() for key in value) else nn.Module
             module.add_module(name, _grow(kind(), value))
         elif value.is_floating_point():
             module.register_parameter(name, nn.Parameter(value))

@@ -51,7 +51,7 @@ def test_an_image_size_is_said_on_the_terminal(cli: Cli, folder: Path, tmp_path:
     out = tmp_path / "out"
     ended = cli("convert", f"checkpoint={write_run(folder)}", "format=diptych", f"out={out}", "image_size=32")
     assert ended.code == 0
-    assert "image.positional_embedding resampled (bicubic) from 17 to 65 positions" in ended.err
+    assert "image.positional_embedding resampled (bicubic) from 17 to 65 positions" in ended.out + ended.err
     assert diptych.load(out).model.image_size == 32
 
 

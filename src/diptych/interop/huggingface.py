@@ -96,7 +96,7 @@ def _joined(ours: str, expected: Tensor, state: dict[str, Tensor], path: Path) -
     """Takes the pieces of one of our tensors out of `state`."""
     theirs = names(ours)
     shape = [*expected.shape][::-1] if ours in PROJECTIONS else [*expected.shape]
-    shape[0] //= len(theirs) if shape else 1
+    shape[:1] = [rows // len(theirs) for rows in shape[:1]]
     for key in theirs:
         if key not in state:
             raise UserError(f"{path} is of another model: it lacks {key}, which is {shape} here.")
