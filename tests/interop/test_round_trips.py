@@ -196,6 +196,7 @@ def test_nothing_is_written_over(folder: Path) -> None:
     assert taken.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_mixed_types_stay_mixed_between_any_two_formats(folder: Path) -> None:
     state = mixed(to_open_clip(model_of(VIT)))
     torch.save(state, folder / "a.pt")

@@ -79,7 +79,7 @@ def changed(archive: Path, name: str, data: bytes | None) -> Path:
         ("data/3", b"\0\0", "that needs more than its 1 numbers|needs more than its 0 numbers"),
         ("data.pkl", None, "no or several data.pkl"),
         ("data.pkl", b"\x80\x02}.", "no module in it"),
-        ("data.pkl", b"\x80\x02c__torch__ M\n)\x81}X\x01\0\0\0ac__torch__ M\n)\x81s", "a pickle without an end"),
+        ("data.pkl", b"\x80\x02c__torch__\nM\n)\x81}X\x01\0\0\0ac__torch__\nM\n)\x81s", "a pickle without an end"),
         ("byteorder", b"big", "aren't little-endian"),
     ],
 )
@@ -90,7 +90,7 @@ def test_archives_that_were_tampered_with(name: str, data: bytes | None, sentenc
 
 def test_modules_in_themselves_have_an_end(archive: Path) -> None:
     # M.state = {"a": M}, by way of the memo
-    loop = b"\x80\x02c__torch__ M\n)\x81q\x00}X\x01\0\0\0ah\x00sb."
+    loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\0\0\0ah\x00sb."
     with pytest.raises(UserError, match="modules without end"):
         read_torchscript(changed(archive, "data.pkl", loop))
 
