@@ -251,8 +251,8 @@ def sparse_tensors(folder: Path, sentinel: Path) -> Path:
 HOSTILE = {
     plain_pickle: r"a pickle that names (posix|os)\.system",
     evaluating_pickle: r"a pickle that names builtins\.eval",
-    zip_pickle: "not a whole file of plain tensors .*Weights only load failed",
-    legacy_pickle: r"not a whole file of plain tensors .*(Weights only load failed|system)",
+    zip_pickle: r"not a whole file of plain tensors \(a pickle that names (posix|os)\.system",
+    legacy_pickle: r"not a whole file of plain tensors \(a pickle that names (posix|os)\.system",
     torchscript_pickle: r"a TorchScript archive with a pickle that names (posix|os)\.system",
     torchscript_of_another: "is no CLIP that is known here: it has no tensor at all",
     instantiator: r"it names 'os\.system' to be called",
@@ -366,6 +366,6 @@ def test_what_a_constructor_can_t_take_is_one_sentence() -> None:
 def test_a_state_dict_that_hides_code_deep_inside(folder: Path, tmp_path: Path) -> None:
     sentinel = tmp_path / "sentinel"
     saved({"state_dict": to_open_clip(model_of(VIT)), "optimizer": {"x": [Malice(sentinel)]}}, folder / "x.pt")
-    with pytest.raises(UserError, match="Weights only load failed"):
+    with pytest.raises(UserError, match=r"a pickle that names (posix|os)\.system"):
         load(folder / "x.pt")
     assert not sentinel.exists()

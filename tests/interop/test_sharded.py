@@ -46,6 +46,7 @@ def save_from_ranks(rank: int, world: int, folder: str) -> int:
     return len(list(model.parameters()))
 
 
+@pytest.mark.slow
 def test_shards_of_two_ranks_are_joined(tmp_path: Path) -> None:
     run = tmp_path / "run"
     folder = run / "checkpoints" / "last.ckpt"
@@ -134,7 +135,7 @@ def test_code_in_any_part_never_runs(sharded: Path, tmp_path: Path) -> None:
         read(sharded)
     (sharded / ".metadata").write_bytes(whole)
     torch.save({"diptych": Malice(sentinel)}, sharded / "meta.pt")
-    with pytest.raises(UserError, match="Weights only load failed"):
+    with pytest.raises(UserError, match=r"a pickle that names (posix|os)\.system"):
         read(sharded)
     (sharded / "meta.pt").write_bytes(rest)
     pieces = sharded / "__0_0.distcp"

@@ -79,7 +79,11 @@ def changed(archive: Path, name: str, data: bytes | None) -> Path:
         ("data/3", b"\0\0", "that needs more than its 1 numbers|needs more than its 0 numbers"),
         ("data.pkl", None, "no or several data.pkl"),
         ("data.pkl", b"\x80\x02}.", "no module in it"),
-        ("data.pkl", b"\x80\x02c__torch__\nM\n)\x81}X\x01\0\0\0ac__torch__\nM\n)\x81s", "a pickle without an end"),
+        (
+            "data.pkl",
+            b"\x80\x02c__torch__\nM\n)\x81}X\x01\0\0\0ac__torch__\nM\n)\x81s",
+            "pickle exhausted before seeing STOP",
+        ),
         ("byteorder", b"big", "aren't little-endian"),
     ],
 )

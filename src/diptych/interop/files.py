@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -39,8 +40,14 @@ def read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise refuse(path, f"not a whole file of plain tensors ({first})") from error
+        raise refuse(path, f"not a whole file of plain tensors ({_cause(error)})") from error
+
+
+def _cause(error: Exception) -> str:
+    # torch's own sentence goes on to advise opening the file in the unsafe way.
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"a pickle that names {named[1]}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:

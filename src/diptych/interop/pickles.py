@@ -69,7 +69,7 @@ def read(source: bytes | IO[bytes], allowed: Callable[[str], bool]) -> Any:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise Refused(f"a damaged pickle: {error}") from error
-    raise Refused("a pickle without an end")
+    raise Refused("a pickle without an end")  # pickletools says so itself
 
 
 class _Machine:
