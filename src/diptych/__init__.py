@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("data", "evaluation", "loss", "study", "towers", "training"):
+    if name in ("data", "evaluation", "interop", "loss", "study", "towers", "training"):
         return importlib.import_module(f"diptych.{name}")
     raise AttributeError(f"module 'diptych' has no attribute {name!r}")
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from diptych.errors import UserError
 
-ALLOWED_MODULES = ("diptych.towers.",)
-ALLOWED = frozenset({"torch.nn.GELU", "torch.nn.modules.activation.GELU"})
+OURS = re.compile(r"diptych\.towers\.[a-z0-9_]+\.[A-Za-z]\w*")
+ALLOWED = {"torch.nn.GELU": nn.GELU, "torch.nn.modules.activation.GELU": nn.GELU}
 
 
 def build(config: Any) -> Any:
     """Instantiate nested `_target_` mappings, with `_partial_`, of the towers only.
 
-    Raises UserError for any other target, naming it.
+    Raises UserError for any other target, naming it, and for arguments that a tower does not take.
     """
     if isinstance(config, list | tuple):
         return [build(entry) for entry in config]
@@ -30,11 +33,30 @@ def build(config: Any) -> Any:
     if "_target_" not in config:
         return arguments
     target = config["_target_"]
-    if not isinstance(target, str) or not (target.startswith(ALLOWED_MODULES) or target in ALLOWED):
-        raise UserError(f"The checkpoint's config wants to build {target!r}, which is no tower of ours: refused.")
-    module, _, name = target.rpartition(".")
+    made = _class(target)
+    if config.get("_partial_") is True:
+        return functools.partial(made, **arguments)
     try:
-        made = getattr(importlib.import_module(module), name)
-        return functools.partial(made, **arguments) if config.get("_partial_") else made(**arguments)
-    except (ImportError, AttributeError, TypeError) as error:
+        return made(**arguments)
+    except UserError:
+        raise
+    except Exception as error:  # whatever values from elsewhere bring a constructor to raise
         raise UserError(f"The checkpoint's config can't be built by this version: {target}: {error}.") from error
+
+
+def _class(target: Any) -> type[nn.Module]:
+    """A tower, or a part of one, that is defined in the module which the target names: what a module imports
+    can be reached through it too, and is refused."""
+    if isinstance(target, str) and target in ALLOWED:
+        return ALLOWED[target]
+    found = None
+    if isinstance(target, str) and OURS.fullmatch(target):
+        module, _, name = target.rpartition(".")
+        try:
+            found = vars(importlib.import_module(module)).get(name)
+        except ImportError as error:
+            raise UserError(f"The checkpoint's config can't be built by this version: {target}: {error}.") from error
+        if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module:
+            return found
+    named = target if isinstance(target, str) else type(target).__name__
+    raise UserError(f"The checkpoint's config wants to build {named!r}, which is no tower of ours: refused.")

@@ -1,20 +1,20 @@
-"""From a run, or a checkpoint file, to a model that is ready to use. Files are read as data, never executed."""
+"""From a run, or weights of any known format, to a model that is ready to use. Files are data, never executed."""
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.batch import normalise
-from diptych.building import build
 from diptych.data.image import eval_pixels
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
+from diptych.interop.files import read_torch
+from diptych.interop.own import refuse_instantiator
+from diptych.interop.reading import read
 from diptych.towers.clip import CLIP
 
 
@@ -35,64 +35,42 @@ class Loaded:
         return normalise(pixels[None], self.model.mean, self.model.std)[0]
 
 
-def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that a run folder or a file stands for. Raises UserError when there is none."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise UserError(f"checkpoint={path} does not exist: give a run's folder or a checkpoint file.")
-    return path
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The tensors and plain data of a checkpoint. Raises UserError for anything else, and runs none of it."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint={path} is refused: not a whole file of plain tensors ({first}).") from error
+    """The tensors and plain data of a checkpoint of ours. Raises UserError for anything else, and runs none of it."""
+    checkpoint = read_torch(path)
     if not isinstance(checkpoint, dict) or "diptych" not in checkpoint:
         raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
+    refuse_instantiator(checkpoint, path)
     return checkpoint
 
 
-def load(path: str | Path) -> Loaded:
-    """Open a run folder (its last checkpoint) or a `.ckpt` file.
+def load(
+    path: str | Path,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    quick_gelu: bool | None = None,
+) -> Loaded:
+    """Open a run folder (its last checkpoint), a checkpoint file, an exported folder, or what OpenAI, open_clip or
+    Hugging Face wrote.
 
+    image_size, context_length: other than the checkpoint's: positions are resampled, which is logged
+    quick_gelu: the activation, for an OpenAI-named state dict without a config beside it
+
+    The weights are computed with in float32, whatever they were stored in.
     Raises UserError for a missing, damaged, foreign or ill-fitting file, naming what does not fit.
     """
-    file = checkpoint_file(path)
-    checkpoint = read_checkpoint(file)
-    describe = checkpoint["diptych"]
-    model = build(describe["model"])
-    if not isinstance(model, CLIP):
-        raise UserError(f"checkpoint={file} describes no model of two towers: refused.")
-    state = {
-        key.removeprefix("model."): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("model.")
-    }
-    fit_state(model, state, str(file))
-    return Loaded(
-        model.eval(),
-        Tokenizer(context_length=model.context_length),
-        describe,
-        int(checkpoint.get("global_step", 0)),
-        file,
-    )
+    weights = read(path, quick_gelu)
+    if image_size is not None or context_length is not None:
+        weights = weights.resized(image_size, context_length)
+    model = weights.model()
+    describe = {"model": weights.config, **weights.describe}
+    return Loaded(model, _tokenizer(model, weights.path), describe, weights.step, weights.path)
 
 
-def fit_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state`, or say in one sentence which key of `source` does not fit."""
-    expected = model.state_dict()
-    for key in expected.keys() ^ state.keys():
-        side = "lacks" if key in expected else "has the unknown key"
-        raise UserError(f"{source} is of another model: it {side} {key}.")
-    for key, value in state.items():
-        if value.shape != expected[key].shape:
-            raise UserError(
-                f"{source} is of another model: {key} is {list(value.shape)} there and"
-                f" {list(expected[key].shape)} here."
-            )
-    model.load_state_dict(state)
+def _tokenizer(model: CLIP, path: Path) -> Tokenizer:
+    ids = len(model.state_dict()["text.token_embedding.weight"])
+    if ids != Tokenizer.vocab_size:
+        raise UserError(
+            f"checkpoint={path} was trained on another vocabulary: it has {ids} ids, OpenAI's {Tokenizer.vocab_size}."
+        )
+    return Tokenizer(context_length=model.context_length)

@@ -211,9 +211,21 @@ def pack(cfg: DictConfig) -> None:
     instantiate(cfg.source, _convert_="all")
 
 
+def convert(cfg: DictConfig) -> Path:
+    """Write a checkpoint in another format; returns the file or folder."""
+    from diptych.interop.writing import convert as write
+
+    for key in ("checkpoint", "format", "out"):
+        _given(cfg, key)
+    out = write(**{str(key): value for key, value in cfg.items()})
+    print(f"converted: {out}", flush=True)
+    return out
+
+
 def _given(cfg: DictConfig, key: str) -> str:
     if OmegaConf.is_missing(cfg, key):
-        raise UserError(f"{key}= is missing: type {key}=RUN_DIR or a checkpoint file.")
+        what = {"format": "diptych, openai, open_clip or huggingface", "out": "a new name"}
+        raise UserError(f"{key}= is missing: type {key}={what.get(key, 'RUN_DIR or a checkpoint file')}.")
     return cfg[key]
 
 
@@ -278,4 +290,4 @@ def _write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-__all__ = ["embed", "evaluate", "fit", "main", "pack", "report", "train", "user_error"]
+__all__ = ["convert", "embed", "evaluate", "fit", "main", "pack", "report", "train", "user_error"]

@@ -14,6 +14,7 @@ from diptych.config import ROOT, register_resolvers
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
+GROUPLESS = ("convert",)
 GIVEN = {"webdataset": ["data.shards=x.tar"], "folder": ["data.path=x"], "benchmark": ["data.path=x"]}
 
 
@@ -25,6 +26,7 @@ def choices() -> Iterator[tuple[str, list[str]]]:
                 if entry == "train" and file.stem in ("folder", "benchmark"):
                     continue
                 yield entry, [f"{group}={file.stem}", *GIVEN.get(file.stem, [])]
+    yield from ((entry, []) for entry in GROUPLESS)
     for file in sorted((ROOT / "conf/model/text").glob("*.yaml")):
         yield "train", [f"model/text={file.stem}"]
 

@@ -1,0 +1,44 @@
+"""Weights of OpenAI, open_clip and Hugging Face: in and out, without a digit lost, and read as data.
+
+One file a format; `names` and `architecture` are what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from diptych.interop.architecture import infer
+from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
+from diptych.interop.open_clip import with_config
+from diptych.interop.weights import model_of
+from diptych.towers.clip import CLIP
+
+__all__ = ["from_open_clip", "to_open_clip"]
+
+
+def to_open_clip(model: CLIP) -> dict[str, Tensor]:
+    """The model's state dict in OpenAI's names, which open_clip loads with strict=True; tensors are shared."""
+    return openai_from_ours(model.state_dict())
+
+
+def from_open_clip(
+    state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, quick_gelu: bool | None = None
+) -> CLIP:
+    """A model of ours, in eval mode and float32, from a state dict of open_clip or OpenAI; tensors are copied.
+
+    config: open_clip's `model_cfg`, where heads aren't one per 64 channels, or the activation isn't QuickGELU
+    quick_gelu: says the activation itself; names and shapes don't. None: as `config` says, else OpenAI's QuickGELU
+
+    Raises UserError for a state dict of another family, or for a key that is missing, unknown or of another shape.
+    """
+    ours = ours_from_openai(state)
+    architecture = infer(ours, "The state dict")
+    if config is not None:
+        architecture = with_config(architecture, config, "The config")
+    if quick_gelu is not None:
+        architecture = replace(architecture, image_quick=quick_gelu, text_quick=quick_gelu)
+    return model_of(architecture.config(), ours, "The state dict", to_openai)

@@ -1,0 +1,202 @@
+"""Files from elsewhere, read as data: torch's, safetensors, JSON, YAML. All else is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diptych.errors import UserError
+from diptych.interop import pickles
+
+MOST_PARTS = 10_000  # of a description: they have some dozens
+MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand
+LEGACY_HEADER = 3  # pickles before that of the object in torch's format of before 1.6
+
+
+def refuse(path: Path, reason: str) -> UserError:
+    """The sentence for a file that is no whole file of plain tensors."""
+    return UserError(f"checkpoint={path} is refused: {' '.join(reason.split())}.")
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, if it is tensors and plain data alone. Raises UserError for anything else."""
+    if zipfile.is_zipfile(path):
+        with open_archive(path) as archive:
+            check_sizes(path, archive.infolist())
+    else:
+        _check_legacy(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise refuse(path, f"not a whole file of plain tensors ({_cause(error)})") from error
+
+
+def _cause(error: Exception) -> str:
+    # torch's own sentence goes on to advise opening the file in the unsafe way.
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"a pickle that names {named[1]}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """A zip whose names stay inside it. Raises UserError for damage, paths, links and names that occur twice."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise refuse(path, f"not a whole file of plain tensors ({error})") from error
+    seen: set[str] = set()
+    for entry in archive.infolist():
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(entry.external_attr >> 16):
+            raise refuse(path, f"its entry {entry.filename!r} points outside of it")
+        if entry.filename in seen:
+            raise refuse(path, f"its entry {entry.filename!r} is there twice")
+        seen.add(entry.filename)
+    return archive
+
+
+def check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """torch doesn't compress, so nothing can be larger than the file. Raises UserError where it would be."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise refuse(path, f"its entry {entry.filename!r} is compressed, which torch's files never are")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise refuse(path, "its entries are larger than the file")
+
+
+def _check_legacy(path: Path) -> None:
+    """Before torch 1.6 sizes stood in the pickle, and torch would allocate what they say before it reads."""
+    try:
+        with path.open("rb") as file:
+            for _ in range(LEGACY_HEADER):
+                pickles.read(file, lambda name: False)
+            promised = _promised(pickles.read(file, lambda name: True))
+    except pickles.Refused as error:
+        raise refuse(path, f"not a whole file of plain tensors ({error})") from error
+    if promised > path.stat().st_size:
+        raise refuse(path, f"it promises {promised:,} numbers in {path.stat().st_size:,} bytes")
+
+
+def _promised(tree: Any) -> int:
+    """Numbers in all storages that a pickle refers to, each once."""
+    found: dict[Any, int] = {}
+    seen: set[int] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, pickles.Stored):
+            reference = node.reference
+            if isinstance(reference, tuple) and len(reference) >= 5 and isinstance(reference[4], int):
+                found[str(reference[2])] = reference[4]
+        elif isinstance(node, pickles.Made):
+            waiting += [node.arguments, node.state, node.entries]
+        elif isinstance(node, dict):
+            waiting += [*node.keys(), *node.values()]
+        elif isinstance(node, list | tuple):
+            waiting += node
+    return sum(found.values())
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises UserError for a header that doesn't fit the file."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise refuse(path, f"not a whole safetensors file ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for anything else."""
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON object: {error}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object but a {type(found).__name__}.")
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping of plain data. Raises UserError for tags that make objects, and for aliases."""
+    text = _text(path)
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{path} is refused: it has aliases, which can grow without bound.")
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path} is refused: not a mapping of plain data ({first}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is refused: not a mapping of plain data but a {type(found).__name__}.")
+    return found
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: it says what the weights beside it are.")
+    if path.stat().st_size > MOST_TEXT:
+        raise UserError(f"{path} is refused: a config of {path.stat().st_size:,} bytes.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}.") from error
+
+
+def plain_data(found: Any, path: Path) -> Any:
+    """A description as dictionaries, lists, numbers and text alone. Raises UserError for anything else, and for what
+    is too large: parts that are shared could stand for more than any memory holds."""
+    left = MOST_PARTS
+
+    def copy(node: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise refuse(path, f"its description has more than {MOST_PARTS:,} parts")
+        if isinstance(node, Mapping):
+            if not all(isinstance(key, str) for key in node):
+                raise refuse(path, "its description has a key that is no text")
+            return {key: copy(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [copy(part) for part in node]
+        if (isinstance(node, int) and abs(node) >= 2**63) or (isinstance(node, str) and len(node) > MOST_PARTS):
+            raise refuse(path, "its description holds a number or a text beyond all measure")
+        if node is None or isinstance(node, str | int | float):
+            return node
+        raise refuse(path, f"its description holds a {type(node).__name__}, which is no plain data")
+
+    try:
+        return copy(found)
+    except RecursionError as error:
+        raise refuse(path, "its description has no end") from error
+
+
+def plain_state(found: Any, path: Path) -> dict[str, Tensor]:
+    """A mapping of names to tensors that are no larger than what the file holds. Raises UserError otherwise."""
+    if not isinstance(found, Mapping):
+        raise refuse(path, f"it holds no state dict but a {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            named = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+            raise refuse(path, f"its state dict holds a {type(value).__name__} under {named}, no tensor")
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise refuse(path, f"{name} is no plain tensor ({value.layout}, {value.device})")
+    promised = sum(value.numel() * value.element_size() for value in found.values())
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in found.values()}
+    if promised > sum(storages.values()):
+        raise refuse(path, f"its tensors promise {promised:,} bytes and hold {sum(storages.values()):,}")
+    return dict(found)

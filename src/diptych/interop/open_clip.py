@@ -1,0 +1,151 @@
+"""open_clip: OpenAI's names, and `open_clip_config.json`, which says what names and shapes don't."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diptych.errors import UserError
+from diptych.interop.architecture import HEAD_WIDTH, STRIDE, Architecture, architecture_of, infer
+from diptych.interop.files import read_json
+from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
+from diptych.interop.weights import Weights
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# In its own order of preference.
+CANDIDATES = (
+    WEIGHTS,
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+TEXT_HEADS = 8  # where its config doesn't say
+# What towers here can be, and settings that change nothing once trained; whatever else is set asks for others.
+KNOWN = {
+    "vision_cfg": {"layers", "width", "head_width", "patch_size", "image_size", "patch_dropout", "output_tokens"},
+    "text_cfg": {"layers", "width", "heads", "context_length", "vocab_size", "output_tokens"},
+}
+DEFAULTS = {"mlp_ratio": 4.0, "pool_type": ("tok", "argmax"), "pos_embed_type": "learnable", "proj_type": "linear"}
+DEFAULTS |= {"attn_pooler_queries": 256, "attn_pooler_heads": 8, "timm_pool": "avg", "timm_proj": "linear"}
+DEFAULTS |= {"eos_id": 2, "hf_model_pretrained": True}
+log = logging.getLogger(__name__)
+
+
+def with_config(found: Architecture, config: Mapping[str, Any], source: str) -> Architecture:
+    """The architecture that names and shapes gave, with what open_clip's `model_cfg` adds: heads and activation.
+
+    Raises UserError where it says something else than the weights, or asks for what towers here can't be.
+    """
+    vision, text = _tower(config, "vision_cfg", source), _tower(config, "text_cfg", source)
+    said = {
+        "embed_dim": config.get("embed_dim"),
+        "image_size": _side(vision.get("image_size"), source),
+        "image_layers": tuple(depth) if isinstance(depth := vision.get("layers"), list) else depth,
+        "image_width": vision.get("width"),
+        "text_width": text.get("width"),
+        "text_layers": text.get("layers"),
+        "context_length": text.get("context_length"),
+        "vocab_size": text.get("vocab_size"),
+    }
+    for key, value in said.items():
+        if value is not None and value != getattr(found, key):
+            raise UserError(f"{source} says that {key} is {value}, and the weights beside it {getattr(found, key)}.")
+    quick = config.get("quick_gelu", False) is True
+    width = found.image_width * (STRIDE if found.patch_size is None else 1)
+    head_width, text_heads = vision.get("head_width", HEAD_WIDTH), text.get("heads", TEXT_HEADS)
+    if not all(type(number) is int and number > 0 for number in (head_width, text_heads)):
+        raise UserError(f"{source} is refused: head_width={head_width}, heads={text_heads} are no counts.")
+    image_heads = max(1, width // head_width)
+    return replace(found, image_heads=image_heads, text_heads=text_heads, image_quick=quick, text_quick=quick)
+
+
+def _tower(config: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
+    tower = config.get(name, {})
+    if not isinstance(tower, Mapping):
+        raise UserError(f"{source} is refused: its {name} is no mapping.")
+    for key, value in tower.items():
+        default = DEFAULTS.get(key)
+        usual = value in default if isinstance(default, tuple) else value == default
+        if key not in KNOWN[name] and value and not usual:
+            raise UserError(f"{source} asks for {name}.{key}={value}, which no tower here is.")
+    return tower
+
+
+def _side(size: Any, source: str) -> int | None:
+    if isinstance(size, list):
+        if len(set(size)) != 1:
+            raise UserError(f"{source} asks for images of {size}: towers here are made for squares.")
+        return size[0]
+    return size
+
+
+def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
+    """With the config that lies beside `path`."""
+    source = path.parent / CONFIG
+    config = read_json(source)
+    model, pictures = config.get("model_cfg", config), config.get("preprocess_cfg", {})
+    if not isinstance(model, Mapping) or not isinstance(pictures, Mapping):
+        raise UserError(f"{source} is refused: its model_cfg or preprocess_cfg is no mapping.")
+    ours = ours_from_openai(state)
+    architecture = with_config(infer(ours, str(path)), model, str(source))
+    mean, std = pictures.get("mean") or architecture.mean, pictures.get("std") or architecture.std
+    architecture = replace(architecture, mean=tuple(mean), std=tuple(std))
+    for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest")):
+        if pictures.get(key, usual) != usual:
+            log.warning("%s prepares pictures with %s=%s, we with %s", source, key, pictures[key], usual)
+    return Weights(architecture.config(), ours, path, {"origin": {"format": "open_clip"}}, spell=to_openai)
+
+
+def write(weights: Weights, out: Path) -> None:
+    """A folder that open_clip opens as `local-dir:`. Raises UserError for a model that it has no words for."""
+    architecture = architecture_of(weights.check(), "open_clip")
+    config = {
+        "model_cfg": model_cfg(architecture),
+        "preprocess_cfg": {
+            "mean": list(architecture.mean),
+            "std": list(architecture.std),
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    state = {name: value.contiguous() for name, value in openai_from_ours(weights.state).items()}
+    save_file(state, out / WEIGHTS, metadata={"format": "pt"})
+
+
+def model_cfg(architecture: Architecture) -> dict[str, Any]:
+    """open_clip's config of the model."""
+    if architecture.patch_size is not None and architecture.image_quick != architecture.text_quick:
+        raise UserError("open_clip has one activation for both towers and this model two: take format=huggingface.")
+    width = architecture.image_width * (STRIDE if architecture.patch_size is None else 1)
+    layers = architecture.image_layers
+    return {
+        "embed_dim": architecture.embed_dim,
+        "quick_gelu": architecture.text_quick,
+        "vision_cfg": {
+            "image_size": architecture.image_size,
+            "layers": list(layers) if isinstance(layers, tuple) else layers,
+            "width": architecture.image_width,
+            "patch_size": architecture.patch_size,
+            "head_width": width // architecture.image_heads,
+        },
+        "text_cfg": {
+            "context_length": architecture.context_length,
+            "vocab_size": architecture.vocab_size,
+            "width": architecture.text_width,
+            "heads": architecture.text_heads,
+            "layers": architecture.text_layers,
+        },
+    }

@@ -1,0 +1,78 @@
+"""Our own: the checkpoint of a run, and a folder of `model.safetensors` and `config.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diptych.errors import UserError
+from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
+from diptych.interop.weights import Weights
+
+CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+PREFIX = "model."  # of the module that trains it
+
+
+def from_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> Weights:
+    """What a run of ours saved. Raises UserError for one that others wrote."""
+    refuse_instantiator(checkpoint, path)
+    describe = checkpoint.get("diptych")
+    if not isinstance(describe, Mapping) or not isinstance(describe.get("model"), Mapping):
+        raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
+    state = checkpoint.get("state_dict")
+    state = {
+        key.removeprefix(PREFIX): value
+        for key, value in (state.items() if isinstance(state, Mapping) else ())
+        if isinstance(key, str) and key.startswith(PREFIX)
+    }
+    step = checkpoint.get("global_step", 0)
+    return _weights(describe, plain_state(state, path), path, step if type(step) is int else 0)
+
+
+def refuse_instantiator(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Lightning would import and call what a checkpoint names there. Raises UserError for one that does."""
+    for part in (checkpoint, *checkpoint.values()):
+        if isinstance(part, Mapping) and "_instantiator" in part:
+            named = part["_instantiator"] if isinstance(part["_instantiator"], str) else "something"
+            raise refuse(path, f"it names {named!r} to be called by whoever loads it (_instantiator)")
+
+
+def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
+    """With the `config.yaml` that lies beside `path`."""
+    source = path.parent / CONFIG
+    describe = read_yaml(source)
+    if not isinstance(describe.get("model"), Mapping):
+        raise UserError(f"{source} has no `model:`: it does not say what the weights beside it are.")
+    step = describe.get("step", 0)
+    return _weights(describe, dict(state), path, step if type(step) is int else 0)
+
+
+def _weights(describe: Mapping[str, Any], state: dict[str, Tensor], path: Path, step: int) -> Weights:
+    rest = plain_data(describe, path)
+    config = rest.pop("model")
+    rest.pop("step", None)
+    if not isinstance(rest.get("origin", {}), Mapping):
+        del rest["origin"]
+    return Weights(config, state, path, rest, step)
+
+
+def write(weights: Weights, out: Path) -> None:
+    """A folder that `diptych.load` opens: the weights as they are, and what the model is."""
+    weights.check()
+    out.mkdir(parents=True, exist_ok=True)
+    describe = {"model": weights.config, **weights.describe, "step": weights.step}
+    (out / CONFIG).write_text(yaml.dump(describe, Dumper=_Plain, sort_keys=False))
+    state = {name: value.contiguous() for name, value in weights.state.items()}
+    save_file(state, out / WEIGHTS, metadata={"format": "pt"})
+
+
+class _Plain(yaml.SafeDumper):
+    """Without aliases, which the reader refuses."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
