@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 RECIPE ?= demo
 STEPS ?=
 TORCH_INDEX ?=
@@ -12,10 +13,10 @@ CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench lint figures clean
+.PHONY: help setup demo test test-slow peers peers-table bench lint figures clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## .venv with everything; nothing to do the second time
 
@@ -33,6 +34,16 @@ test: $(READY) ## the fast suite, with line coverage of src/diptych
 test-slow: $(READY) ## the long proofs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10
 
+peers: $(PEERS)/.ready ## .venv-peers with open_clip and transformers, to compare with; nothing to do the second time
+
+$(PEERS)/.ready: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r tests/peers/requirements.txt
+	@touch $@
+
+peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
+	$(BIN)/python tests/peers/table.py
+
 bench: $(READY) ## the benchmarks: ratios in one run
 	$(BIN)/python benchmarks/stream.py
 
@@ -47,5 +58,5 @@ figures: $(READY) ## the README's figure from the newest demo run
 	$(BIN)/python -c "from pathlib import Path; from diptych.study.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
 
-clean: ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+clean: ## remove .venv, .venv-peers and caches; runs stay
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
