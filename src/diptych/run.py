@@ -21,7 +21,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.config import ROOT, register_resolvers, sentence, user_error, validate
+from diptych.config import (
+    ROOT,
+    check_start,
+    register_resolvers,
+    sentence,
+    split_pretrained,
+    user_error,
+    validate,
+)
 from diptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,7 +92,9 @@ def train(cfg: DictConfig) -> Path:
         cfg = _resumed(cfg, run_dir)
     cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     validate(cfg)
-    _warn_if_slow(cfg)
+    if not resume:
+        check_start(cfg)
+    _warn_if_slow(cfg, _hollow(cfg))
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(run_dir / "environment.txt", environment())
@@ -111,9 +121,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
+    model, described = _model(cfg, resume)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
-    model = instantiate(cfg["model"], _convert_="all").to(memory_format=torch.channels_last)
     data.evaluate = _affordable(data.evaluate, model)
     module = ContrastiveModule(
         model,
@@ -121,7 +132,7 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {"model": cfg["model"], "name": cfg["name"], "seed": cfg["seed"]},
+        {"model": described, "name": cfg["name"], "seed": cfg["seed"]},
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -132,6 +143,22 @@ def fit(run_dir: Path, resume: bool) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def _model(cfg: dict[Any, Any], resume: bool) -> tuple[CLIP, dict[str, Any]]:
+    """The config's model, with the weights a new run starts from and with what is not trained frozen; and what a
+    checkpoint says of it."""
+    from diptych.pretrained import start_from
+
+    described, paths = split_pretrained(cfg["model"])
+    model = instantiate(described, _convert_="all")
+    notes = [note for tower, path in paths.items() if not resume for note in start_from(model, path, tower)]
+    # A run from before there was fine-tuning has no such key.
+    chosen = instantiate(cfg["finetune"])(model) if "finetune" in cfg else None
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        for note in filter(None, (*notes, chosen)):
+            print(f"model: {note}", flush=True)
+    return model, described
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
@@ -243,7 +270,19 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     return resumed
 
 
-def _warn_if_slow(cfg: DictConfig) -> None:
+def _hollow(cfg: DictConfig) -> CLIP:
+    """The config's model without memory: whatever can't be built, or can't be frozen, is refused here."""
+    import torch
+
+    described, _ = split_pretrained(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
+    with torch.device("meta"):
+        model = instantiate(described, _convert_="all")
+    if "finetune" in cfg:
+        instantiate(cfg.finetune)(model)
+    return model
+
+
+def _warn_if_slow(cfg: DictConfig, hollow: CLIP) -> None:
     """One sentence, on a machine without a GPU, when a step will take long."""
     import torch
 
@@ -251,8 +290,7 @@ def _warn_if_slow(cfg: DictConfig) -> None:
 
     if torch.cuda.is_available():
         return
-    with torch.device("meta"):
-        flops = training_flops(instantiate(cfg.model, _convert_="all")) * cfg.data.batch_size
+    flops = training_flops(hollow) * cfg.data.batch_size
     seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
     if seconds > 5:
         print(
