@@ -23,7 +23,7 @@ RESNET = {
 }  # fmt: skip
 TEXT = {
     "_target_": "diptych.towers.text.TextTransformer",
-    "embed_dim": 12, "width": 16, "layers": 1, "heads": 2, "context_length": 10, "vocab_size": 30,
+    "embed_dim": 12, "width": 16, "layers": 1, "heads": 2, "context_length": 10, "vocab_size": 49408,
 }  # fmt: skip
 
 
@@ -138,6 +138,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, name: str) -> None:
     file = checkpoint(tmp_path / "a.ckpt", described)
     with pytest.raises(UserError, match=rf"model\.pretrained=\S+a\.ckpt .*{message}"):
         start_from(fresh(), file)
+
+
+def test_another_vocabulary_is_named(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "a.ckpt", config())
+    with pytest.raises(UserError, match=r"text\.token_embedding\.weight is \[49408, 16\] there and \[30, 16\] here"):
+        start_from(fresh(text={"vocab_size": 30}), file)
+    start_from(fresh(text={"vocab_size": 30}), file, "image")  # no word of it
 
 
 def test_a_towers_stem_shows_in_no_shape_but_counts(tmp_path: Path) -> None:

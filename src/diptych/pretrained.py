@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
-from diptych.loading import fit_state, load
+from diptych.loading import load
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions
 
@@ -37,11 +37,26 @@ def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[
     taken, notes = _resampled(model, taken)
     own = {} if tower is None else model.state_dict()
     kept = {name: value for name, value in own.items() if name.partition(".")[0] != tower}
-    fit_state(model, kept | taken, source)
+    _fit(model, kept | taken, source)
     _check_settings(model, there, tower, source)
     if tower != "text":
         _check_pixels(model, there.mean, there.std, source)
     return [f"starts from {source}, {len(taken)} tensors", *notes]
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state`, or say in one sentence which key does not fit, and how."""
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in state:
+            raise UserError(f"{source} is of another model than the config's: it lacks {name}.")
+        if (found := list(state[name].shape)) != shape:
+            raise UserError(
+                f"{source} is of another model than the config's: {name} is {found} there and {shape} here."
+            )
+    for name in state.keys() - expected.keys():
+        raise UserError(f"{source} is of another model than the config's: it has the unknown key {name}.")
+    model.load_state_dict(state)
 
 
 def _resampled(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -123,6 +138,6 @@ def _start_trunk(model: CLIP, path: Path, source: str) -> list[str]:
         raise UserError(f"{source} is refused: not a state dict of tensors, as timm writes it.")
     heads = tuple(f"{name}." for name in tower.classifier)
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
-    fit_state(tower.trunk, state, source)
+    _fit(tower.trunk, state, source)
     _check_pixels(model, tower.mean, tower.std, source)
     return [f"starts from {source}, {len(state)} tensors of timm's {tower.name}"]

@@ -21,15 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.config import (
-    ROOT,
-    check_start,
-    register_resolvers,
-    sentence,
-    split_pretrained,
-    user_error,
-    validate,
-)
+from diptych.config import ROOT, check_start, register_resolvers, sentence, split_pretrained, user_error, validate
 from diptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +86,7 @@ def train(cfg: DictConfig) -> Path:
     validate(cfg)
     if not resume:
         check_start(cfg)
-    _warn_if_slow(cfg, _hollow(cfg))
+    _warn_if_slow(cfg)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(run_dir / "environment.txt", environment())
@@ -121,7 +113,9 @@ def fit(run_dir: Path, resume: bool) -> None:
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
-    model, described = _model(cfg, resume)
+    model, described, notes = _model(cfg, start=not resume)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
@@ -145,20 +139,19 @@ def fit(run_dir: Path, resume: bool) -> None:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
 
 
-def _model(cfg: dict[Any, Any], resume: bool) -> tuple[CLIP, dict[str, Any]]:
-    """The config's model, with the weights a new run starts from and with what is not trained frozen; and what a
-    checkpoint says of it."""
-    from diptych.pretrained import start_from
-
+def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:
+    """The config's model, with the weights it starts from and with what is not trained frozen; what a checkpoint
+    says of it; and notes for the log. start: whether the run is new, and reads those weights"""
     described, paths = split_pretrained(cfg["model"])
     model = instantiate(described, _convert_="all")
-    notes = [note for tower, path in paths.items() if not resume for note in start_from(model, path, tower)]
-    # A run from before there was fine-tuning has no such key.
-    chosen = instantiate(cfg["finetune"])(model) if "finetune" in cfg else None
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        for note in filter(None, (*notes, chosen)):
-            print(f"model: {note}", flush=True)
-    return model, described
+    notes = []
+    if start and paths:
+        from diptych.pretrained import start_from
+
+        notes = [note for tower, path in paths.items() for note in start_from(model, path, tower)]
+    if "finetune" in cfg:  # not in the config of a run from before there was any
+        notes += instantiate(cfg["finetune"])(model)
+    return model, described, notes
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
@@ -270,27 +263,18 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     return resumed
 
 
-def _hollow(cfg: DictConfig) -> CLIP:
-    """The config's model without memory: whatever can't be built, or can't be frozen, is refused here."""
-    import torch
-
-    described, _ = split_pretrained(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
-    with torch.device("meta"):
-        model = instantiate(described, _convert_="all")
-    if "finetune" in cfg:
-        instantiate(cfg.finetune)(model)
-    return model
-
-
-def _warn_if_slow(cfg: DictConfig, hollow: CLIP) -> None:
-    """One sentence, on a machine without a GPU, when a step will take long."""
+def _warn_if_slow(cfg: DictConfig) -> None:
+    """One sentence, on a machine without a GPU, when a step will take long. The model is built without memory, so
+    one that can't be built or frozen as said is refused here."""
     import torch
 
     from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
 
+    with torch.device("meta"):
+        model, *_ = _model(OmegaConf.to_container(cfg, resolve=True), start=False)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         return
-    flops = training_flops(hollow) * cfg.data.batch_size
+    flops = training_flops(model) * cfg.data.batch_size
     seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
     if seconds > 5:
         print(

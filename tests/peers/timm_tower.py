@@ -67,6 +67,13 @@ def refused(**given):
     return "built"
 
 
+# As `diptych.load` builds it: without memory, then the weights. What timm counts must be there again.
+swin = TimmTower("swin_tiny_patch4_window7_224.ms_in1k", 224, 12).eval()
+with torch.device("meta"):
+    again = TimmTower("swin_tiny_patch4_window7_224.ms_in1k", 224, 12).eval()
+again.to_empty(device="cpu").load_state_dict(swin.state_dict())
+picture = torch.randn(1, 3, 224, 224)
+found["from meta"] = torch.equal(swin(picture), again(picture))
 foreign = ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18", "local-dir:/tmp/x", "timm/resnet18", "resnet81"]
 found["refused"] = [
     *(refused(name=name) for name in (*foreign, "../x", "", 7, None)),

@@ -47,6 +47,7 @@ def test_real_models_of_timm() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    assert found.pop("from meta") is True
     refusals = found.pop("refused")
     assert len(refusals) == 12 and all("is no model that timm lists" in text for text in refusals[:9]), refusals
     for text, message in zip(

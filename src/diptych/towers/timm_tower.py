@@ -46,6 +46,7 @@ class TimmTower(nn.Module):
         width = getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features
         self.proj = nn.Linear(width, embed_dim, bias=False)
         nn.init.normal_(self.proj.weight, std=width**-0.5)
+        self.register_load_state_dict_post_hook(_count_again)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(self.trunk(images))
@@ -57,6 +58,13 @@ class TimmTower(nn.Module):
         )
         last = max(groups.values())
         return {f"trunk.{name}": last - group for name, group in groups.items()} | {"proj.weight": 0}
+
+
+def _count_again(tower: nn.Module, _: Any) -> None:
+    """What timm counts and no state dict holds (indices of windows), lost where a tower was built without memory."""
+    for module in tower.modules():
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
 
 
 def _timm() -> ModuleType:

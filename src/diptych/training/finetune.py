@@ -6,8 +6,8 @@ from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 
 
-def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", logit_scale: bool = True) -> str | None:
-    """Choose what of `model` is trained, in place; returns a sentence for the log, None where that is everything.
+def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", logit_scale: bool = True) -> list[str]:
+    """Choose what of `model` is trained, in place; returns what to say of it in the log, nothing for everything.
 
     image, text: "all" of the tower; "none" of it, as the image tower of LiT (Zhai et al. 2022, "Locked-image
         text Tuning"); or n, its last n blocks and its head (the last norm, the projection, the pooling)
@@ -33,7 +33,7 @@ def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", log
         )
     model.train(model.training)
     choice = f"image: {image}, text: {text}, logit_scale: {str(bool(logit_scale)).lower()}"
-    return f"{trained:,} of {every:,} parameters are trained ({choice})" if trained < every else None
+    return [f"{trained:,} of {every:,} parameters are trained ({choice})"] if trained < every else []
 
 
 def _limit(tower: str, given: str | int, blocks: int) -> int:
