@@ -115,10 +115,6 @@ def test_positions_of_a_resnets_pooling(tmp_path: Path) -> None:
 REFUSED = {
     "width": (config({"width": 32}), r"image\.[\w.]+ is \[[\d, ]*32[\d, ]*\] there and \[[\d, ]*16[\d, ]*\] here"),
     "layers": (config({"layers": 3}), r"unknown key image\.transformer\.resblocks\.2\."),
-    "vocabulary": (
-        config(text={"vocab_size": 31}),
-        r"text\.token_embedding\.weight is \[31, 16\] there and \[30, 16\]",
-    ),
     "activation": (
         config({"activation": {"_target_": "torch.nn.GELU"}}),
         r"has GELU\(approximate='none'\) at image\.transformer\.resblocks\.0\.mlp\.gelu and the config QuickGELU\(\)",
