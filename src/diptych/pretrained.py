@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
-from diptych.loading import load
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions
 
@@ -29,6 +28,8 @@ def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[
     source = f"{key}={path}"
     if tower == "image" and hasattr(model.image, "trunk") and _is_plain(Path(path)):
         return _start_trunk(model, Path(path), source)
+    from diptych.loading import load  # here, since it opens the data's libraries, which timm's own file needs none of
+
     try:
         there = load(path).model
     except UserError as error:

@@ -10,6 +10,9 @@ import os
 import re
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+import openings  # noqa: F401  before whatever imports torchvision
+
+# isort: split
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmViT

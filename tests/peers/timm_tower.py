@@ -8,6 +8,9 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import openings  # noqa: F401  before whatever imports torchvision
+
+# isort: split
 import timm
 import torch
 

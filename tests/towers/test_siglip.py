@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
 PEERS = Path(os.environ.get("DIPTYCH_PEERS", ROOT / ".venv-peers/bin/python"))
 
 
@@ -23,7 +24,11 @@ def test_siglips_tower_and_registers_equal_their_peers() -> None:
         pytest.skip(f"{PEERS} is not there: the peers' environment has transformers and timm, ours does not")
     ended = subprocess.run(
         [str(PEERS), str(ROOT / "tests/peers/siglip.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": PATH,
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
     )

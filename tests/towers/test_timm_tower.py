@@ -19,6 +19,7 @@ from diptych.errors import UserError
 from diptych.towers.timm_tower import TimmTower
 
 ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
 PEERS = Path(os.environ.get("DIPTYCH_PEERS", ROOT / ".venv-peers/bin/python"))
 
 
@@ -41,7 +42,11 @@ def test_real_models_of_timm() -> None:
         pytest.skip(f"{PEERS} is not there: the peers' environment has timm, ours can't have its torchvision")
     ended = subprocess.run(
         [str(PEERS), str(ROOT / "tests/peers/timm_tower.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": PATH,
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
     )

@@ -63,8 +63,7 @@ class TimmTower(nn.Module):
 def _count_again(tower: nn.Module, _: Any) -> None:
     """What timm counts and no state dict holds (indices of windows), lost where a tower was built without memory."""
     for module in tower.modules():
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+        getattr(module, "init_non_persistent_buffers", lambda: None)()
 
 
 def _timm() -> ModuleType:
