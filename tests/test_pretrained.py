@@ -124,7 +124,7 @@ REFUSED = {
         r"has Attention\(4 heads\) at text\.\S+ and the config Attention\(2 heads\)",
     ),
     "eps": (config({"norm_eps": 1e-6}), r"eps=1e-06.* at image\.ln_pre and the config .*eps=1e-05"),
-    "mean": (config(mean=[0.5, 0.5, 0.5]), r"another mean of the pixels: type 'model\.mean=\[0\.5,0\.5,0\.5\]'"),
+    "mean": (config(mean=[0.5, 0.5, 0.5]), r"another mean of the pixels: type '\+\+model\.mean=\[0\.5,0\.5,0\.5\]'"),
 }
 
 

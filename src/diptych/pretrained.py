@@ -114,7 +114,7 @@ def _check_pixels(model: CLIP, mean: Any, std: Any, source: str) -> None:
         if not torch.allclose(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-4):
             numbers = ",".join(map(str, theirs))
             raise UserError(
-                f"{source} was trained with another {name} of the pixels: type 'model.{name}=[{numbers}]'."
+                f"{source} was trained with another {name} of the pixels: type '++model.{name}=[{numbers}]'."
             )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -52,11 +53,13 @@ class TimmTower(nn.Module):
         return self.proj(self.trunk(images))
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it, by timm's own groups; its last group goes with the head."""
+        """Every parameter's name -> the layers above it, by timm's own groups, the last of which may be a block or a
+        last norm alone; the latter goes with the projection."""
         groups = importlib.import_module("timm.models").group_parameters(
             self.trunk, self.trunk.group_matcher(coarse=False), reverse=True
         )
         last = max(groups.values())
+        last += any(re.search(r"\.\d+\.", name) for name, group in groups.items() if group == last)
         return {f"trunk.{name}": last - group for name, group in groups.items()} | {"proj.weight": 0}
 
 
