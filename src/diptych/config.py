@@ -74,6 +74,35 @@ def validate(cfg: DictConfig) -> None:
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
 
 
+def split_pretrained(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str | None, str]]:
+    """A model's config without its three keys `pretrained`, and their values by tower (None: the whole model).
+
+    What stays describes the model for good: a checkpoint must not need the file that its run started from.
+    """
+    described = {key: value for key, value in model.items() if key != "pretrained"}
+    paths: dict[str | None, str | None] = {None: model.get("pretrained")}
+    for tower in ("image", "text"):
+        described[tower] = {key: value for key, value in model[tower].items() if key != "pretrained"}
+        paths[tower] = model[tower].get("pretrained")
+    return described, {tower: path for tower, path in paths.items() if path is not None}
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Of a new run: the weights that it starts from are there, and none that are random would be frozen."""
+    keys = {None: "model.pretrained", "image": "model.image.pretrained", "text": "model.text.pretrained"}
+    paths = {tower: OmegaConf.select(cfg, key) for tower, key in keys.items()}
+    for tower, path in paths.items():
+        if path is not None and not Path(path).exists():
+            raise UserError(f"{keys[tower]}={path} does not exist: give a run's folder or a checkpoint file.")
+    for tower in ("image", "text"):
+        choice = OmegaConf.select(cfg, f"finetune.{tower}")
+        if choice not in (None, "all") and not paths[None] and not paths[tower]:
+            raise UserError(
+                f"finetune.{tower}={choice} would freeze random weights:"
+                f" give model.pretrained=PATH, or {keys[tower]}=PATH."
+            )
+
+
 def _check_missing(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:

@@ -6,6 +6,7 @@ import copy
 import os
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.towers.clip import CLIP
@@ -14,11 +15,17 @@ CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, or
 
 
 def training_flops(model: CLIP) -> int:
-    """Operations of one pair's forward and backward pass: three times the forward's (multiply and add are two).
+    """Operations of one pair's forward and backward pass: three times the forward's (multiply and add are two), once
+    for a tower that is frozen.
 
     The image tower is counted; the text tower is estimated, from above, as two a weight and token of a full context.
     """
-    return 3 * (image_flops(model) + 2 * _text_matrices(model) * model.context_length)
+    text = 2 * _text_matrices(model) * model.context_length
+    return _passes(model.image) * image_flops(model) + _passes(model.text) * text
+
+
+def _passes(tower: nn.Module) -> int:
+    return 3 if any(parameter.requires_grad for parameter in tower.parameters()) else 1
 
 
 def image_flops(model: CLIP) -> int:

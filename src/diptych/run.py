@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.config import ROOT, register_resolvers, sentence, user_error, validate
+from diptych.config import ROOT, check_start, register_resolvers, sentence, split_pretrained, user_error, validate
 from diptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def train(cfg: DictConfig) -> Path:
         cfg = _resumed(cfg, run_dir)
     cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     validate(cfg)
+    if not resume:
+        check_start(cfg)
     _warn_if_slow(cfg)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
@@ -111,9 +113,12 @@ def fit(run_dir: Path, resume: bool) -> None:
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
+    model, described, notes = _model(cfg, start=not resume)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
-    model = instantiate(cfg["model"], _convert_="all").to(memory_format=torch.channels_last)
     data.evaluate = _affordable(data.evaluate, model)
     module = ContrastiveModule(
         model,
@@ -121,7 +126,7 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {"model": cfg["model"], "name": cfg["name"], "seed": cfg["seed"]},
+        {"model": described, "name": cfg["name"], "seed": cfg["seed"]},
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -132,6 +137,21 @@ def fit(run_dir: Path, resume: bool) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:
+    """The config's model, with the weights it starts from and with what is not trained frozen; what a checkpoint
+    says of it; and notes for the log. start: whether the run is new, and reads those weights"""
+    described, paths = split_pretrained(cfg["model"])
+    model = instantiate(described, _convert_="all")
+    notes = []
+    if start and paths:
+        from diptych.pretrained import start_from
+
+        notes = [note for tower, path in paths.items() for note in start_from(model, path, tower)]
+    if "finetune" in cfg:  # not in the config of a run from before there was any
+        notes += instantiate(cfg["finetune"])(model)
+    return model, described, notes
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
@@ -256,15 +276,17 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def _warn_if_slow(cfg: DictConfig) -> None:
-    """One sentence, on a machine without a GPU, when a step will take long."""
+    """One sentence, on a machine without a GPU, when a step will take long. The model is built without memory, so
+    one that can't be built or frozen as said is refused here."""
     import torch
 
     from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
 
+    with torch.device("meta"):
+        model, *_ = _model(OmegaConf.to_container(cfg, resolve=True), start=False)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         return
-    with torch.device("meta"):
-        flops = training_flops(instantiate(cfg.model, _convert_="all")) * cfg.data.batch_size
+    flops = training_flops(model) * cfg.data.batch_size
     seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
     if seconds > 5:
         print(

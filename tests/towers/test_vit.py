@@ -3,11 +3,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.errors import UserError
 from diptych.towers.positions import resize_positions
-from diptych.towers.vit import VisionTransformer
+from diptych.towers.vit import AttentionPool, VisionTransformer
 
 
 def small_vit(**changes: Any) -> VisionTransformer:
@@ -62,3 +62,72 @@ def test_one_head_per_64_channels_unless_said() -> None:
 def test_patches_that_do_not_tile_are_refused() -> None:
     with pytest.raises(UserError, match="Patches of 5 pixels"):
         small_vit(patch_size=5)
+
+
+def test_attention_pooling_equals_torchs_attention_and_its_gradients() -> None:
+    """Keys and values that are never formed change nothing."""
+    torch.manual_seed(0)
+    ours = AttentionPool(24, 3, nn.GELU()).double()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    peer = nn.MultiheadAttention(24, 3, batch_first=True, dtype=torch.float64)
+    peer.load_state_dict(ours.attn.state_dict())
+    x = torch.randn(5, 7, 24, dtype=torch.float64)
+
+    pooled = peer(ours.probe.expand(5, 1, 24), x, x, need_weights=False)[0][:, 0]
+    expected = pooled + ours.mlp(ours.ln(pooled))
+    out = ours(x)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    weight = torch.randn_like(out)
+    mine = torch.autograd.grad((out * weight).sum(), [ours.probe, *ours.attn.parameters()])
+    other = torch.autograd.grad((expected * weight).sum(), [ours.probe, *peer.parameters()])
+    for gradient, reference in zip(mine, other, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
+
+
+def test_every_parameter_of_an_attention_pool_starts_at_a_number() -> None:
+    assert all(p.isfinite().all() and p.abs().max() < 2 for p in AttentionPool(64, 2, nn.GELU()).parameters())
+
+
+def test_siglips_tower_is_its_definition() -> None:
+    """No class token, no norm before the blocks, a bias at the patches, the last norm over all, no projection."""
+    siglip: dict[str, Any] = {"pool": "attention", "pre_norm": False, "patch_bias": True, "project": False}
+    tower = small_vit(embed_dim=32, activation=nn.GELU(approximate="tanh"), norm_eps=1e-6, **siglip)
+    names = {name.partition(".")[0] for name, _ in tower.named_parameters()}
+    assert names == {"conv1", "positional_embedding", "transformer", "ln_post", "attn_pool"}
+    assert tower.positional_embedding.shape == (16, 32)
+    assert {module.eps for module in tower.modules() if isinstance(module, nn.LayerNorm)} == {1e-6}
+    images = torch.randn(3, 3, 16, 24, dtype=torch.float64)
+    patches = F.conv2d(images, tower.conv1.weight, tower.conv1.bias, stride=4).flatten(2).transpose(1, 2)
+    x = tower.transformer(patches + resize_positions(tower.positional_embedding, 4, (4, 6)))
+    expected = tower.attn_pool(F.layer_norm(x, (32,), tower.ln_post.weight, tower.ln_post.bias, 1e-6))
+    torch.testing.assert_close(tower(images), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("pool", ["class", "attention"])
+def test_registers_stand_beside_the_patches_and_are_not_read(pool: str) -> None:
+    tower = small_vit(registers=3, pool=pool)
+    assert tower.registers is not None
+    nn.init.normal_(tower.registers)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    tokens = tower._tokens(images)
+    ahead = 1 if pool == "class" else 0
+    assert tokens.shape == (2, ahead + 3 + 16, 32)
+    assert torch.equal(tokens[:, ahead : ahead + 3], tower.registers.expand(2, 3, 32))
+    plain = small_vit(pool=pool)
+    plain.load_state_dict({k: v for k, v in tower.state_dict().items() if k != "registers"})
+    assert torch.equal(torch.cat([tokens[:, :ahead], tokens[:, ahead + 3 :]], 1), plain._tokens(images))
+    x = tower.transformer(tower.ln_pre(tokens))
+    read = tower.ln_post(x[:, 0]) if pool == "class" else tower.attn_pool(tower.ln_post(x[:, 3:]))
+    torch.testing.assert_close(tower(images), read @ tower.proj, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(tower(images), plain(images))  # they take part in the attention
+    assert torch.autograd.grad(tower(images).square().sum(), tower.registers)[0].abs().max() > 0
+
+
+def test_what_a_tower_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="pool=mean is unknown: take class or attention"):
+        small_vit(pool="mean")
+    with pytest.raises(UserError, match="width of 32, not embed_dim=10"):
+        small_vit(project=False)
+    with pytest.raises(UserError, match="registers=-1"):
+        small_vit(registers=-1)

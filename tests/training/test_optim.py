@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -118,3 +119,76 @@ def test_a_warmup_longer_than_the_run_is_refused() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(UserError, match=r"schedule\.warmup=2000"):
         warmup_cosine(optimizer, steps=300, warmup=2000)
+
+
+@pytest.mark.parametrize("decay", [None, 1.0])
+def test_no_layer_decay_leaves_one_rate(decay: float | None) -> None:
+    assert {group["lr"] for group in adamw(model(), lr=0.1, layer_decay=decay).param_groups} == {0.1}
+    assert [group["lr"] for group in Muon(model(), lr=0.1, adamw_lr=0.2, layer_decay=decay).param_groups] == [
+        0.1,
+        0.2,
+        0.2,
+    ]
+
+
+def test_layer_decay_is_beits_rule_in_each_tower() -> None:
+    """Head 1, last block d, …, embeddings d^(blocks + 1); the schedule scales them all alike."""
+    clip = model()
+    optimizer = adamw(clip, lr=1.0, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {
+        "logit_scale": 1.0, "image.attnpool.c_proj.weight": 1.0, "text.text_projection": 1.0,
+        "image.layer2.0.conv1.weight": 0.5, "image.layer1.0.bn1.bias": 0.25, "image.conv1.weight": 0.125,
+        "text.transformer.resblocks.0.ln_1.weight": 0.5, "text.token_embedding.weight": 0.25,
+    }  # fmt: skip
+    assert {name: rates[id(p)] for name, p in clip.named_parameters() if name in expected} == expected
+    assert len(rates) == len(list(clip.parameters()))
+    assert optimizer.param_groups[0]["lr"] == 1.0  # the one that is logged
+    schedule = warmup_cosine(optimizer, 10, warmup=2)
+    assert rates[id(clip.image.conv1.weight)] == 0.125
+    optimizer.step()
+    schedule.step()
+    assert {group["lr"] for group in optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
+
+
+def test_muon_moves_a_layer_by_its_own_rate() -> None:
+    """Two models, one with a decay of a half: what stands n layers deep moves half to the nth as far."""
+    plain, layered = model(), model()
+    before = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    for clip, decay in ((plain, None), (layered, 0.5)):
+        optimizer = Muon(clip, weight_decay=0.0, adamw_weight_decay=0.0, layer_decay=decay)
+        gradients(clip)
+        optimizer.step()
+    above = plain.layers_above()
+    assert {above[n] for n in above} == {0, 1, 2, 3}
+    for (name, whole), part in zip(plain.named_parameters(), layered.parameters(), strict=True):
+        moved = (whole - before[name]) * 0.5 ** above[name]
+        torch.testing.assert_close(part - before[name], moved, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_muon_with_layer_decay_goes_on_exactly_from_its_state() -> None:
+    clip = model()
+    optimizer = Muon(clip, layer_decay=0.7)
+    gradients(clip, 0)
+    optimizer.step()
+    twin = copy.deepcopy(clip)
+    other = Muon(twin, layer_decay=0.7)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for c, o in ((clip, optimizer), (twin, other)):
+        gradients(c, 1)
+        o.step()
+    assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), twin.parameters(), strict=True))
+
+
+def test_muon_takes_the_first_trained_convolution_of_a_frozen_stem_for_a_hidden_one() -> None:
+    clip = model()
+    clip.image.conv1.weight.requires_grad_(False)
+    matrices = {id(p) for p in Muon(clip).param_groups[0]["params"]}
+    assert id(clip.image.conv2.weight) in matrices and id(clip.image.conv1.weight) not in matrices
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, -0.1])
+@pytest.mark.parametrize("make", [adamw, Muon])
+def test_a_layer_decay_that_is_none_is_refused(make: Callable, decay: float) -> None:
+    with pytest.raises(UserError, match=rf"optim\.layer_decay={decay} must be above 0"):
+        make(model(), layer_decay=decay)

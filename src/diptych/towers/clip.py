@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,22 @@ class CLIP(nn.Module):
         image = self.encode_image(images, normalize=True)
         text = self.encode_text(tokens, normalize=True)
         return image, text, self.logit_scale.exp()
+
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers of its own tower above it; the logit scale has none."""
+        above = {"logit_scale": 0}
+        for name, tower in (("image", self.image), ("text", self.text)):
+            above |= {f"{name}.{key}": layers for key, layers in cast(Any, tower).layers_above().items()}
+        return above
+
+    def train(self, mode: bool = True) -> CLIP:
+        """As of every module, but that a part without a trained parameter stays in eval mode: the batch norms of a
+        frozen tower keep their statistics, and nothing in it drops out."""
+        super().train(mode)
+        for module in self.modules() if mode else ():
+            if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -8,13 +8,15 @@ from torch import Tensor
 
 
 def resize_positions(positions: Tensor, trained: int, grid: tuple[int, int]) -> Tensor:
-    """Positions [1 + trained², C] -> [1 + h·w, C] for a `grid` of h×w cells; the first row has no place.
+    """Positions [n + trained², C] -> [n + h·w, C] for a `grid` of h×w cells; n first rows (a class token's, a
+    mean's, or none) have no place.
 
     As it is where the grid is the trained one. Otherwise the square grid is resampled (bicubic, antialiased),
     differentiably, so that training may go through several image sizes with one set of positions.
     """
     if grid == (trained, trained):
         return positions
-    square = positions[1:].view(1, trained, trained, -1).permute(0, 3, 1, 2)
+    placeless = len(positions) - trained**2
+    square = positions[placeless:].view(1, trained, trained, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:1], resized.flatten(2).squeeze(0).T])
+    return torch.cat([positions[:placeless], resized.flatten(2).squeeze(0).T])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.towers.depth import layers_above
 from diptych.towers.positions import resize_positions
 
 
@@ -181,3 +182,7 @@ class ModifiedResNet(nn.Module):
         for stage in self.stages:
             x = getattr(self, stage)(x)
         return self.attnpool(x)
+
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers above it, a residual block being a layer."""
+        return layers_above(self, [block for stage in self.stages for block in getattr(self, stage)], ("attnpool",))

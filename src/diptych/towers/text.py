@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.towers.depth import layers_above
 from diptych.towers.transformer import Transformer
 
 PARTS, MIN_PART = 2, 32  # of a batch of captions, see TextTransformer.forward
@@ -79,6 +80,10 @@ class TextTransformer(nn.Module):
         features = self.ln_final(torch.cat(last)) @ self.text_projection
         return features[order.argsort()]
 
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers above it; see `diptych.towers.depth`."""
+        return layers_above(self, list(self.transformer.resblocks), ("ln_final", "text_projection"))
+
 
 class CBOW(nn.Module):
     """Tokens int64 [B, L] -> features [B, embed_dim]: words' embeddings averaged, normed and projected.
@@ -105,3 +110,7 @@ class CBOW(nn.Module):
         summed = (self.token_embedding(tokens) * is_word[..., None]).sum(1)
         mean = summed / is_word.sum(1, keepdim=True).clamp(min=1)
         return self.ln_final(mean) @ self.text_projection
+
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers above it: none but the embedding's stands below the head."""
+        return layers_above(self, [], ("ln_final", "text_projection"))

@@ -1,15 +1,55 @@
-"""The Vision Transformer of CLIP (paper, section 2.4): one extra LayerNorm before the blocks."""
+"""The Vision Transformer of CLIP (paper, section 2.4): one extra LayerNorm before the blocks.
+
+The same class makes SigLIP's (Zhai et al. 2023), which has neither that LayerNorm nor a class token and pools by
+attention, and any of the two with registers (Darcet et al. 2023).
+"""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.towers.depth import layers_above
 from diptych.towers.positions import resize_positions
-from diptych.towers.transformer import QuickGELU, Transformer
+from diptych.towers.transformer import Attention, QuickGELU, Transformer
 
-__all__ = ["QuickGELU", "VisionTransformer"]
+__all__ = ["AttentionPool", "QuickGELU", "VisionTransformer"]
+
+
+class AttentionPool(nn.Module):
+    """Attention with one learned query, then x + mlp(norm(x)): [B, L, width] -> [B, width].
+
+    The pooling head of Zhai et al. 2022 ("Scaling Vision Transformers") and of SigLIP. As in `AttentionPool2d`,
+    keys and values are never formed: each projection meets one vector a head, which is exact.
+    """
+
+    def __init__(self, width: int, heads: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(1, width))
+        self.attn = Attention(width, heads, causal=False)
+        self.ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+        )
+        matrices = [p for name, p in self.named_parameters() if p.ndim == 2 and "in_proj" not in name]
+        for matrix in (*matrices, *self.attn.in_proj_weight.detach().chunk(3)):
+            nn.init.xavier_uniform_(matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads, width = self.attn.heads, x.shape[-1]
+        weights = [weight.view(heads, width // heads, width) for weight in self.attn.in_proj_weight.chunk(3)]
+        biases = [bias.view(heads, width // heads) for bias in self.attn.in_proj_bias.chunk(3)]
+        query = (torch.einsum("hdc,c->hd", weights[0], self.probe[0]) + biases[0]) * (width // heads) ** -0.5
+        probe = torch.einsum("hd,hdc->hc", query, weights[1])
+        offset = (query * biases[1]).sum(-1, keepdim=True)
+        share = (probe @ x.to(probe.dtype).transpose(1, 2) + offset).softmax(-1)  # B×H×L
+        pooled = share.to(probe.dtype) @ x.to(probe.dtype)  # B×H×C
+        mixed = torch.einsum("bhc,hdc->bhd", pooled, weights[2]) + biases[2]
+        out = self.attn.out_proj(mixed.flatten(1))
+        return out + self.mlp(self.ln(out))
 
 
 class VisionTransformer(nn.Module):
@@ -19,9 +59,20 @@ class VisionTransformer(nn.Module):
         come and the positions resampled to their grid (`resize_positions`)
     heads: None for one head per 64 channels, as in all of the paper's models
     activation: a module such as `torch.nn.GELU()`; None for OpenAI's QuickGELU
+    registers: learned tokens beside the patches, without a place and read by nobody at the end
+    pool: "class", a token of its own in front; "attention", SigLIP's: no such token, and `AttentionPool` over
+        the patches after the last norm
+    pre_norm, patch_bias, project, norm_eps: CLIP's ViT norms its tokens before the blocks, has no bias at the
+        patches, and projects what it read to embed_dim; SigLIP's does the opposite in all three, and its norms
+        take an eps of 1e-6
 
-    Names are OpenAI's below `visual.`. Raises UserError for an image size that patches don't tile.
+    Names are OpenAI's below `visual.`; registers and attention pooling, which OpenAI's weights lack, are
+    `registers` and `attn_pool`. Raises UserError for an image size that patches don't tile, an unknown pool, and
+    an embed_dim that isn't the width where nothing projects.
     """
+
+    class_embedding: nn.Parameter | None
+    proj: nn.Parameter | None
 
     def __init__(
         self,
@@ -32,33 +83,75 @@ class VisionTransformer(nn.Module):
         embed_dim: int,
         heads: int | None = None,
         activation: nn.Module | None = None,
+        *,
+        registers: int = 0,
+        pool: str = "class",
+        pre_norm: bool = True,
+        patch_bias: bool = False,
+        project: bool = True,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if image_size % patch_size:
+        _check(image_size, patch_size, pool, registers)
+        if not project and embed_dim != width:
             raise UserError(
-                f"Patches of {patch_size} pixels don't tile an image of {image_size}: "
-                "choose an image_size that is a multiple of patch_size."
+                f"Without a projection the tower gives its width of {width}, not embed_dim={embed_dim}: "
+                "set them alike, or model.image.project=true."
             )
         self.image_size = image_size
         self.embed_dim = embed_dim
         self.grid = image_size // patch_size
-        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
-        scale = width**-0.5
-        self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(self.grid**2 + 1, width))
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(
-            width, layers, heads or max(1, width // 64), causal=False, activation=activation
-        )
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
+        scale, heads, by_class = width**-0.5, heads or max(1, width // 64), pool == "class"
+        self.class_embedding = nn.Parameter(scale * torch.randn(width)) if by_class else None
+        self.positional_embedding = nn.Parameter(scale * torch.randn(self.grid**2 + by_class, width))
+        self.registers = nn.Parameter(1e-6 * torch.randn(registers, width)) if registers else None
+        self.ln_pre = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.transformer = Transformer(width, layers, heads, causal=False, activation=activation)
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+        self.attn_pool = None if by_class else AttentionPool(width, heads, activation or QuickGELU())
+        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim)) if project else None
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
 
     def forward(self, images: Tensor) -> Tensor:
+        x = self._read(self.ln_pre(self._tokens(images)))
+        return x if self.proj is None else x @ self.proj
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, L, W]: the class token if any, registers, patches."""
         patches = self.conv1(images)  # B×W×h×w
-        grid = (patches.shape[2], patches.shape[3])
-        positions = resize_positions(self.positional_embedding, self.grid, grid)
-        tokens = patches.flatten(2).transpose(1, 2) + positions[1:]
-        first = (self.class_embedding + positions[0]).to(tokens.dtype).expand(len(tokens), 1, -1)
-        tokens = self.ln_pre(torch.cat([first, tokens], dim=1))
-        class_token = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-        return self.ln_post(self.transformer(tokens, read=class_token)) @ self.proj
+        positions = resize_positions(self.positional_embedding, self.grid, (patches.shape[2], patches.shape[3]))
+        tokens, ahead = patches.flatten(2).transpose(1, 2), []
+        if self.class_embedding is not None:
+            ahead.append((self.class_embedding + positions[0])[None])
+            positions = positions[1:]
+        if self.registers is not None:
+            ahead.append(self.registers)
+        tokens = tokens + positions
+        return torch.cat([*(first.to(tokens.dtype).expand(len(tokens), -1, -1) for first in ahead), tokens], dim=1)
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """[B, L, W] -> [B, W]"""
+        if self.attn_pool is None:
+            class_token = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+            return self.ln_post(self.transformer(tokens, read=class_token))
+        patches = self.transformer(tokens)[:, 0 if self.registers is None else len(self.registers) :]
+        return self.attn_pool(self.ln_post(patches))
+
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers above it; see `diptych.towers.depth`."""
+        return layers_above(self, list(self.transformer.resblocks), ("ln_post", "attn_pool", "proj"))
+
+
+def _check(image_size: int, patch_size: int, pool: str, registers: int) -> None:
+    if image_size % patch_size:
+        raise UserError(
+            f"Patches of {patch_size} pixels don't tile an image of {image_size}: "
+            "choose an image_size that is a multiple of patch_size."
+        )
+    if pool not in ("class", "attention"):
+        raise UserError(f"model.image.pool={pool} is unknown: take class or attention.")
+    if registers < 0:
+        raise UserError(f"model.image.registers={registers} is no number of tokens: take 0 or more.")

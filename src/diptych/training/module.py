@@ -68,8 +68,9 @@ class ContrastiveModule(L.LightningModule):
             self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=MAX_LOG_SCALE)
+        if self.model.logit_scale.requires_grad:  # a frozen one stays as it is, to the last digit
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.model)

@@ -1,4 +1,9 @@
-"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, linear warm-up and cosine."""
+"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, linear warm-up and cosine.
+
+Both take `layer_decay` for fine-tuning, BEiT's rule (Bao et al. 2021, after ELECTRA's): the learning rate of what
+stands n layers below the head is multiplied by layer_decay to the nth, 1 for the last block of a tower, n + 1 for
+the embeddings before n blocks; each tower counts its own, and heads and the logit scale keep the whole rate.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +29,29 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def _groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    named = list(named)
-    groups = [
-        {"params": [p for _, p in named if decays(p)], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if not decays(p)], "weight_decay": 0.0},
+def _scales(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
+    """Each parameter's share of the learning rate, by name; 1 for those left out."""
+    if layer_decay is None:
+        return {}
+    if not 0 < layer_decay <= 1:
+        raise UserError(
+            f"optim.layer_decay={layer_decay} must be above 0 and at most 1: 0.75 is usual, null for none."
+        )
+    above: dict[str, int] = model.layers_above()  # type: ignore[operator]
+    return {name: layer_decay**layers for name, layers in above.items()}
+
+
+def _groups(
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, scales: dict[str, float]
+) -> list[dict[str, Any]]:
+    """One group a rate and decay. The highest rate comes first: it is the one that is logged."""
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        found.setdefault((scales.get(name, 1.0), decays(parameter)), []).append(parameter)
+    return [
+        {"params": found[scale, decayed], "lr": lr * scale, "weight_decay": weight_decay if decayed else 0.0}
+        for scale, decayed in sorted(found, reverse=True)
     ]
-    return [group for group in groups if group["params"]]
 
 
 def adamw(
@@ -39,9 +60,11 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
     weight_decay: float = 0.2,
+    layer_decay: float | None = None,
 ) -> AdamW:
     """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
-    return AdamW(_groups(_trainable(model), weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
+    groups = _groups(_trainable(model), lr, weight_decay, _scales(model, layer_decay))
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
 class Muon(Optimizer):
@@ -49,7 +72,7 @@ class Muon(Optimizer):
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix. Embeddings, positions, the first
     convolution, gains, biases and the logit scale are no hidden matrices and take AdamW.
-    lr: of Muon; adamw_lr: of AdamW; both follow the schedule
+    lr: of Muon; adamw_lr: of AdamW; both follow the schedule, and layer_decay scales both
     """
 
     def __init__(
@@ -62,26 +85,29 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         adamw_weight_decay: float = 0.2,
+        layer_decay: float | None = None,
     ) -> None:
-        named = _trainable(model)
-        first = next((name for name, parameter in named if parameter.ndim == 4), None)
-        self._originals = [p for n, p in named if _is_hidden(n, p) and n != first]
-        if not self._originals:
-            raise UserError("optim=muon found no hidden matrix in the model: take optim=adamw.")
-        hidden = set(map(id, self._originals))
+        named, scales = _trainable(model), _scales(model, layer_decay)
+        # The model's first convolution, which may be frozen: the first trained one is a hidden matrix then.
+        first = next((name for name, parameter in model.named_parameters() if parameter.ndim == 4), None)
+        hidden = [(n, p) for n, p in named if _is_hidden(n, p) and n != first]
+        if not hidden:
+            raise UserError("optim=muon found no hidden matrix to train in the model: take optim=adamw.")
+        groups = _groups(hidden, lr, weight_decay, scales)
+        self._originals = [p for group in groups for p in group["params"]]
         self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._originals]
+        matrix = {id(p): m for p, m in zip(self._originals, self._matrices, strict=True)}
         self._muon = torch.optim.Muon(
-            self._matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="original"
-        )
-        rest = [(n, p) for n, p in named if id(p) not in hidden]
+            [{**group, "params": [matrix[id(p)] for p in group["params"]]} for group in groups],
+            lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="original",
+        )  # fmt: skip
+        rest = [(n, p) for n, p in named if id(p) not in matrix]
         self._adamw = AdamW(
-            _groups(rest, adamw_weight_decay), lr=adamw_lr, betas=(betas[0], betas[1]), eps=eps, fused=True
-        )
-        groups = [
-            *({**group, "params": self._originals} for group in self._muon.param_groups),
-            *self._adamw.param_groups,
-        ]
-        super().__init__(groups, {})
+            _groups(rest, adamw_lr, adamw_weight_decay, scales),
+            lr=adamw_lr, betas=(betas[0], betas[1]), eps=eps, fused=True,
+        )  # fmt: skip
+        shown = [{**inner, "params": g["params"]} for inner, g in zip(self._muon.param_groups, groups, strict=True)]
+        super().__init__([*shown, *self._adamw.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

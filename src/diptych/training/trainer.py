@@ -94,6 +94,7 @@ def quiet() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen stays there
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -1,0 +1,144 @@
+"""Start from weights that are there: a whole model's, or one tower's. Files are read as data, never executed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+from diptych.towers.clip import CLIP
+from diptych.towers.positions import resize_positions
+
+
+def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[str]:
+    """Give `model` the weights of a checkpoint that `diptych.load` opens; returns what to say of it in the log.
+
+    tower: "image" or "text" for that tower's weights alone; None for all, the logit scale included. The image
+        tower `TimmTower` also takes a file of timm's own weights (`.safetensors`, or a state dict of torch).
+    Positions are resampled where the image size or the context differs. Everything else must be the file's: names,
+    shapes, and what shapes don't show (activation, heads, eps, mean and deviation of the pixels).
+    Raises UserError for what does not fit.
+    """
+    key = f"model.{tower}.pretrained" if tower else "model.pretrained"
+    source = f"{key}={path}"
+    if tower == "image" and hasattr(model.image, "trunk") and _is_plain(Path(path)):
+        return _start_trunk(model, Path(path), source)
+    from diptych.loading import load  # here, since it opens the data's libraries, which timm's own file needs none of
+
+    try:
+        there = load(path).model
+    except UserError as error:
+        raise UserError(str(error).replace("checkpoint=", f"{key}=", 1)) from error
+    taken = {name: value for name, value in there.state_dict().items() if tower in (None, name.partition(".")[0])}
+    taken, notes = _resampled(model, taken)
+    own = {} if tower is None else model.state_dict()
+    kept = {name: value for name, value in own.items() if name.partition(".")[0] != tower}
+    _fit(model, kept | taken, source)
+    _check_settings(model, there, tower, source)
+    if tower != "text":
+        _check_pixels(model, there.mean, there.std, source)
+    return [f"starts from {source}, {len(taken)} tensors", *notes]
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state`, or say in one sentence which key does not fit, and how."""
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in state:
+            raise UserError(f"{source} is of another model than the config's: it lacks {name}.")
+        if (found := list(state[name].shape)) != shape:
+            raise UserError(
+                f"{source} is of another model than the config's: {name} is {found} there and {shape} here."
+            )
+    for name in state.keys() - expected.keys():
+        raise UserError(f"{source} is of another model than the config's: it has the unknown key {name}.")
+    model.load_state_dict(state)
+
+
+def _resampled(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """`state` with the position embeddings that `model` needs, and what was done."""
+    state, notes = dict(state), []
+    for name, here in model.state_dict().items():
+        there = state.get(name)
+        if there is None or not name.endswith("positional_embedding") or there.shape[1:] != here.shape[1:]:
+            continue
+        if len(there) == len(here):
+            continue
+        if name.startswith("text."):
+            state[name] = _resize_text(there, len(here))
+            way = "cut" if len(here) < len(there) else "resampled, linearly,"
+            notes.append(f"{name} is {way} from {len(there)} to {len(here)} tokens")
+            continue
+        grid = cast(int, model.get_submodule(name.rpartition(".")[0]).grid)
+        side = math.isqrt(max(0, len(there) - len(here) + grid**2))
+        if len(there) - side**2 == len(here) - grid**2:
+            state[name] = resize_positions(there, side, (grid, grid))
+            notes.append(f"{name} is resampled, bicubically, from {side}×{side} to {grid}×{grid} places")
+    return state, notes
+
+
+def _resize_text(positions: Tensor, length: int) -> Tensor:
+    """Positions [L, C] -> [length, C]: the first ones, or stretched where there are too few."""
+    if length <= len(positions):
+        return positions[:length]
+    return F.interpolate(positions.T[None], size=length, mode="linear", align_corners=False)[0].T
+
+
+def _check_settings(model: CLIP, there: CLIP, tower: str | None, source: str) -> None:
+    """Refuse a model that would compute something else with these weights: no shape tells GELU from QuickGELU."""
+    theirs = {name: _settings(module) for name, module in there.named_modules()}
+    for name, module in model.named_modules():
+        part = name.partition(".")[0]
+        if not name or (tower is not None and part != tower) or theirs.get(name) == _settings(module):
+            continue
+        raise UserError(
+            f"{source} has {theirs.get(name, 'nothing')} at {name} and the config {_settings(module)}: "
+            f"give model.{part} the file's settings."
+        )
+
+
+def _settings(module: nn.Module) -> str:
+    heads = f"{module.heads} heads" if isinstance(getattr(module, "heads", None), int) else ""
+    leaf = "" if any(True for _ in module.children()) else module.extra_repr()
+    return f"{type(module).__name__}({', '.join(filter(None, (heads, leaf)))})"
+
+
+def _check_pixels(model: CLIP, mean: Any, std: Any, source: str) -> None:
+    """Refuse another normalisation of the pixels than the weights were trained with."""
+    for name, theirs, ours in (("mean", mean, model.mean), ("std", std, model.std)):
+        if not torch.allclose(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-4):
+            numbers = ",".join(map(str, theirs))
+            raise UserError(
+                f"{source} was trained with another {name} of the pixels: type '++model.{name}=[{numbers}]'."
+            )
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and path.suffix in (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _start_trunk(model: CLIP, path: Path, source: str) -> list[str]:
+    """timm's own weights into the trunk, less the classifier that it was trained with."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{source} is refused: not a whole file of plain tensors ({first}).") from error
+    tower = cast(Any, model.image)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{source} is refused: not a state dict of tensors, as timm writes it.")
+    heads = tuple(f"{name}." for name in tower.classifier)
+    state = {name: value for name, value in state.items() if not name.startswith(heads)}
+    _fit(tower.trunk, state, source)
+    _check_pixels(model, tower.mean, tower.std, source)
+    return [f"starts from {source}, {len(state)} tensors of timm's {tower.name}"]

@@ -1,0 +1,122 @@
+"""Any image model that timm lists, as an image tower.
+
+timm is an extra of its own (`pip install -e ".[timm]"`): it imports torchvision, which not every torch build has.
+A model's name comes from configs and checkpoints, so it is looked up in timm's own list and nothing is downloaded.
+
+    python -m diptych.towers.timm_tower NAME    # what to type for that model: its size, mean and deviation
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+
+
+class TimmTower(nn.Module):
+    """Images [B, 3, H, W] -> features [B, embed_dim]: timm's pooled features, projected.
+
+    name: of timm's list, with a tag or without, such as `vit_small_patch16_224.augreg_in21k_ft_in1k`; the tag
+        only says which mean and deviation belong to it, since the weights start at random
+    image_size: side in pixels; models of a fixed size are made for it
+    mean, std: what the weights of that tag were trained with; the CLIP around the tower takes its own from its
+        config, where `python -m diptych.towers.timm_tower NAME` says them
+
+    Names are timm's below `trunk.`. Raises UserError where timm is missing, doesn't list the name or can't build it.
+    """
+
+    def __init__(self, name: str, image_size: int, embed_dim: int) -> None:
+        super().__init__()
+        timm, given = _timm(), _look_up(name)
+        options = {"img_size": image_size} if given["fixed_input_size"] else {}
+        try:
+            self.trunk = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"timm can't build model.image.name={name} for images of {image_size}: {error}"
+            ) from error
+        self.name, self.image_size, self.embed_dim = name, image_size, embed_dim
+        self.mean, self.std, self.classifier = given["mean"], given["std"], given["classifier"]
+        width = getattr(self.trunk, "head_hidden_size", None) or self.trunk.num_features
+        self.proj = nn.Linear(width, embed_dim, bias=False)
+        nn.init.normal_(self.proj.weight, std=width**-0.5)
+        self.register_load_state_dict_post_hook(_count_again)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(self.trunk(images))
+
+    def layers_above(self) -> dict[str, int]:
+        """Every parameter's name -> the layers above it, by timm's own groups, the last of which may be a block or a
+        last norm alone; the latter goes with the projection."""
+        groups = importlib.import_module("timm.models").group_parameters(
+            self.trunk, self.trunk.group_matcher(coarse=False), reverse=True
+        )
+        last = max(groups.values())
+        last += any(re.search(r"\.\d+\.", name) for name, group in groups.items() if group == last)
+        return {f"trunk.{name}": last - group for name, group in groups.items()} | {"proj.weight": 0}
+
+
+def _count_again(tower: nn.Module, _: Any) -> None:
+    """What timm counts and no state dict holds (indices of windows), lost where a tower was built without memory."""
+    for module in tower.modules():
+        getattr(module, "init_non_persistent_buffers", lambda: None)()
+
+
+def _timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # a torchvision built for another torch fails with the latter
+        raise UserError(
+            f"model=timm needs the package timm with torchvision ({error}): install them with"
+            ' `pip install -e ".[timm]"`, or take a model of ours, such as model=vit_b16.'
+        ) from error
+
+
+def _look_up(name: str) -> dict[str, Any]:
+    """What timm says of a model: image_size, fixed_input_size, mean, std, classifier."""
+    timm = _timm()
+    known = timm.list_models()
+    if not isinstance(name, str) or name.partition(".")[0] not in known:  # so no `hf-hub:`, no path
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = (
+            f"did you mean {near[0]}?" if near else "`python -c 'import timm; print(timm.list_models())'` lists them."
+        )
+        raise UserError(f"model.image.name={name} is no model that timm lists: {hint}")
+    try:
+        cfg = importlib.import_module("timm.models").get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise UserError(
+            f"timm says nothing of model.image.name={name} ({error}): take another tag or model."
+        ) from error
+    classifier = [cfg.classifier] if isinstance(cfg.classifier, str) else list(cfg.classifier or ())
+    return {
+        "image_size": cfg.input_size[-1],
+        "fixed_input_size": cfg.fixed_input_size,
+        "mean": tuple(cfg.mean),
+        "std": tuple(cfg.std),
+        "classifier": tuple(classifier),
+    }
+
+
+def command(name: str) -> str:
+    """What to type to train with timm's model `name`."""
+    given = _look_up(name)
+    numbers = {key: ",".join(map(str, given[key])) for key in ("mean", "std")}
+    return (
+        f"model=timm model.image.name={name} model.image.image_size={given['image_size']}"
+        f" 'model.mean=[{numbers['mean']}]' 'model.std=[{numbers['std']}]'"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        print("\n".join(command(name) for name in sys.argv[1:]) or __doc__)
+    except UserError as error:
+        sys.exit(f"diptych: {error}")
