@@ -5,9 +5,13 @@ Only characters that Unicode has had for long, so that ids don't depend on how n
 
 from __future__ import annotations
 
+import hashlib
 import html.entities
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+CORPUS, BLOCK = 110_000, 1_000  # texts, more than 100,000 of them distinct; texts a digest
 
 SYLLABLES = "ba be bi ca co da de el en er fa fi ga he in ing ka la le ly ma mi na ness no on or pa pre qu ra re ro sa "
 SYLLABLES += "se sh st ta th ti ton tra u un va wa we y za"
@@ -111,3 +115,8 @@ def corpus(count: int, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     kinds = [kind for kind, share in KINDS.items() for _ in range(share)]
     return [long(draw) if number % 1000 == 999 else draw.choice(kinds)(draw) for number in range(count)]
+
+
+def digest(rows: Iterable[list[int]]) -> str:
+    """Of many texts' ids."""
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from diptych.batch import normalise
 from diptych.building import build
+from diptych.data import bpe
 from diptych.data.image import eval_pixels
 from diptych.data.tokenizer import Tokenizer
+from diptych.encode import tokenizer_for
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 
@@ -74,9 +76,11 @@ def load(path: str | Path) -> Loaded:
         if key.startswith("model.")
     }
     fit_state(model, state, str(file))
+    if model.vocabulary is not None and not bpe.is_text(model.vocabulary):
+        raise UserError(f"checkpoint={file} names the vocabulary {model.vocabulary} and does not carry it: refused.")
     return Loaded(
         model.eval(),
-        Tokenizer(context_length=model.context_length),
+        tokenizer_for(model),
         describe,
         int(checkpoint.get("global_step", 0)),
         file,

@@ -35,6 +35,10 @@ class Tokenizer:
     no room for [SOS] and [EOS], and for a file that is no vocabulary.
     """
 
+    vocab_size = bpe.OPENAI_MERGES + bpe.BASE
+    sot = vocab_size - 2
+    eot = vocab_size - 1  # the highest id: by that the text towers find it
+
     def __init__(self, context_length: int = 77, vocabulary: str | Path | None = None) -> None:
         if context_length < 2:
             raise UserError(
@@ -42,25 +46,14 @@ class Tokenizer:
             )
         self.context_length = context_length
         self._vocabulary = None if vocabulary is None else bpe.read(vocabulary)
+        if self._vocabulary:
+            self.vocab_size, self.sot, self.eot = self._vocabulary.size, self._vocabulary.sot, self._vocabulary.eot
         self._cached_body = lru_cache(CACHED)(self._body)
 
     @property
     def vocabulary(self) -> bpe.Vocabulary:
         """What the ids stand for."""
         return self._vocabulary or bpe.openai()
-
-    @property
-    def vocab_size(self) -> int:
-        return self._vocabulary.size if self._vocabulary else bpe.OPENAI_MERGES + bpe.BASE
-
-    @property
-    def sot(self) -> int:
-        return self.vocab_size - 2
-
-    @property
-    def eot(self) -> int:
-        """The highest id: by that the text towers find it."""
-        return self.vocab_size - 1
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """One caption or several -> int64 [N, context_length]."""
