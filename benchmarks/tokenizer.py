@@ -4,9 +4,9 @@ python benchmarks/tokenizer.py [--peer FOLDER]
 
 FOLDER holds open_clip as an installed package; without it, `.venv-peers` of `make peers`. Captions go through in
 batches of 512 to int64 rows of 77. All are distinct, and no round sees a caption again, so that no cache of captions
-helps; both keep words they have seen, and start each round with what the rounds before taught them. The first round is
-cold for both and shown apart. The ratio is of medians over the interleaved rounds after it, by the process's own time;
-ids are compared on every caption.
+helps; both keep words they have seen, and start each round with what the rounds before taught them. The first round
+is cold for both and shown apart. The ratio is of medians over the interleaved rounds after it, by the process's own
+time; ids are compared on every caption.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import simple_tokenizer
 import texts
+
 from diptych.data import bpe
 from diptych.data.tokenizer import Tokenizer
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diptych.config import ROOT, register_resolvers, sentence, user_error, validate
 from diptych.errors import UserError
+from diptych.vocabulary import carrying_vocabulary, keep_vocabulary, name_vocabulary
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -86,7 +87,8 @@ def train(cfg: DictConfig) -> Path:
     validate(cfg)
     _warn_if_slow(cfg)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _keep_vocabulary(cfg, run_dir, resume)
+    if not resume:
+        keep_vocabulary(cfg, run_dir)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(run_dir / "environment.txt", environment())
     print(f"run: {run_dir}", flush=True)
@@ -122,7 +124,7 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {"model": _carrying_vocabulary(cfg["model"]), "name": cfg["name"], "seed": cfg["seed"]},
+        {"model": carrying_vocabulary(cfg["model"]), "name": cfg["name"], "seed": cfg["seed"]},
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -133,29 +135,6 @@ def fit(run_dir: Path, resume: bool) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
-
-
-def _keep_vocabulary(cfg: DictConfig, run_dir: Path, resume: bool) -> None:
-    """The run reads a copy of its own, so that it goes on the same whatever becomes of the file."""
-    from diptych.data import bpe
-
-    kept = run_dir / "vocabulary.txt"
-    if cfg.model.text.get("vocabulary") is None:
-        return
-    if not resume:
-        _write(kept, bpe.read(cfg.model.text.vocabulary).text)
-    for key in ("model.text.vocabulary", "data.tokenizer.vocabulary"):
-        OmegaConf.update(cfg, key, str(kept))
-
-
-def _carrying_vocabulary(model: dict[str, Any]) -> dict[str, Any]:
-    """A model's config with its vocabulary in place of the file's name: a checkpoint needs no file beside it."""
-    from diptych.data import bpe
-
-    text = dict(model["text"])
-    if text.get("vocabulary") is not None:
-        text["vocabulary"] = bpe.read(text["vocabulary"]).text
-    return {**model, "text": text}
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
@@ -264,6 +243,7 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
                 OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name])
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+    name_vocabulary(resumed, run_dir)
     return resumed
 
 

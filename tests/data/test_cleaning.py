@@ -6,24 +6,34 @@ import html
 import itertools
 
 import ftfy
+import texts
 from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import texts
 from diptych.data import cleaning
 from diptych.data.cleaning import mend
 
 # Characters that ftfy's steps look at, far more often than by chance.
 NAMED = [c for part in MOJIBAKE_CATEGORIES.values() for c in part] + list("ÂÃÎÐØÙŒœàâ√≈‚Ä×²³ВГРСЂЎβΒΓΞΟ€ā™°")
-TOUCHY = st.text(st.sampled_from([*NAMED, *"aZ 09.'\"<&;#x\n\r\t\x1b[m", "\u02bc", "\u2019", "\u0301", "\ufb01", "\uff06", "\ud83d"]))
+TOUCHY = st.text(
+    st.sampled_from(
+        [*NAMED, *"aZ 09.'\"<&;#x\n\r\t\x1b[m", "\u02bc", "\u2019", "\u0301", "\ufb01", "\uff06", "\ud83d"]
+    )
+)
 
 
 def plainly(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
-@given(st.one_of(st.text(), TOUCHY, st.lists(st.sampled_from(["&amp;", "&lt;", "&copy", "&#39;", "&", "<", "a", "\u2019"])).map("".join)))
+@given(
+    st.one_of(
+        st.text(),
+        TOUCHY,
+        st.lists(st.sampled_from(["&amp;", "&lt;", "&copy", "&#39;", "&", "<", "a", "\u2019"])).map("".join),
+    )
+)
 @example("\u00c3 \u00e9")
 @example("&amp;lt;\u201ca\u201d")
 @example("\uff06amp;")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from texts import corpus
 
 from diptych.data.learn_vocabulary import learn, main, read_texts
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
 from samples import write_shards
-from texts import corpus
 
 GERMAN = ["Ein Foto von einer Straße.", "Das Foto zeigt eine kleine Straße", "zwei Straßen, ein Straßenschild"] * 3
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from texts import BLOCK, CORPUS, corpus, digest
 
 from diptych.data import bpe
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
-from texts import BLOCK, CORPUS, corpus, digest
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text())
 TOKENIZER = Tokenizer()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import simple_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from texts import CORPUS, corpus
 
-import simple_tokenizer
 from diptych.data.learn_vocabulary import learn, write
 from diptych.data.tokenizer import Tokenizer
-from texts import CORPUS, corpus
 
 SITE = simple_tokenizer.installed()
 pytestmark = [

@@ -23,9 +23,10 @@ def _class(characters: set[str]) -> str:
     return "".join(map(re.escape, sorted(characters)))
 
 
+_TRANSLATED = {chr(code) for table in (CONTROL_CHARS, LIGATURES, WIDTH_MAP) for code in table}
 # What some step replaces, curly quotes apart, and an ampersand that could begin an entity.
 _REPLACED = re.compile(
-    rf"[{_class(set(map(chr, {*CONTROL_CHARS, *LIGATURES, *WIDTH_MAP})))}"
+    rf"[{_class(_TRANSLATED)}"
     "\n\r\x80-\x9f\u2028\u2029\ud800-\udfff]|&[^\t\n\f <&;]"
 )
 # A broken encoding shows in two neighbours out of those that ftfy's rule names, or in one of these alone.

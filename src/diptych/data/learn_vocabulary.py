@@ -50,9 +50,7 @@ def learn(texts: Iterable[str], size: int, at_least: int = 2) -> bpe.Vocabulary:
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        yield " ".join(
-            piece for word in clean_words(text) for piece in bpe.pieces(word) if piece not in bpe.SPECIALS
-        )
+        yield " ".join(piece for word in clean_words(text) for piece in bpe.pieces(word) if piece not in bpe.SPECIALS)
 
 
 def _without_repeats(trained: Trainable) -> list[tuple[str, str]]:
@@ -100,9 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m diptych.data.tokenizer train SOURCE… --out FILE`; a user's mistake is one sentence and code 2."""
     parser = argparse.ArgumentParser(prog="python -m diptych.data.tokenizer", description=__doc__)
     train = parser.add_subparsers(required=True, metavar="train").add_parser("train", help=__doc__)
-    train.add_argument("sources", nargs="+", help="text files, one caption a line, or shards: index.json, 'x-{00..07}.tar'")
+    train.add_argument(
+        "sources", nargs="+", help="text files, one caption a line, or shards: index.json, 'x-{00..07}.tar'"
+    )
     train.add_argument("--out", required=True, help="the vocabulary's file, in CLIP's merges format; .gz packs it")
-    train.add_argument("--size", type=int, default=49408, help="ids, [SOS] and [EOS] among them (default %(default)s)")
+    train.add_argument(
+        "--size", type=int, default=49408, help="ids, [SOS] and [EOS] among them (default %(default)s)"
+    )
     train.add_argument("--at-least", type=int, default=2, help="how often a pair occurs (default %(default)s)")
     given = parser.parse_args(arguments)
     try:
