@@ -77,10 +77,10 @@ def validate(cfg: DictConfig) -> None:
     if not 0 <= cfg.data.max_bad < 1:
         raise UserError(f"data.max_bad={cfg.data.max_bad} is a share: give 0 or more and less than 1.")
     text = cfg.model.text
-    if "vocabulary" in text and text.vocab_size != _vocab_size(text.vocabulary):
+    if "vocabulary" in text and (ids := _vocab_size(text.vocabulary)) != text.vocab_size:
         raise UserError(
             f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
-            f" {_vocab_size(text.vocabulary)} ids: leave model.text.vocab_size out, it follows from the file."
+            f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
         )
     check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
     if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:

@@ -15,7 +15,7 @@ def keep_vocabulary(cfg: DictConfig, run_dir: Path) -> None:
     from diptych.data import bpe
 
     if cfg.model.text.get("vocabulary") is not None:
-        (run_dir / VOCABULARY).write_text(bpe.read(cfg.model.text.vocabulary).text)
+        (run_dir / VOCABULARY).write_text(bpe.read(cfg.model.text.vocabulary).text, "utf-8")
         name_vocabulary(cfg, run_dir)
 
 
