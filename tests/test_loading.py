@@ -110,3 +110,20 @@ def test_create_model_from_python() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = diptych.nothing
     assert diptych.loss.ContrastiveLoss and diptych.data.Order
+
+
+def test_a_checkpoint_carries_its_vocabulary_and_names_no_file(tmp_path: Path) -> None:
+    merges = "#version: 0.2\nr e\nre d</w>\n"
+    (tmp_path / "v.txt").write_text(merges)
+    text = CONFIG["text"] | {"vocab_size": 516}
+    model = build(CONFIG | {"text": text})
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    carrying = {"model": CONFIG | {"text": text | {"vocabulary": merges}}}
+    clip = load(write(tmp_path / "carrying.ckpt", diptych=carrying, state_dict=state))
+    assert clip.tokenizer(["red"])[0, :3].tolist() == [514, 513, 515]
+    naming = {"model": CONFIG | {"text": text | {"vocabulary": str(tmp_path / "v.txt")}}}
+    with pytest.raises(UserError, match="names the vocabulary"):
+        load(write(tmp_path / "naming.ckpt", diptych=naming, state_dict=state))
+    other = {"model": CONFIG | {"text": text | {"vocabulary": merges + "a b\n"}}}
+    with pytest.raises(UserError, match="516 ids and its vocabulary 517"):
+        load(write(tmp_path / "other.ckpt", diptych=other, state_dict=state))

@@ -23,11 +23,12 @@ ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE
 def register_resolvers() -> None:
     """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
     samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
-    `sweep_dir:`: a whole sweep's."""
+    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
 
 
 def _gpus_or(number: int) -> int:
@@ -52,6 +53,12 @@ def _sweep_dir(*, _root_: DictConfig) -> str:
     return _run_dir(None, "sweep" if given["name"].startswith("${") else given["name"])
 
 
+def _vocab_size(vocabulary: str | None) -> int:
+    from diptych.data.tokenizer import Tokenizer
+
+    return Tokenizer(vocabulary=vocabulary).vocab_size
+
+
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
     from diptych.data.datamodule import check_layout
@@ -69,6 +76,12 @@ def validate(cfg: DictConfig) -> None:
         )
     if not 0 <= cfg.data.max_bad < 1:
         raise UserError(f"data.max_bad={cfg.data.max_bad} is a share: give 0 or more and less than 1.")
+    text = cfg.model.text
+    if "vocabulary" in text and (ids := _vocab_size(text.vocabulary)) != text.vocab_size:
+        raise UserError(
+            f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
+            f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
+        )
     check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
     if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
@@ -176,6 +189,7 @@ def create_model(name: str, overrides: dict[str, object]) -> Any:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.utils import instantiate
 
+    register_resolvers()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""A model over a labelled set: features, once, for every evaluation."""
+"""A model over a labelled set: features, once, for every evaluation; and the tokenizer that its text tower reads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from diptych.batch import normalise
 from diptych.data.evalset import EvalSet
+from diptych.data.tokenizer import Tokenizer
+from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 
 
@@ -22,6 +24,18 @@ class Encoded:
     keys: list[str]
     captions: list[str]
     skipped: dict[str, list[str]]
+
+
+def tokenizer_for(model: CLIP) -> Tokenizer:
+    """The tokenizer of a model's own context and vocabulary. Raises UserError where the text tower has another number
+    of ids."""
+    tokenizer = Tokenizer(model.context_length, model.vocabulary)
+    if tokenizer.vocab_size != model.text.vocab_size:
+        raise UserError(
+            f"The text tower has {model.text.vocab_size} ids and its vocabulary {tokenizer.vocab_size}: give"
+            " model.text.vocabulary the file that the tower was made for, and leave model.text.vocab_size out."
+        )
+    return tokenizer
 
 
 @torch.inference_mode()

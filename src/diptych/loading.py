@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from diptych.batch import normalise
+from diptych.data import bpe
 from diptych.data.image import eval_pixels
 from diptych.data.tokenizer import Tokenizer
+from diptych.encode import tokenizer_for
 from diptych.errors import UserError
 from diptych.interop.files import read_torch
 from diptych.interop.own import refuse_instantiator
@@ -68,9 +70,11 @@ def load(
 
 
 def _tokenizer(model: CLIP, path: Path) -> Tokenizer:
-    ids = len(model.state_dict()["text.token_embedding.weight"])
-    if ids != Tokenizer.vocab_size:
+    if model.vocabulary is not None and not bpe.is_text(model.vocabulary):
+        raise UserError(f"checkpoint={path} names the vocabulary {model.vocabulary} and does not carry it: refused.")
+    ids = model.text.vocab_size
+    if model.vocabulary is None and ids != Tokenizer.vocab_size:
         raise UserError(
             f"checkpoint={path} was trained on another vocabulary: it has {ids} ids, OpenAI's {Tokenizer.vocab_size}."
         )
-    return Tokenizer(context_length=model.context_length)
+    return tokenizer_for(model)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diptych.config import ROOT, check_start, register_resolvers, sentence, split_pretrained, user_error, validate
 from diptych.errors import UserError
+from diptych.vocabulary import carrying_vocabulary, keep_vocabulary, name_vocabulary
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -88,6 +89,8 @@ def train(cfg: DictConfig) -> Path:
         check_start(cfg)
     _warn_if_slow(cfg)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if not resume:
+        keep_vocabulary(cfg, run_dir)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(run_dir / "environment.txt", environment())
     print(f"run: {run_dir}", flush=True)
@@ -126,7 +129,7 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {"model": described, "name": cfg["name"], "seed": cfg["seed"]},
+        {"model": carrying_vocabulary(described), "name": cfg["name"], "seed": cfg["seed"]},
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -272,6 +275,7 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
                 OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name])
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+    name_vocabulary(resumed, run_dir)
     return resumed
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from texts import BLOCK, CORPUS, corpus, digest
 
+from diptych.data import bpe
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
 
@@ -22,6 +24,33 @@ def test_ids_are_openais(text: str, ids: list[int]) -> None:
     assert TOKENIZER.encode(text) == ids
     row = [49406, *ids[:75], 49407]
     assert TOKENIZER(text)[0].tolist() == row + [0] * (77 - len(row))
+
+
+GOLDEN_BLOCKS = pytest.mark.skipif(
+    "blocks" not in GOLDEN, reason="tests/golden/make_tokenizer_golden.py has not been run since the corpus came"
+)
+
+
+def blocks(count: int) -> list[str]:
+    ids = [TOKENIZER.encode(text) for text in corpus(count * BLOCK)]
+    return [digest(ids[start : start + BLOCK]) for start in range(0, len(ids), BLOCK)]
+
+
+@GOLDEN_BLOCKS
+def test_ids_of_texts_of_every_kind_are_openais() -> None:
+    assert blocks(5) == GOLDEN["blocks"][:5]
+
+
+@GOLDEN_BLOCKS
+@pytest.mark.slow
+def test_ids_of_a_hundred_thousand_texts_are_openais() -> None:
+    assert len(set(corpus(CORPUS))) > 100_000
+    assert blocks(CORPUS // BLOCK) == GOLDEN["blocks"]
+
+
+def test_letters_newer_than_other_engines_tables_are_letters() -> None:
+    """U+1C89 and U+A7DA came with Unicode 16: one word with the letters beside them, as OpenAI's engine has it."""
+    assert len(bpe.pieces("a\u1c89\ua7dab")) == 1
 
 
 def test_rows_in_order_with_int64_and_the_context_asked_for() -> None:
@@ -75,11 +104,22 @@ def test_a_tokenizer_can_be_sent_to_a_worker() -> None:
 
 def test_the_vocabulary_is_read_late() -> None:
     code = (
-        "from diptych.data import tokenizer as t\n"
-        "made = t.Tokenizer(); assert t._vocabulary.cache_info().currsize == 0\n"
-        "made('a cat'); assert t._vocabulary.cache_info().currsize == 1"
+        "from diptych.data import bpe, tokenizer\n"
+        "made = tokenizer.Tokenizer(); assert bpe.openai.cache_info().currsize == 0\n"
+        "made('a cat'); assert bpe.openai.cache_info().currsize == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kept_words_are_bounded_and_stay_right() -> None:
+    words = bpe.openai().words
+    fresh = bpe.openai().encode("zyzzyva").tolist()  # worked out anew
+    for number in range(bpe.CACHED):
+        words[f"made{number}"] = b""
+    assert TOKENIZER.encode("zyzzyva") == TOKENIZER.encode("zyzzyva") == fresh
+    assert list(words) == ["zyzzyva"]
+    TOKENIZER.encode("w" * (bpe.WORD_CHARACTERS + 1))
+    assert "w" * (bpe.WORD_CHARACTERS + 1) not in words
 
 
 def test_a_context_without_room_is_refused() -> None:

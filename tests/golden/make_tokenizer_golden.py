@@ -1,19 +1,19 @@
-"""Writes tokenizer.json: texts and the ids that open_clip's SimpleTokenizer gives them.
+"""Writes tokenizer.json: texts and the ids that open_clip's SimpleTokenizer gives them, and for the corpus of
+tests/texts.py a digest of its ids, a block of texts each.
 
-    pip install --no-deps --target PEER open-clip-torch==3.3.0 regex
-    PYTHONPATH=PEER python tests/golden/make_tokenizer_golden.py
-
-The peer's file is loaded by itself, since its package imports torchvision.
+    pip install --no-deps --target PEER open_clip_torch==3.3.0
+    PYTHONPATH=tests python tests/golden/make_tokenizer_golden.py PEER
 """
 
 from __future__ import annotations
 
 import json
 import random
-from importlib import metadata
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+import sys
 from pathlib import Path
-from typing import Any
+
+import simple_tokenizer
+from texts import BLOCK, CORPUS, corpus, digest
 
 HAND_PICKED = [
     "",
@@ -51,28 +51,16 @@ def texts(count: int) -> list[str]:
     return found
 
 
-def peer_tokenizer() -> Any:
-    """open_clip's SimpleTokenizer."""
-    package = find_spec("open_clip")
-    if package is None or package.submodule_search_locations is None:
-        raise SystemExit("open_clip isn't on PYTHONPATH; see this file's first lines.")
-    spec = spec_from_file_location("peer", Path(package.submodule_search_locations[0]) / "tokenizer.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
-
-
 def main() -> None:
-    peer = peer_tokenizer()
-    names = ("open-clip-torch", "regex", "ftfy")
-    golden = {
-        "made_with": {name: metadata.version(name) for name in names},
-        "pairs": [[text, peer.encode(text)] for text in texts(200)],
-    }
+    site = Path(sys.argv[1])
+    peer = simple_tokenizer.load(site)()
     out = Path(__file__).parent / "tokenizer.json"
-    rows = ",\n".join(json.dumps(pair, separators=(",", ":")) for pair in golden["pairs"])
-    out.write_text(f'{{"made_with": {json.dumps(golden["made_with"])},\n"pairs": [\n{rows}\n]}}\n')
+    pairs = [[text, peer.encode(text)] for text in texts(200)]
+    ids = [peer.encode(text) for text in corpus(CORPUS)]
+    blocks = [digest(ids[start : start + BLOCK]) for start in range(0, CORPUS, BLOCK)]
+    rows = ",\n".join(json.dumps(pair, separators=(",", ":")) for pair in pairs)
+    made_with = json.dumps(simple_tokenizer.versions(site))
+    out.write_text(f'{{"made_with": {made_with},\n"pairs": [\n{rows}\n],\n"blocks": {json.dumps(blocks)}}}\n')
 
 
 if __name__ == "__main__":

@@ -45,11 +45,12 @@ class Pairs:
         return image, self.tokenizer([text])[0]
 
     def _caption(self, sample: Sample, seed: int) -> str:
-        captions = _captions(sample)
+        captions = captions_of(sample)
         return captions[int(seeding.uniform_one(seed, _CAPTION) * len(captions))]
 
 
-def _captions(sample: Sample) -> tuple[str, ...]:
+def captions_of(sample: Sample) -> tuple[str, ...]:
+    """A sample's captions, at least one. Raises BadSample."""
     try:
         if "txt" in sample:
             lines = _stripped(sample["txt"].decode().splitlines())

@@ -59,6 +59,12 @@ class CLIP(nn.Module):
         """Tokens that the text tower reads at most."""
         return cast(int, self.text.context_length)
 
+    @property
+    def vocabulary(self) -> str | None:
+        """What the ids stand for: a file in CLIP's merges format, or its text; None for OpenAI's. The tower keeps
+        it for whoever makes the tokenizer and doesn't read it."""
+        return cast(str | None, self.text.vocabulary)
+
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""
         features = self.image(images)

@@ -39,6 +39,7 @@ class TextTransformer(nn.Module):
     L is at most context_length after padding is cut; shorter input gives the same features, at less cost.
     heads: None for one head per 64 channels, as in all of the paper's models
     activation: a module such as `torch.nn.GELU()`; None for OpenAI's QuickGELU
+    vocabulary: what the ids stand for, see `CLIP.vocabulary`
 
     Names are OpenAI's top-level ones.
     """
@@ -52,10 +53,12 @@ class TextTransformer(nn.Module):
         vocab_size: int = 49408,
         heads: int | None = None,
         activation: nn.Module | None = None,
+        vocabulary: str | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.context_length = context_length
+        self.vocab_size, self.vocabulary = vocab_size, vocabulary
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.transformer = Transformer(
@@ -93,10 +96,18 @@ class CBOW(nn.Module):
     Transformer that this tower stands in for.
     """
 
-    def __init__(self, embed_dim: int, width: int, context_length: int = 77, vocab_size: int = 49408) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        width: int,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        vocabulary: str | None = None,
+    ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.context_length = context_length
+        self.vocab_size, self.vocabulary = vocab_size, vocabulary
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))

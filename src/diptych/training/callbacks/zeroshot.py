@@ -9,8 +9,7 @@ import lightning as L
 
 from diptych import distributed
 from diptych.data.evalset import EvalSet
-from diptych.data.tokenizer import Tokenizer
-from diptych.encode import encode_set
+from diptych.encode import encode_set, tokenizer_for
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
@@ -43,9 +42,8 @@ class ZeroShot(L.Callback):
     def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
         model = pl_module.model
         assert isinstance(model, CLIP)
-        tokenizer = Tokenizer(context_length=model.context_length)
         model.eval()
-        classifier = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
+        classifier = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
         model.train()
         mine = evalset.items[distributed.rank() :: distributed.world_size()]
         right, count = 0.0, 0.0

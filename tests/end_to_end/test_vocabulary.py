@@ -1,0 +1,76 @@
+"""A run with a vocabulary of its own: the tower's size follows, the checkpoint carries it, misfits die at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import diptych
+from diptych.data.learn_vocabulary import learn, write
+from diptych.data.tokenizer import Tokenizer
+from diptych.encode import tokenizer_for
+from diptych.errors import UserError
+
+TEXTS = ["a red square, number 1", "a green square, number 2", "the blue square of the number 3"] * 2
+SMALL = ["model=vit_tiny", "model.image.layers=1", "data=webdataset", "data.workers=0", "data.batch_size=16"]
+SMALL += ["logger=none", "trainer=cpu", "trainer.precision=32-true"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    file = tmp_path / "colours.txt.gz"
+    write(learn(TEXTS, 528), file)
+    return file
+
+
+def test_a_run_keeps_and_carries_its_vocabulary(
+    cli: Callable[..., Any], shards: Path, class_folder: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    given = [*SMALL, f"data.shards={shards}", f"model.text.vocabulary={vocabulary}", "run_dir=run"]
+    sets = f"data.evaluate={{_target_:diptych.data.evalset.folder_set,path:'{class_folder}'}}"
+    ended = cli("train", *given, sets, "trainer.max_steps=3", "callbacks.zeroshot.every=2")
+    assert ended.code == 0, ended.err
+    logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any("val/zeroshot/classes/top1" in line for line in logged)
+    text = Tokenizer(vocabulary=vocabulary).vocabulary.text
+    vocabulary.unlink()  # neither evaluating nor resuming needs it
+    (tmp_path / "run/vocabulary.txt").rename(tmp_path / "kept.txt")
+    loaded = diptych.load(tmp_path / "run")
+    assert loaded.tokenizer.vocabulary.text == text
+    assert loaded.model.text.token_embedding.num_embeddings == loaded.tokenizer.vocab_size == 528
+    with torch.inference_mode():
+        assert loaded.model.encode_text(loaded.tokenizer("a red square")).shape == (1, 256)
+    (tmp_path / "kept.txt").rename(tmp_path / "run/vocabulary.txt")
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    shutil.rmtree(tmp_path / "run")
+    assert cli("train", "resume=moved").code == 0
+
+
+def test_a_vocabulary_that_does_not_fit_is_one_sentence(
+    cli: Callable[..., Any], shards: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    given = [*SMALL, f"data.shards={shards}", "trainer.max_steps=1"]
+    for arguments, said in (
+        (["model.text.vocabulary=none.txt"], "none.txt does not exist"),
+        (["model.text.vocabulary=" + str(shards)], "vocabulary="),
+        ([f"model.text.vocabulary={vocabulary}", "model.text.vocab_size=600"], "vocab_size=600 does not fit"),
+        (["model.text.vocab_size=600"], "vocab_size=600 does not fit"),
+    ):
+        ended = cli("train", *given, *arguments)
+        assert ended.code == 2 and said in ended.err and ended.err.count("\n") == 1, ended.err
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.ckpt"))
+
+
+def test_a_created_model_has_its_vocabularys_size(vocabulary: Path) -> None:
+    model = diptych.create_model("vit_tiny", text__vocabulary=str(vocabulary), image__layers=1)
+    assert model.text.token_embedding.num_embeddings == tokenizer_for(model).vocab_size == 528
+    assert diptych.create_model("vit_tiny", image__layers=1).text.vocab_size == 49408
+    misfit = diptych.create_model("vit_tiny", text__vocabulary=str(vocabulary), text__vocab_size=70, image__layers=1)
+    with pytest.raises(UserError, match="has 70 ids and its vocabulary 528"):
+        tokenizer_for(misfit)
