@@ -44,8 +44,9 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
 	$(BIN)/python tests/peers/table.py
 
-bench: $(READY) ## the benchmarks: ratios in one run
+bench: $(READY) $(PEERS)/.ready ## the benchmarks: ratios in one run
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/tokenizer.py
 
 lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
 	$(BIN)/ruff check .

@@ -26,22 +26,15 @@ def test_ids_are_openais(text: str, ids: list[int]) -> None:
     assert TOKENIZER(text)[0].tolist() == row + [0] * (77 - len(row))
 
 
-GOLDEN_BLOCKS = pytest.mark.skipif(
-    "blocks" not in GOLDEN, reason="tests/golden/make_tokenizer_golden.py has not been run since the corpus came"
-)
-
-
 def blocks(count: int) -> list[str]:
     ids = [TOKENIZER.encode(text) for text in corpus(count * BLOCK)]
     return [digest(ids[start : start + BLOCK]) for start in range(0, len(ids), BLOCK)]
 
 
-@GOLDEN_BLOCKS
 def test_ids_of_texts_of_every_kind_are_openais() -> None:
     assert blocks(5) == GOLDEN["blocks"][:5]
 
 
-@GOLDEN_BLOCKS
 @pytest.mark.slow
 def test_ids_of_a_hundred_thousand_texts_are_openais() -> None:
     assert len(set(corpus(CORPUS))) > 100_000
