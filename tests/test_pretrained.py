@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diptych.building import build
+from diptych.data import bpe
 from diptych.errors import UserError
 from diptych.pretrained import start_from
 from diptych.towers.positions import resize_positions
@@ -141,6 +142,17 @@ def test_another_vocabulary_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"text\.token_embedding\.weight is \[49408, 16\] there and \[30, 16\] here"):
         start_from(fresh(text={"vocab_size": 30}), file)
     start_from(fresh(text={"vocab_size": 30}), file, "image")  # no word of it
+
+
+def test_another_vocabulary_of_as_many_ids_is_named(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "a.ckpt", config())
+    other = tmp_path / "other.txt"
+    *merges, before, last = bpe.openai().merges
+    other.write_text(bpe.Vocabulary([*merges, last, before]).text)
+    with pytest.raises(
+        UserError, match=r"another vocabulary than model\.text\.vocabulary=\S+other.txt: give the file"
+    ):
+        start_from(fresh(text={"vocabulary": str(other)}), file)
 
 
 def test_a_towers_stem_shows_in_no_shape_but_counts(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[
     kept = {name: value for name, value in own.items() if name.partition(".")[0] != tower}
     _fit(model, kept | taken, source)
     _check_settings(model, there, tower, source)
+    if tower != "image":
+        _check_vocabulary(model, there, source)
     if tower != "text":
         _check_pixels(model, there.mean, there.std, source)
     return [f"starts from {source}, {len(taken)} tensors", *notes]
@@ -99,6 +101,18 @@ def _check_settings(model: CLIP, there: CLIP, tower: str | None, source: str) ->
         raise UserError(
             f"{source} has {theirs.get(name, 'nothing')} at {name} and the config {_settings(module)}: "
             f"give model.{part} the file's settings."
+        )
+
+
+def _check_vocabulary(model: CLIP, there: CLIP, source: str) -> None:
+    """Refuse a text tower that learned other words by the same ids."""
+    from diptych.data import bpe
+
+    ours, theirs = (None if v is None else bpe.read(v).text for v in (model.vocabulary, there.vocabulary))
+    if ours != theirs:
+        raise UserError(
+            f"{source} was trained on another vocabulary than model.text.vocabulary={model.vocabulary}:"
+            " give the file that it was trained with."
         )
 
 

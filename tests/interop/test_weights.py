@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from interop_files import RESNET, VIT, huggingface_state, model_of, write_open_clip, write_run
 
 import diptych
+from diptych.building import build
 from diptych.errors import UserError
 from diptych.interop import names, to_open_clip
 from diptych.interop.architecture import architecture_of, infer
 from diptych.interop.huggingface import names as huggingface_names
 from diptych.interop.reading import read
 from diptych.interop.weights import Weights, skeleton
+from diptych.towers.positions import resize_positions
 
 LONG = ("rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b16", "vit_l14", "vit_l14_336")
 PAPER = ["rn50", "vit_b32", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
@@ -54,6 +57,29 @@ def test_the_small_models_that_other_formats_have_words_for() -> None:
     assert architecture_of(vit, "open_clip").image_heads == 4
     with pytest.raises(UserError, match="take format=diptych"):
         architecture_of(resnet, "open_clip")
+
+
+@pytest.mark.parametrize("variant", [{"norm_eps": 1e-6}, {"registers": 2}, {"pool": "attention"}])
+def test_a_variant_of_a_tower_is_not_exported_as_openais(variant: dict[str, object]) -> None:
+    config = VIT.config()
+    with torch.device("meta"):
+        model = build(config | {"image": config["image"] | variant})
+    with pytest.raises(UserError, match="take format=diptych"):
+        architecture_of(model, "open_clip")
+
+
+def test_positions_without_a_class_token_are_resampled(folder: Path) -> None:
+    config = VIT.config()
+    config = config | {"image": config["image"] | {"pool": "attention"}}
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    state = {key: torch.randn(value.shape) for key, value in state.items()}
+    resized = Weights(config, state, folder).resized(image_size=24)
+    before = state["image.positional_embedding"]
+    grid = math.isqrt(len(before))
+    after = resized.state["image.positional_embedding"]
+    assert torch.equal(after, resize_positions(before, grid, (6, 6))) and len(after) == 36
+    resized.check()
 
 
 def test_another_image_size_resamples_the_positions_and_says_so(
@@ -114,3 +140,11 @@ def _picture() -> object:
     from PIL import Image
 
     return Image.new("RGB", (30, 40), (200, 10, 10))
+
+
+def test_a_vocabulary_of_ones_own_is_not_exported_as_openais() -> None:
+    config = VIT.config()
+    with torch.device("meta"):
+        model = build(config | {"text": config["text"] | {"vocabulary": "words.txt"}})
+    with pytest.raises(UserError, match="a vocabulary of its own: take format=diptych"):
+        architecture_of(model, "huggingface")

@@ -21,6 +21,7 @@ from diptych.towers.vit import VisionTransformer
 
 HEAD_WIDTH = 64  # channels a head in all of the paper's models, whose files don't say it
 STRIDE = 32  # of the modified ResNet's four stages and stem
+NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -187,11 +188,19 @@ def architecture_of(model: CLIP, target: str) -> Architecture:
         mean=tuple(model.mean),
         std=tuple(model.std),
     )
+    if model.vocabulary is not None:
+        raise _inexpressible(target, "a vocabulary of its own")
     with torch.device("meta"):
         plain = build(found.config())
-    if {k: v.shape for k, v in plain.state_dict().items()} != {k: v.shape for k, v in model.state_dict().items()}:
+    if _shows(plain) != _shows(model):
         raise _inexpressible(target, "a variant of the towers that is ours alone")
     return found
+
+
+def _shows(model: nn.Module) -> tuple[dict[str, torch.Size], dict[str, float]]:
+    """Shapes by name, and what no shape shows: the epsilons of norms."""
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return shapes, {name: module.eps for name, module in model.named_modules() if isinstance(module, NORMS)}
 
 
 def _blocks_of(transformer: Transformer, target: str) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,19 +57,23 @@ class Weights:
         for tower, key, value in (("image", "image_size", image_size), ("text", "context_length", context_length)):
             if value is not None:
                 config[tower] = dict(config[tower]) | {key: value}
-        expected = skeleton(config, state, str(self.path)).state_dict()
+        model = skeleton(config, state, str(self.path))
+        expected = model.state_dict()
         for key in [key for key in expected if key.endswith("positional_embedding") and key in state]:
             before, after = len(state[key]), len(expected[key])
             if before != after and state[key].dim() == 2:
-                state[key], how = _positions(state[key], after, key.startswith("image."))
+                image = key.startswith("image.")
+                grid = cast(int, model.get_submodule(key.rpartition(".")[0]).grid) if image else None
+                state[key], how = _positions(state[key], after, grid)
                 log.warning("%s: %s %s from %d to %d positions", self.path, self.spell(key), how, before, after)
         return replace(self, config=config, state=state)
 
 
-def _positions(table: Tensor, rows: int, square: bool) -> tuple[Tensor, str]:
-    if square:
-        old, new = math.isqrt(len(table) - 1), math.isqrt(rows - 1)
-        return resize_positions(table.float(), old, (new, new)).to(table.dtype), "resampled (bicubic)"
+def _positions(table: Tensor, rows: int, grid: int | None) -> tuple[Tensor, str]:
+    """grid: the side of the grid wanted, beside which some rows may have no place; None for text"""
+    if grid is not None:
+        old = math.isqrt(len(table) - (rows - grid**2))
+        return resize_positions(table.float(), old, (grid, grid)).to(table.dtype), "resampled (bicubic)"
     if rows < len(table):
         return table[:rows].clone(), "cut"
     resampled = F.interpolate(table.float().T[None], size=rows, mode="linear", align_corners=False)
