@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,18 @@ import torch
 from samples import COLOURS, picture, write_shards
 
 torch.set_num_threads(1)  # suites run side by side; more threads than cores make all of them slow
+
+
+@pytest.fixture(scope="session")
+def peers_python() -> Path:
+    """The Python of .venv-peers, which is made where it is missing."""
+    root = Path(__file__).parents[1]
+    command = ["make", "--no-print-directory", "peers", f"PYTHON={sys.executable}"]
+    made = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if made.returncode:
+        last = (made.stderr.strip() or made.stdout.strip()).splitlines()[-1:]
+        pytest.skip(f"`make peers` can't make the peers' environment here: {' '.join(last)}")
+    return root / ".venv-peers" / "bin" / "python"
 
 
 @pytest.fixture

@@ -16,18 +16,21 @@ from texts import CORPUS, corpus
 from diptych.data.learn_vocabulary import learn, write
 from diptych.data.tokenizer import Tokenizer
 
-SITE = simple_tokenizer.installed()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(SITE is None, reason="open_clip is not there: `make peers` installs it into .venv-peers"),
-]
+pytestmark = pytest.mark.slow
 OURS = Tokenizer()
 
 
 @pytest.fixture(scope="module")
-def peer() -> Any:
-    assert SITE is not None
-    return simple_tokenizer.load(SITE)()
+def site(peers_python: Path) -> Path:
+    """The packages of the peers' environment."""
+    found = simple_tokenizer.installed()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def peer(site: Path) -> Any:
+    return simple_tokenizer.load(site)()
 
 
 def test_the_corpus(peer: Any) -> None:
@@ -59,11 +62,11 @@ def test_rows(peer: Any) -> None:
     assert OURS(texts).equal(peer(texts))
 
 
-def test_a_learned_vocabulary_reads_alike_there(tmp_path: Path) -> None:
+def test_a_learned_vocabulary_reads_alike_there(site: Path, tmp_path: Path) -> None:
     file = tmp_path / "learned.txt.gz"
     write(learn(corpus(3000, seed=1), 3000), file)
-    assert SITE is not None and gzip.decompress(file.read_bytes())
-    peer, ours = simple_tokenizer.load(SITE)(bpe_path=str(file)), Tokenizer(vocabulary=file)
+    assert gzip.decompress(file.read_bytes())
+    peer, ours = simple_tokenizer.load(site)(bpe_path=str(file)), Tokenizer(vocabulary=file)
     assert (peer.sot_token_id, peer.eot_token_id, peer.vocab_size) == (ours.sot, ours.eot, ours.vocab_size)
     texts = corpus(3000, seed=2)
     assert ours(texts).equal(peer(texts))

@@ -14,16 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-PEERS = Path(os.environ.get("DIPTYCH_PEERS", ROOT / ".venv-peers/bin/python"))
 
 
 @pytest.mark.slow
-def test_siglips_tower_and_registers_equal_their_peers() -> None:
+def test_siglips_tower_and_registers_equal_their_peers(peers_python: Path) -> None:
     """The same weights, the same features; one wrong GELU would show."""
-    if not PEERS.is_file():
-        pytest.skip(f"{PEERS} is not there: the peers' environment has transformers and timm, ours does not")
     ended = subprocess.run(
-        [str(PEERS), str(ROOT / "tests/peers/siglip.py")],
+        [str(peers_python), str(ROOT / "tests/peers/siglip.py")],
         env={
             **os.environ,
             "PYTHONPATH": PATH,

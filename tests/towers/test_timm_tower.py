@@ -20,7 +20,6 @@ from diptych.towers.timm_tower import TimmTower
 
 ROOT = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-PEERS = Path(os.environ.get("DIPTYCH_PEERS", ROOT / ".venv-peers/bin/python"))
 
 
 def test_without_timm_one_sentence_says_how_to_get_it() -> None:
@@ -37,11 +36,9 @@ def test_a_checkpoint_reaches_nothing_but_the_tower(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_real_models_of_timm() -> None:
-    if not PEERS.is_file():
-        pytest.skip(f"{PEERS} is not there: the peers' environment has timm, ours can't have its torchvision")
+def test_real_models_of_timm(peers_python: Path) -> None:
     ended = subprocess.run(
-        [str(PEERS), str(ROOT / "tests/peers/timm_tower.py")],
+        [str(peers_python), str(ROOT / "tests/peers/timm_tower.py")],
         env={
             **os.environ,
             "PYTHONPATH": PATH,
