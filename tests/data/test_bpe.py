@@ -20,7 +20,7 @@ def test_ids_follow_from_the_merges(tmp_path: Path, name: str) -> None:
     tokenizer = Tokenizer(context_length=5, vocabulary=tmp_path / name)
     assert (tokenizer.vocab_size, tokenizer.sot, tokenizer.eot) == (517, 515, 516)
     assert tokenizer("Cat cats").tolist() == [[515, 513, 512, 83, 516]]  # cats is ca, t, s</w>
-    assert tokenizer.vocabulary.text == TEXT
+    assert tokenizer.vocabulary.text == TEXT.rstrip()  # open_clip would count an empty last line as a merge
     assert tokenizer.decode(tokenizer("cat")[0]) == "cat"
 
 

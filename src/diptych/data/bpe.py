@@ -69,7 +69,8 @@ class Vocabulary:
 
     @property
     def text(self) -> str:
-        return "\n".join([self.title, *map(" ".join, self.merges), ""])
+        # No newline at the end: open_clip counts an empty last line as a merge.
+        return "\n".join([self.title, *map(" ".join, self.merges)])
 
     def encode(self, word: str) -> array[int]:
         """The ids of a clean run of characters without white space in it."""
