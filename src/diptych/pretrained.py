@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
-from diptych.towers.positions import resize_positions
+from diptych.towers.positions import resize_positions, resize_text_positions
 
 
 def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[str]:
@@ -72,7 +71,7 @@ def _resampled(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Te
         if len(there) == len(here):
             continue
         if name.startswith("text."):
-            state[name] = _resize_text(there, len(here))
+            state[name] = resize_text_positions(there, len(here))
             way = "cut" if len(here) < len(there) else "resampled, linearly,"
             notes.append(f"{name} is {way} from {len(there)} to {len(here)} tokens")
             continue
@@ -82,13 +81,6 @@ def _resampled(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Te
             state[name] = resize_positions(there, side, (grid, grid))
             notes.append(f"{name} is resampled, bicubically, from {side}×{side} to {grid}×{grid} places")
     return state, notes
-
-
-def _resize_text(positions: Tensor, length: int) -> Tensor:
-    """Positions [L, C] -> [length, C]: the first ones, or stretched where there are too few."""
-    if length <= len(positions):
-        return positions[:length]
-    return F.interpolate(positions.T[None], size=length, mode="linear", align_corners=False)[0].T
 
 
 def _check_settings(model: CLIP, there: CLIP, tower: str | None, source: str) -> None:
@@ -138,19 +130,13 @@ def _is_plain(path: Path) -> bool:
 
 def _start_trunk(model: CLIP, path: Path, source: str) -> list[str]:
     """timm's own weights into the trunk, less the classifier that it was trained with."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from diptych.interop.files import plain_state, read_safetensors, read_torch
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{source} is refused: not a whole file of plain tensors ({first}).") from error
     tower = cast(Any, model.image)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{source} is refused: not a state dict of tensors, as timm writes it.")
+    try:
+        state = plain_state((read_safetensors if path.suffix == ".safetensors" else read_torch)(path), path)
+    except UserError as error:
+        raise UserError(str(error).replace("checkpoint=", "model.image.pretrained=", 1)) from error
     heads = tuple(f"{name}." for name in tower.classifier)
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
     _fit(tower.trunk, state, source)

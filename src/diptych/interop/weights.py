@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.building import build
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
-from diptych.towers.positions import resize_positions
+from diptych.towers.positions import resize_positions, resize_text_positions
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 log = logging.getLogger(__name__)
@@ -74,10 +73,7 @@ def _positions(table: Tensor, rows: int, grid: int | None) -> tuple[Tensor, str]
     if grid is not None:
         old = math.isqrt(len(table) - (rows - grid**2))
         return resize_positions(table.float(), old, (grid, grid)).to(table.dtype), "resampled (bicubic)"
-    if rows < len(table):
-        return table[:rows].clone(), "cut"
-    resampled = F.interpolate(table.float().T[None], size=rows, mode="linear", align_corners=False)
-    return resampled[0].T.contiguous().to(table.dtype), "resampled (linear)"
+    return resize_text_positions(table, rows), "cut" if rows < len(table) else "resampled (linear)"
 
 
 def model_of(

@@ -20,3 +20,12 @@ def resize_positions(positions: Tensor, trained: int, grid: tuple[int, int]) -> 
     square = positions[placeless:].view(1, trained, trained, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([positions[:placeless], resized.flatten(2).squeeze(0).T])
+
+
+def resize_text_positions(positions: Tensor, length: int) -> Tensor:
+    """Positions [L, C] -> [length, C], of the same type: the first ones, which is exact, or stretched linearly where
+    there are too few."""
+    if length <= len(positions):
+        return positions[:length].clone()
+    stretched = F.interpolate(positions.float().T[None], size=length, mode="linear", align_corners=False)
+    return stretched[0].T.contiguous().to(positions.dtype)
