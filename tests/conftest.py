@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +30,25 @@ def peers_python() -> Path:
         last = (made.stderr.strip() or made.stdout.strip()).splitlines()[-1:]
         pytest.skip(f"`make peers` can't make the peers' environment here: {' '.join(last)}")
     return root / ".venv-peers" / "bin" / "python"
+
+
+@pytest.fixture
+def in_peers(peers_python: Path) -> Callable[[str], dict[str, Any]]:
+    """Runs a script of tests/peers in the peers' environment; what it prints last is JSON."""
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
+
+    def run(script: str) -> dict[str, Any]:
+        ended = subprocess.run(
+            [str(peers_python), str(root / "tests/peers" / script)],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture

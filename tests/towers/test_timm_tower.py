@@ -6,10 +6,7 @@ That environment is another Python with torchvision and timm in it, .venv-peers 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,9 +14,6 @@ import pytest
 from diptych.building import build
 from diptych.errors import UserError
 from diptych.towers.timm_tower import TimmTower
-
-ROOT = Path(__file__).parents[2]
-PATH = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
 
 
 def test_without_timm_one_sentence_says_how_to_get_it() -> None:
@@ -36,19 +30,8 @@ def test_a_checkpoint_reaches_nothing_but_the_tower(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_real_models_of_timm(peers_python: Path) -> None:
-    ended = subprocess.run(
-        [str(peers_python), str(ROOT / "tests/peers/timm_tower.py")],
-        env={
-            **os.environ,
-            "PYTHONPATH": PATH,
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+def test_real_models_of_timm(in_peers: Callable[[str], dict[str, Any]]) -> None:
+    found: dict[str, Any] = in_peers("timm_tower.py")
     assert found.pop("from meta") is True
     refusals = found.pop("refused")
     assert len(refusals) == 11 and all("is no model that timm lists" in text for text in refusals[:9]), refusals
