@@ -115,7 +115,7 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
     names = _lines(root / "classnames.txt")
     items = []
     for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
-        for sample in read(shard := scan(tar), 0, shard.samples):
+        for sample in read(shard := scan(str(tar))[0], 0, shard.samples):
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
             key = f"{root.name}/{_text(sample, '__key__')}"
             label = _text(sample, "cls")

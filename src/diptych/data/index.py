@@ -1,117 +1,169 @@
-"""The index: which shards there are and how many samples each holds. Written by `pack.py`, or by a scan."""
+"""The index: which shards there are, how many samples each holds, and where in the shard each sample begins.
+
+On disk, `index.json`: {"version": 1, "shards": [{"path", "samples", "bytes", "sha256", "offsets": true}]}, paths
+relative to it. Beside a shard with offsets lies SHARD.idx: the first byte of every sample and the end of the last,
+as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`); it is read only when the shard is.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
+from diptych.data.files import Files, is_local, local
 from diptych.errors import UserError
 
+Offsets = NDArray[np.int64]  # [samples + 1], bytes
+META = re.compile(r"__[^/]*__($|/)")  # what webdataset leaves out by name
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar: where it is and what it should hold."""
+    """One tar: where it is, what it should hold, and whether SHARD.idx lies beside it."""
 
     path: str
     samples: int
     bytes: int
+    offsets: bool = False
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        return self.path.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class Index:
-    """The shards of a training set, in a fixed order."""
+    """The shards of a training set, in a fixed order. found: the offsets of shards that were scanned, by path."""
 
     shards: tuple[Shard, ...]
+    found: dict[str, Offsets] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
+    def offsets(self, number: int, files: Files) -> Offsets | None:
+        """Where the samples of a shard begin, and the last ends; None where that isn't known."""
+        shard = self.shards[number]
+        if not shard.offsets:
+            return self.found.get(shard.path)
+        name = f"{shard.path}.idx"
+        offsets = np.frombuffer(files.read(name), dtype="<i8")
+        whole = len(offsets) == shard.samples + 1 and offsets[0] >= 0 and offsets[-1] <= shard.bytes
+        if not whole or (np.diff(offsets) <= 0).any():
+            raise UserError(f"{name} does not fit its shard of {shard.samples} samples: index the shards again.")
+        return offsets
 
-def open_index(shards: str | Sequence[str]) -> Index:
+
+def open_index(shards: str | Sequence[str], files: Files | None = None) -> Index:
     """An index file, a brace pattern, or a list of either -> Index.
 
     Shards without an index are scanned: headers only, so a second for some thousand samples.
-    Raises UserError for a shard that is missing, cut or no tar, and for a URL that would run a program.
+    Raises UserError for a shard that is missing, cut or no tar, and for an address that is not read.
     """
+    files = files or Files()
     paths: list[str] = []
-    found: list[Shard] = []
+    listed: list[Shard] = []
+    found: dict[str, Offsets] = {}
     for pattern in [shards] if isinstance(shards, str) else shards:
-        _refuse_remote(pattern)
+        files.check(pattern)
         if pattern.endswith(".json"):
-            found.extend(_read(Path(pattern)))
+            listed.extend(_read(pattern, files))
         else:
             paths.extend(expand_urls(pattern))
-    found.extend(scan(Path(path)) for path in paths)
-    if not found or not sum(shard.samples for shard in found):
+    for path in paths:
+        shard, offsets = scan(path)
+        listed.append(shard)
+        if offsets is not None:
+            found[path] = offsets
+    if not listed or not sum(shard.samples for shard in listed):
         raise UserError(f"data.shards={shards} names no sample: give an index.json or a pattern of tars.")
-    return Index(tuple(found))
+    return Index(tuple(listed), found)
 
 
-def _refuse_remote(pattern: str) -> None:
-    if pattern.startswith("pipe:"):
-        raise UserError(f"data.shards={pattern} would run a program and is refused: give the tar itself.")
-    if "://" in pattern and not pattern.startswith("file://"):
-        raise UserError(f"data.shards={pattern} is remote, which is not read yet: give a local path.")
-
-
-def _read(path: Path) -> list[Shard]:
-    if not path.is_file():
+def _read(path: str, files: Files) -> list[Shard]:
+    if files.size(path) is None:
         raise UserError(f"data.shards={path} does not exist: give an index.json or a pattern of tars.")
+    folder = path.rpartition("/")[0]
     try:
-        entries = json.loads(path.read_text())["shards"]
-        shards = [
-            Shard(str(path.parent / entry["path"]), int(entry["samples"]), int(entry["bytes"])) for entry in entries
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = json.loads(files.read(path))["shards"]
+        shards = [_entry(path, folder, entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"data.shards={path} is not an index of shards ({error!r}): make one with pack.py."
         ) from error
-    for entry, shard in zip(entries, shards, strict=True):
-        _check(path, entry["path"], shard)
+    for shard in shards:
+        _check(path, shard, files)
     return shards
 
 
-def _check(index: Path, written: str, shard: Shard) -> None:
-    if Path(written).is_absolute() or ".." in Path(written).parts:
+def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
+    written = entry["path"]
+    # What would leave the folder, on disk or in a URL: an absolute path, a step up (also escaped), another host.
+    odd = any(mark in written for mark in ("\\", "%", "?", "#", "://", "\0")) or written.startswith("pipe:")
+    if odd or written.startswith("/") or ".." in PurePosixPath(written).parts:
         raise UserError(f"{index} names the shard {written} outside its own folder, which is refused.")
-    there = Path(shard.path)
-    if not there.is_file():
-        raise UserError(f"The shard {there}, named in {index}, is missing: restore it or pack the set again.")
-    if there.stat().st_size != shard.bytes:
+    shard = Shard(
+        f"{folder}/{written}" if folder else written,
+        int(entry["samples"]),
+        int(entry["bytes"]),
+        bool(entry.get("offsets", False)),
+    )
+    if shard.samples < 0 or shard.bytes < 0:
+        raise UserError(f"{index} gives the shard {written} a negative size: index the shards again.")
+    return shard
+
+
+def _check(index: str, shard: Shard, files: Files) -> None:
+    """See that a local shard is there, whole. A remote one is looked at when it is read: 40,000 questions to a
+    server before the first step would be a stall of their own."""
+    if not is_local(shard.path):
+        return
+    size = files.size(shard.path)
+    if size is None:
+        raise UserError(f"The shard {shard.path}, named in {index}, is missing: restore it or pack the set again.")
+    if size != shard.bytes:
         raise UserError(
-            f"The shard {there} has {there.stat().st_size} bytes where {index} says {shard.bytes}:"
+            f"The shard {shard.path} has {size} bytes where {index} says {shard.bytes}:"
             " it was cut or changed; restore it or pack the set again."
         )
 
 
-def scan(path: Path) -> Shard:
-    """Count the samples of a tar by its headers, and see that it is whole.
+def scan(path: str) -> tuple[Shard, Offsets | None]:
+    """Count the samples of a local tar by its headers, find where each begins, and see that the tar is whole.
 
     Samples are counted as webdataset groups them: neighbours with the same key, files without one left out.
+    The offsets are None for a compressed tar, which can only be read from its start.
+    Raises UserError for a tar that is missing, cut or none.
     """
-    if not path.is_file():
+    if not is_local(path):
+        raise UserError(f"The shard {path} is remote and has no index: make one with pack.py source=shards.")
+    file = local(path)
+    size = Files().size(path)
+    if size is None:
         raise UserError(f"The shard {path} is missing: data.shards names it.")
-    size, samples, last, end = path.stat().st_size, 0, None, 0
+    starts: list[int] = []
+    last, end = None, 0
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with tarfile.open(file, "r:*") as tar:
             for member in tar:
-                end = member.offset_data + member.size
                 key, _ = base_plus_ext(member.name)
-                if not member.isfile() or key is None or member.name.startswith("__"):
+                begin, end = end, _after(member)
+                if not member.isfile() or key is None or META.match(member.name):
                     continue
-                samples += key != last
+                if key != last:
+                    starts.append(begin)
                 last = key
             packed = not isinstance(tar.fileobj, io.BufferedReader)
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -119,5 +171,11 @@ def scan(path: Path) -> Shard:
     # A whole tar ends in two empty blocks; without them a writer was killed or the copy was cut. A compressed
     # one that was cut could not have been read to its end.
     if size < end + 1024 and not packed:
-        raise UserError(f"The shard {path} is cut after {samples} samples: restore it or leave it out.")
-    return Shard(str(path), samples, size)
+        raise UserError(f"The shard {path} is cut after {len(starts)} samples: restore it or leave it out.")
+    offsets = None if packed else np.array([*starts, end], dtype=np.int64)
+    return Shard(path, len(starts), size), offsets
+
+
+def _after(member: tarfile.TarInfo) -> int:
+    """The first byte after a member: its content is padded to whole blocks of 512."""
+    return member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data
