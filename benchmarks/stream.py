@@ -22,7 +22,8 @@ import webdataset as wds
 from diptych.data.image import TrainImage, train_image
 from diptych.data.index import open_index
 from diptych.data.pairs import Pairs
-from diptych.data.stream import Place, Steps, Stream
+from diptych.data.steps import Steps
+from diptych.data.stream import Place, Stream
 from diptych.data.tokenizer import Tokenizer
 
 INDEX = Path(__file__).parents[1] / "data/emoji/train/index.json"

@@ -41,6 +41,12 @@ RESUMABLE = (
     "trainer.keep",
     "data.workers",
     "data.memory",
+    "data.stall",
+    "data.allow_pipe",
+    "data.files.retries",
+    "data.files.timeout",
+    "data.files.cache",
+    "data.files.cache_gb",
     "logger",
     "callbacks.progress",
 )
@@ -261,6 +267,8 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
         raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")
     resumed = OmegaConf.load(stored)
     assert isinstance(resumed, DictConfig)
+    if "allow_pipe" in resumed.data:
+        resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it
     for override in HydraConfig.get().overrides.task:
         key = override.split("=", 1)[0].lstrip("+~")
         if key == "resume":

@@ -57,16 +57,10 @@ def test_segments_are_the_line_between_two_places(
         return
     order = Order(index, seed=3, epoch=1, batch_size=batch, streams=streams)
     for stream in range(streams):
-        whole = [
-            (shard, number)
-            for shard, first, last in order.segments(stream, 0, order.length)
-            for number in range(first, last)
-        ]
-        part = [
-            (shard, number)
-            for shard, first, last in order.segments(stream, start, start + length)
-            for number in range(first, last)
-        ]
+        whole, part = (
+            [(run.shard, number) for run in order.segments(stream, *places) for number in range(run.first, run.last)]
+            for places in ((0, order.length), (start, start + length))
+        )
         assert len(whole) == order.length
         assert part == whole[start : start + length]
 
@@ -88,8 +82,8 @@ def test_order_is_pinned() -> None:
 
 
 GOLDEN = [
-    [(0, 0), (0, 3), (2, 1), (2, 0)],
-    [(1, 2), (0, 4), (2, 6), (2, 5)],
+    [(0, 0), (0, 1), (2, 1), (2, 0)],
+    [(1, 0), (1, 1), (2, 6), (2, 5)],
 ]
 
 

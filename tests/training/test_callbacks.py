@@ -37,11 +37,12 @@ def test_metrics_file_has_each_step_once_also_after_a_crash(tmp_path: Path) -> N
 
 
 def test_counts_add_up() -> None:
-    left = {"read": 3, "skipped": {"empty caption": {"a.tar": 1}}}
+    left = {"read": 3, "skipped": {"empty caption": {"a.tar": 1}}, "retried": {"http://host": 2}}
     right = {"read": 4, "skipped": {"empty caption": {"a.tar": 2, "b.tar": 1}, "no image": {"b.tar": 5}}}
     assert added([left, right]) == {
         "read": 7,
         "skipped": {"empty caption": {"a.tar": 3, "b.tar": 1}, "no image": {"b.tar": 5}},
+        "retried": {"http://host": 2},
     }
 
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.data.evalset import EvalSet
-from diptych.data.index import open_index
-from diptych.data.order import Order
+from diptych.data.files import Files
+from diptych.data.index import open_index, open_sources
+from diptych.data.order import BLOCK, Order
 from diptych.data.pairs import Pairs
-from diptych.data.stream import Place, Steps, Stream
+from diptych.data.steps import Steps
+from diptych.data.stream import Place, Stream
 from diptych.errors import UserError
 
 
 class PairData(L.LightningDataModule):
     """Image–text pairs from webdataset shards; step s is the same batch on any ranks × workers.
 
-    shards: an index.json, a brace pattern of tars, or a list of either
+    shards: an index.json, a brace pattern of tars, or a list of either; or
+    sources: several such sets, {name: {"shards": …, "weight": how often an epoch takes each sample}}
     image: (encoded bytes, seed) -> uint8 [3, H, W]; tokenizer: texts -> int64 [N, L]; see `Pairs`
     batch_size: global, over all ranks
     streams: K canonical streams, a multiple of ranks × workers
+    block: samples of a stream that are shuffled together; each stream holds as many, encoded
     workers: processes a rank; 0 reads in the rank itself
     max_bad: share of bad samples past which the run stops
     memory: megabytes a worker may use to keep small shards
+    stall: seconds of waiting for a worker after which a line says for which, and where it reads
+    files: how addresses are opened; allow_pipe: whether `pipe:COMMAND` may run a program
     augment: (Batch, progress 0–1) -> Batch, on the device; None for the crop alone
     evaluate: labelled sets for validation and the report, if any
     Raises UserError for what can't be read or divided, before any sample is read.
@@ -33,7 +40,7 @@ class PairData(L.LightningDataModule):
 
     def __init__(
         self,
-        shards: str | Sequence[str],
+        shards: str | Sequence[str] | None,
         image: Callable[[bytes, int], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         *,
@@ -41,19 +48,35 @@ class PairData(L.LightningDataModule):
         streams: int,
         seed: int,
         steps: int,
+        sources: Mapping[str, Mapping[str, Any]] | None = None,
+        block: int = BLOCK,
         workers: int = 0,
         max_bad: float = 0.01,
         memory: int = 64,
+        stall: float = 60.0,
+        files: Files | None = None,
+        allow_pipe: bool = False,
         augment: Callable[[Batch, float], Batch] | None = None,
         evaluate: Sequence[EvalSet] | None = None,
     ) -> None:
         super().__init__()
         self.pairs = Pairs(image, tokenizer)
-        self.batch_size, self.streams, self.seed = batch_size, streams, seed
-        self.steps, self.workers, self.max_bad, self.memory = steps, workers, max_bad, memory
+        self.batch_size, self.streams, self.seed, self.block = batch_size, streams, seed, block
+        self.steps, self.workers, self.max_bad, self.memory, self.stall = steps, workers, max_bad, memory, stall
         self.augment, self.evaluate = augment, list(evaluate or ())
-        self.index = open_index(shards)
-        self.order = Order(self.index, seed=seed, epoch=0, batch_size=batch_size, streams=streams)
+        self.files = files or Files()
+        self.files.allow_pipe = allow_pipe
+        if sources:
+            if shards:
+                raise UserError("data.shards and data.sources both name what to train on: give one, the other null.")
+            self.index = open_sources(sources, self.files)
+        elif shards:
+            self.index = open_index(shards, self.files)
+        else:
+            raise UserError(
+                "data.shards must be given: an index.json, or a pattern such as 'shards/{000000..000999}.tar'."
+            )
+        self.order = Order(self.index, seed=seed, epoch=0, batch_size=batch_size, streams=streams, block=block)
         self.start = 0
         self.batches: Steps | None = None
 
@@ -71,8 +94,10 @@ class PairData(L.LightningDataModule):
             stop=self.steps,
             place=place,
             memory=self.memory * 2**20,
+            block=self.block,
+            files=self.files,
         )
-        self.batches = Steps(stream, self.workers, self.max_bad)
+        self.batches = Steps(stream, self.workers, self.max_bad, self.stall)
         return self.batches
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

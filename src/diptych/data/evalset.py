@@ -12,9 +12,9 @@ from torch import Tensor
 
 from diptych.data import seeding
 from diptych.data.image import BadImage, eval_image
-from diptych.data.index import scan
+from diptych.data.index import open_index
 from diptych.data.pairs import IMAGES
-from diptych.data.shards import Sample, read
+from diptych.data.shards import Sample, read_whole
 from diptych.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -115,7 +115,7 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
     names = _lines(root / "classnames.txt")
     items = []
     for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
-        for sample in read(shard := scan(str(tar))[0], 0, shard.samples):
+        for sample in read_whole(open_index(str(tar))):
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
             key = f"{root.name}/{_text(sample, '__key__')}"
             label = _text(sample, "cls")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,13 @@ class Files:
 
     Raises UserError, with the address, for what is missing, refused or not reached.
     """
+
+    def __init__(self, *, allow_pipe: bool = False) -> None:
+        self.allow_pipe = allow_pipe
+
+    def take_retries(self) -> Counter[str]:
+        """What was tried again in this process since the last call: address -> times."""
+        return Counter()
 
     def check(self, path: str, key: str = "data.shards") -> None:
         """Refuse an address that is not read at all, before anything is opened; `key` is the config's name of it."""

@@ -11,8 +11,9 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,16 +31,16 @@ META = re.compile(r"__[^/]*__($|/)")  # what webdataset leaves out by name
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar: where it is, what it should hold, and whether SHARD.idx lies beside it."""
+    """One tar: where it is, what it should hold, and whether SHARD.idx lies beside it.
+
+    weight: how often an epoch takes each of its samples
+    """
 
     path: str
     samples: int
     bytes: int
     offsets: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.path.rsplit("/", 1)[-1]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Index:
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each shard is called in counts and messages: as much of its path's end as tells it from the others."""
+        depth, names = 1, [shard.path.rsplit("/", 1)[-1] for shard in self.shards]
+        while len(set(names)) < len({shard.path for shard in self.shards}):
+            depth += 1
+            names = ["/".join(shard.path.split("/")[-depth:]) for shard in self.shards]
+        return names
 
     def offsets(self, number: int, files: Files) -> Offsets | None:
         """Where the samples of a shard begin, and the last ends; None where that isn't known."""
@@ -66,10 +76,37 @@ class Index:
         return offsets
 
 
-def open_index(shards: str | Sequence[str], files: Files | None = None) -> Index:
+def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None = None) -> Index:
+    """Several sets as one: {name: {"shards": as for `open_index`, "weight": times an epoch}} -> Index.
+
+    Raises UserError, with the source's name, as `open_index` does, and for a weight that takes nothing.
+    """
+    listed: list[Shard] = []
+    found: dict[str, Offsets] = {}
+    for name, source in sources.items():
+        weight = source.get("weight", 1.0)
+        if unknown := set(source) - {"shards", "weight"}:
+            raise UserError(f"data.sources.{name}.{min(unknown)} is unknown: a source has shards and a weight.")
+        if "shards" not in source:
+            raise UserError(f"data.sources.{name}.shards is missing: give an index.json or a pattern of tars.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1000:
+            raise UserError(
+                f"data.sources.{name}.weight={weight} must be a number above 0 and up to 1000: it says how often"
+                " an epoch takes each sample of the source."
+            )
+        index = open_index(source["shards"], files, key=f"data.sources.{name}.shards")
+        listed.extend(replace(shard, weight=float(weight)) for shard in index.shards)
+        found.update(index.found)
+    if not listed:
+        raise UserError("data.sources names no source: give data.sources.NAME.shards, or data.shards.")
+    return Index(tuple(listed), found)
+
+
+def open_index(shards: str | Sequence[str], files: Files | None = None, key: str = "data.shards") -> Index:
     """An index file, a brace pattern, or a list of either -> Index.
 
     Shards without an index are scanned: headers only, so a second for some thousand samples.
+    key: the config's name of `shards`, for messages
     Raises UserError for a shard that is missing, cut or no tar, and for an address that is not read.
     """
     files = files or Files()
@@ -77,9 +114,9 @@ def open_index(shards: str | Sequence[str], files: Files | None = None) -> Index
     listed: list[Shard] = []
     found: dict[str, Offsets] = {}
     for pattern in [shards] if isinstance(shards, str) else shards:
-        files.check(pattern)
+        files.check(pattern, key)
         if pattern.endswith(".json"):
-            listed.extend(_read(pattern, files))
+            listed.extend(_read(pattern, files, key))
         else:
             paths.extend(expand_urls(pattern))
     for path in paths:
@@ -88,21 +125,19 @@ def open_index(shards: str | Sequence[str], files: Files | None = None) -> Index
         if offsets is not None:
             found[path] = offsets
     if not listed or not sum(shard.samples for shard in listed):
-        raise UserError(f"data.shards={shards} names no sample: give an index.json or a pattern of tars.")
+        raise UserError(f"{key}={shards} names no sample: give an index.json or a pattern of tars.")
     return Index(tuple(listed), found)
 
 
-def _read(path: str, files: Files) -> list[Shard]:
+def _read(path: str, files: Files, key: str) -> list[Shard]:
     if files.size(path) is None:
-        raise UserError(f"data.shards={path} does not exist: give an index.json or a pattern of tars.")
+        raise UserError(f"{key}={path} does not exist: give an index.json or a pattern of tars.")
     folder = path.rpartition("/")[0]
     try:
         entries = json.loads(files.read(path))["shards"]
         shards = [_entry(path, folder, entry) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"data.shards={path} is not an index of shards ({error!r}): make one with pack.py."
-        ) from error
+        raise UserError(f"{key}={path} is not an index of shards ({error!r}): make one with pack.py.") from error
     for shard in shards:
         _check(path, shard, files)
     return shards
@@ -152,14 +187,14 @@ def scan(path: str) -> tuple[Shard, Offsets | None]:
     file = local(path)
     size = Files().size(path)
     if size is None:
-        raise UserError(f"The shard {path} is missing: data.shards names it.")
+        raise UserError(f"The shard {path} is missing: restore it, or leave it out.")
     starts: list[int] = []
     last, end = None, 0
     try:
         with tarfile.open(file, "r:*") as tar:
             for member in tar:
                 key, _ = base_plus_ext(member.name)
-                begin, end = end, _after(member)
+                begin, end = end, after(member)
                 if not member.isfile() or key is None or META.match(member.name):
                     continue
                 if key != last:
@@ -176,6 +211,6 @@ def scan(path: str) -> tuple[Shard, Offsets | None]:
     return Shard(path, len(starts), size), offsets
 
 
-def _after(member: tarfile.TarInfo) -> int:
+def after(member: tarfile.TarInfo) -> int:
     """The first byte after a member: its content is padded to whole blocks of 512."""
     return member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data

@@ -16,7 +16,7 @@ from diptych.data import bpe
 from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
 from diptych.data.pairs import BadSample, captions_of
-from diptych.data.shards import read
+from diptych.data.shards import read_whole
 from diptych.errors import UserError
 
 SHARDS = (".tar", ".tgz", ".tar.gz", ".json")
@@ -79,12 +79,11 @@ def read_texts(sources: Sequence[str]) -> Iterator[str]:
 
 
 def _captions(shards: str) -> Iterator[str]:
-    for shard in open_index(shards).shards:
-        for sample in read(shard, 0, shard.samples):
-            try:
-                yield from captions_of(sample)
-            except BadSample:
-                continue  # a training counts and names it
+    for sample in read_whole(open_index(shards)):
+        try:
+            yield from captions_of(sample)
+        except BadSample:
+            continue  # a training counts and names it
 
 
 def write(vocabulary: bpe.Vocabulary, out: Path) -> None:

@@ -43,7 +43,7 @@ def make_trainer(
     quiet()
     own = [
         Record(log_every),
-        Counts(run_dir / "samples.json"),
+        Counts(run_dir / "samples.json", log_every),
         *callbacks,
         Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
     ]
@@ -94,6 +94,7 @@ def quiet() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader goes on from the step
         ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen stays there
     ):
         warnings.filterwarnings("ignore", message=message)
