@@ -69,9 +69,9 @@ class Index:
         if not shard.offsets:
             return self.found.get(shard.path)
         name = f"{shard.path}.idx"
-        offsets = np.frombuffer(files.read(name), dtype="<i8")
-        whole = len(offsets) == shard.samples + 1 and offsets[0] >= 0 and offsets[-1] <= shard.bytes
-        if not whole or (np.diff(offsets) <= 0).any():
+        data = files.read(name)
+        offsets = np.frombuffer(data, dtype="<i8") if len(data) == 8 * (shard.samples + 1) else None
+        if offsets is None or offsets[0] < 0 or offsets[-1] > shard.bytes or (np.diff(offsets) <= 0).any():
             raise UserError(f"{name} does not fit its shard of {shard.samples} samples: index the shards again.")
         return offsets
 

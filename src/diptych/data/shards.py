@@ -93,26 +93,26 @@ def _whole(data: bytes) -> bool:
 
 
 def _from_start(shard: Shard, stream: BinaryIO) -> Iterator[Sample | Damaged]:
-    """All samples of a shard. One is given out when the next has begun: the last before a cut may lack files."""
-    held: Sample | None = None
-    given = 0
-    why = CUT
+    """All samples of a shard. A sample is whole when another has begun; the last before an end that comes too early
+    may lack files."""
+    given, held, why = 0, None, CUT
     try:
         for sample in group_by_keys(tar_file_expander([{"url": shard.path, "stream": stream}])):
             if held is not None:
                 yield held
                 given += 1
             held = sample
+        if given < shard.samples - 1:
+            held = None
     except UserError:
         raise
     except Exception:  # tarfile's, gzip's, and webdataset's own ValueError
         why = BROKEN
-    if held is not None and given == shard.samples - 1:
+    if held is not None:
         yield held
         given += 1
-    while given < shard.samples:
+    for _ in range(given, shard.samples):
         yield why
-        given += 1
 
 
 class Shelf:

@@ -65,7 +65,10 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[Part]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        return self.parts(info.id, info.num_workers) if info else self.parts(0, 1)
+
+    def parts(self, worker: int, workers: int) -> Iterator[Part]:
+        """What worker `worker` of `workers` of this rank hands over."""
         share = self.streams // (self.place.world * workers)
         first = (self.place.rank * workers + worker) * share
         orders = lru_cache(maxsize=3)(self.order)  # one epoch is read into while another ends
