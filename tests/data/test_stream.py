@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections import Counter
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import webdataset as wds
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from diptych.batch import Batch
 from diptych.data.image import TrainImage
-from diptych.data.index import Index, open_index
+from diptych.data.index import Index, open_index, open_sources
 from diptych.data.order import Order
 from diptych.data.pairs import Pairs
-from diptych.data.shards import read_whole
+from diptych.data.shards import Sample, read_whole
 from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
 from diptych.errors import UserError
@@ -106,6 +114,112 @@ def test_crops_change_from_epoch_to_epoch(reference: list[Batch]) -> None:
     assert all(first[key] != later[key] for key in first)
 
 
+def words(sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A pair small enough for many streams: the caption and the seed."""
+    return torch.tensor([seed >> 40]), letters([sample["txt"].decode()])[0]
+
+
+QUICK = [phase for phase in Phase if phase is not Phase.shrink]  # an example takes too long to shrink it
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> dict[str, Any]:
+    """Shards of any sizes, and a layout whose ranks × workers divide K; often there are fewer shards than readers."""
+    ranks, workers = draw(st.sampled_from([1, 2, 3, 4, 8])), draw(st.sampled_from([1, 2, 3]))
+    streams = ranks * workers * draw(st.integers(1, 3))
+    batch = streams * draw(st.integers(1, 3))
+    counts = draw(st.lists(st.integers(1, 60), min_size=1, max_size=7))
+    counts[-1] += 2 * batch
+    return {"ranks": ranks, "workers": workers, "streams": streams, "batch_size": batch, "counts": counts}
+
+
+@settings(max_examples=40, deadline=None, phases=QUICK)
+@given(
+    world=worlds(),
+    seed=st.integers(0, 2**31),
+    block=st.integers(1, 40),
+    start=st.integers(0, 9),
+    indexed=st.booleans(),
+)
+def test_any_world_reads_the_order_each_sample_once_in_equal_steps(
+    tmp_path_factory: pytest.TempPathFactory,
+    world: dict[str, Any],
+    seed: int,
+    block: int,
+    start: int,
+    indexed: bool,
+) -> None:
+    path = write_texts(tmp_path_factory.mktemp("world"), world["counts"])
+    pattern = f"{path.parent}/{{000000..{len(world['counts']) - 1:06d}}}.tar"
+    index = open_index(str(path) if indexed else pattern)
+    layout = {"seed": seed, "batch_size": world["batch_size"], "streams": world["streams"], "block": block}
+    first = Order(index, epoch=0, **layout)
+    stop = first.steps + 3  # into the next epoch
+    start = min(start, stop - 1)
+
+    def read(rank: int, ranks: int, workers: int, start: int) -> list[list[str]]:
+        stream = Stream(index, words, start=start, stop=stop, place=Place(rank, ranks), memory=0, **layout)
+        parts = [stream.parts(worker, workers) for worker in range(workers)]
+        return [[key for part in step for key in part.keys] for step in zip(*parts, strict=True)]
+
+    alone = read(0, 1, 1, 0)
+    ranks = [read(rank, world["ranks"], world["workers"], start) for rank in range(world["ranks"])]
+    assert {len(steps) for steps in ranks} == {stop - start}
+    assert [[key for keys in shares for key in keys] for shares in zip(*ranks, strict=True)] == alone[start:]
+    epoch = [key for step in alone[: first.steps] for key in step]
+    assert len(set(epoch)) == len(epoch) == index.samples - first.remainder
+    orders = [Order(index, epoch=epoch, **layout) for epoch in range(1 + stop // first.steps)]
+    for step, keys in enumerate(alone):
+        places = orders[step // first.steps].batch(step % first.steps)
+        assert keys == [f"{index.names[shard]}/{number:06d}" for shard, number in places]
+
+
+def write_texts(folder: Path, counts: list[int]) -> Path:
+    """Shards of captions alone, whose keys are the samples' numbers in their shard. Returns the index's path."""
+    entries = []
+    for shard, count in enumerate(counts):
+        path = folder / f"{shard:06d}.tar"
+        with wds.TarWriter(str(path)) as writer:
+            for number in range(count):
+                writer.write({"__key__": f"{number:06d}", "txt": b"words"})
+        entries.append({"path": path.name, "samples": count, "bytes": path.stat().st_size})
+    (folder / "index.json").write_text(json.dumps({"version": 1, "shards": entries}))
+    return folder / "index.json"
+
+
+def test_two_sources_are_mixed_by_weight_and_told_apart(tmp_path: Path) -> None:
+    for name, count in (("cc", 30), ("own", 10)):
+        write_shards(tmp_path / name, [count])
+    index = open_sources({n: {"shards": str(tmp_path / n / "index.json"), "weight": w} for n, w in WEIGHTS.items()})
+    stream = Stream(index, words, seed=1, batch_size=12, streams=4, start=0, stop=5, place=FIRST, memory=0)
+    assert (stream.steps_per_epoch, stream.samples_per_epoch) == (5, 60)  # 30 · 1 + 10 · 3
+    parts = list(stream.parts(0, 1))
+    keys = Counter(key for part in parts for key in part.keys)
+    assert {keys[f"own/train-000000.tar/{n:06d}"] for n in range(10)} == {3}
+    assert {keys[f"cc/train-000000.tar/{n:06d}"] for n in range(30)} == {1}
+    seeds = [seed for part in parts for seed in part.seeds]
+    assert len(set(seeds)) == 60  # copies of a sample are cropped differently
+
+
+WEIGHTS = {"cc": 1, "own": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({}, "names no source"),
+        ({"cc": {"weight": 1}}, r"data\.sources\.cc\.shards is missing"),
+        ({"cc": {"shards": "x.tar", "weight": 0}}, r"data\.sources\.cc\.weight=0 must be a number above 0"),
+        ({"cc": {"shards": "x.tar", "weight": True}}, r"data\.sources\.cc\.weight=True must be"),
+        ({"cc": {"shards": "x.tar", "wieght": 2}}, r"data\.sources\.cc\.wieght is unknown"),
+        ({"cc": {"shards": "gone.json"}}, r"data\.sources\.cc\.shards=gone\.json does not exist"),
+    ],
+)
+def test_wrong_sources_are_refused_by_name(sources: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_sources(sources)
+
+
 def spoil(number: int, sample: dict) -> dict:
     """One of each fault."""
     if number == 3:
@@ -171,9 +285,76 @@ def test_a_shard_shorter_than_its_index_is_counted_and_past_the_limit_stops(shar
     assert run.skipped == {"cut off in the tar": {"train-000000.tar": 4}}
 
 
-def test_webdataset_reads_the_same_samples(shards: Path) -> None:
-    import webdataset as wds
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 0), (1, 2)])
+def test_a_damaged_shard_costs_its_damaged_samples(tmp_path: Path, ranks: int, workers: int) -> None:
+    """The third shard is cut in half after it was indexed: the run goes on, each lost sample is counted once."""
+    path = write_shards(tmp_path / "cut", [32, 8, 24, 16])
+    index = open_index(str(path.parent / "train-{000000..000003}.tar"))
+    tar = path.parent / "train-000002.tar"
+    offsets = index.found[str(tar)]
+    tar.write_bytes(tar.read_bytes()[: int(offsets[13]) - 100])
+    options = {"seed": 5, "batch_size": 16, "streams": 4, "memory": 0, "start": 0, "stop": 10}
+    batches, skipped = [], Counter()
+    for rank in range(ranks):
+        stream = Stream(index, Pairs(TrainImage(24), letters), place=Place(rank, ranks), **options)
+        run = Steps(stream, workers, 0.5)
+        batches.append(list(run))
+        skipped.update(run.skipped.get("cut off in the tar", {}))
+    assert skipped == {"train-000002.tar": 2 * 12}  # twelve an epoch
+    lost = {f"train-000002.tar/{40 + n:06d}" for n in range(12, 24)}
+    keys = [key for steps_of in batches for batch in steps_of for key in batch.keys]
+    assert len(keys) == 160 and not lost & set(keys)
+    assert set(keys) == {key for key in ALL if key not in lost}
 
+
+ALL = {
+    f"train-{shard:06d}.tar/{number:06d}"
+    for shard, (first, last) in enumerate([(0, 32), (32, 40), (40, 64), (64, 80)])
+    for number in range(first, last)
+}
+
+
+class Late(Steps):
+    """Its worker is stuck until the watchdog has spoken: it waits for a writer to a pipe, which speaking opens."""
+
+    pipe: Path
+
+    def _say(self, worker: int, waited: float) -> None:
+        super()._say(worker, waited)
+        self.pipe.write_text("go on")
+
+
+class Stuck:
+    def __init__(self, pipe: Path) -> None:
+        self.pipe = pipe
+
+    def __call__(self, sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.pipe.exists():
+            self.pipe.read_text()
+            self.pipe.unlink()
+        return words(sample, seed)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_watchdog_says_who_waits_for_what(
+    shards: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    stream = Stream(
+        open_index(str(shards)), Stuck(tmp_path / "pipe"), seed=5, batch_size=16, streams=4, start=0, stop=2,
+        place=Place(1, 2), memory=0,
+    )  # fmt: skip
+    run = Late(stream, workers, 0.0, stall=0.5)
+    run.pipe = tmp_path / "pipe"
+    assert len(list(run)) == 2
+    (shard,) = run.stalled
+    assert re.search(
+        rf"rank 1 has waited 0\.5 s for {'worker 0' if workers else 'its own reading'}, in shard {shard}, from",
+        capfd.readouterr().err,
+    )
+
+
+def test_webdataset_reads_the_same_samples(shards: Path) -> None:
     index = open_index(str(shards))
     ours = list(read_whole(index))
     theirs = list(wds.WebDataset([shard.path for shard in index.shards], shardshuffle=False))
