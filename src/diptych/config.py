@@ -23,12 +23,14 @@ ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE
 def register_resolvers() -> None:
     """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
     samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
-    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one."""
+    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
+    `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
+    OmegaConf.register_new_resolver("streams_for", _streams_for, replace=True)
 
 
 def _gpus_or(number: int) -> int:
@@ -39,6 +41,11 @@ def _gpus_or(number: int) -> int:
 
 def _budget(samples: int | None, batch_size: int, steps: int) -> int:
     return steps if samples is None else max(1, math.ceil(samples / batch_size))
+
+
+def _streams_for(batch_size: Any) -> int:
+    """A power of two, since most ranks × workers divide one; by the batch alone, since no layout may change it."""
+    return math.gcd(batch_size, 256) if isinstance(batch_size, int) and batch_size > 0 else 1
 
 
 def _run_dir(resume: str | None, name: str) -> str:

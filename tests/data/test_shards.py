@@ -114,6 +114,24 @@ def test_a_cut_compressed_tar(tar: Path, tmp_path: Path) -> None:
     assert len(got) == 10 and got[-1] == BROKEN
 
 
+def test_a_compressed_shard_is_kept_or_refused(tar: Path) -> None:
+    packed = tar.with_suffix(".tar.gz")
+    packed.write_bytes(gzip.compress(tar.read_bytes()))
+    index = open_index(str(packed))
+    assert numbers(list(Shelf(index, FILES, 10**6).samples(0, 4, 7))) == [4, 5, 6]
+    with pytest.raises(UserError, match=r"a\.tar\.gz is compressed.*raise data\.memory"):
+        list(Shelf(index, FILES, 0).samples(0, 4, 7))
+
+
+def test_a_shard_without_offsets_is_scanned_once(tar: Path) -> None:
+    index = Index((Shard(str(tar), 10, tar.stat().st_size),))
+    assert numbers(list(Shelf(index, FILES, 0).samples(0, 4, 7))) == [4, 5, 6]
+    np.testing.assert_array_equal(index.found[str(tar)], scanned(tar)[1])  # type: ignore[arg-type]
+    tar.write_bytes(tar.read_bytes()[:9000])
+    cut = Index((Shard(str(tar), 10, 40960),))
+    assert Damaged in {type(item) for item in Shelf(cut, FILES, 0).samples(0, 4, 10)}
+
+
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as out:

@@ -185,7 +185,7 @@ MISTAKES = {
     "unknown key": (["optim.lrr=1"], "optim.lrr is unknown: did you mean optim.lr"),
     "unknown data": (["data=nothing"], "data=nothing is unknown"),
     "devices": (["trainer.devices=3"], "data.batch_size=16 can't be divided over trainer.devices=3"),
-    "workers": (["data.workers=3"], "data.streams=8 can't be divided"),
+    "workers": (["data.workers=3"], "data.streams=16 can't be divided"),
     "streams": (["data.streams=5"], "data.streams=5"),
     "batch": (["data.batch_size=160"], "data.batch_size=160 is more than the 80 samples"),
     "precision": (["trainer.precision=8-bit"], "trainer.precision=8-bit is unknown"),

@@ -48,7 +48,7 @@ class Index:
     """The shards of a training set, in a fixed order. found: the offsets of shards that were scanned, by path."""
 
     shards: tuple[Shard, ...]
-    found: dict[str, Offsets] = field(default_factory=dict, compare=False, repr=False)
+    found: dict[str, Offsets | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
@@ -64,9 +64,12 @@ class Index:
         return names
 
     def offsets(self, number: int, files: Files) -> Offsets | None:
-        """Where the samples of a shard begin, and the last ends; None where that isn't known."""
+        """Where the samples of a shard begin, and the last ends; None where that can't be known: of a compressed
+        shard, of a damaged one that has no SHARD.idx, and of a remote one without."""
         shard = self.shards[number]
         if not shard.offsets:
+            if shard.path not in self.found and is_local(shard.path):
+                self.found[shard.path] = _scanned(shard)
             return self.found.get(shard.path)
         name = f"{shard.path}.idx"
         data = files.read(name)
@@ -82,7 +85,7 @@ def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None =
     Raises UserError, with the source's name, as `open_index` does, and for a weight that takes nothing.
     """
     listed: list[Shard] = []
-    found: dict[str, Offsets] = {}
+    found: dict[str, Offsets | None] = {}
     for name, source in sources.items():
         weight = source.get("weight", 1.0)
         if unknown := set(source) - {"shards", "weight"}:
@@ -112,7 +115,7 @@ def open_index(shards: str | Sequence[str], files: Files | None = None, key: str
     files = files or Files()
     paths: list[str] = []
     listed: list[Shard] = []
-    found: dict[str, Offsets] = {}
+    found: dict[str, Offsets | None] = {}
     for pattern in [shards] if isinstance(shards, str) else shards:
         files.check(pattern, key)
         if pattern.endswith(".json"):
@@ -122,8 +125,7 @@ def open_index(shards: str | Sequence[str], files: Files | None = None, key: str
     for path in paths:
         shard, offsets = scan(path)
         listed.append(shard)
-        if offsets is not None:
-            found[path] = offsets
+        found[path] = offsets
     if not listed or not sum(shard.samples for shard in listed):
         raise UserError(f"{key}={shards} names no sample: give an index.json or a pattern of tars.")
     return Index(tuple(listed), found)
@@ -173,6 +175,14 @@ def _check(index: str, shard: Shard, files: Files) -> None:
             f"The shard {shard.path} has {size} bytes where {index} says {shard.bytes}:"
             " it was cut or changed; restore it or pack the set again."
         )
+
+
+def _scanned(shard: Shard) -> Offsets | None:
+    try:
+        found, offsets = scan(shard.path)
+    except UserError:  # damage is counted sample by sample, where it is read
+        return None
+    return offsets if found.samples == shard.samples else None
 
 
 def scan(path: str) -> tuple[Shard, Offsets | None]:

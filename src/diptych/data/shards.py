@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from diptych.data.files import Files
+from diptych.data.files import Files, is_local
 from diptych.data.index import Index, Offsets, Shard, after
 from diptych.errors import UserError
 
@@ -139,5 +139,15 @@ class Shelf:
 
     def _read(self, number: int, first: int, last: int) -> Iterator[Sample | Damaged]:
         self.opened(number, first)
-        offsets = self.index.offsets(number, self.files)
-        yield from read(self.index.shards[number], first, last, self.files, offsets)
+        shard, offsets = self.index.shards[number], self.index.offsets(number, self.files)
+        if offsets is None and (first, last) != (0, shard.samples) and _unseekable(shard.path):
+            raise UserError(
+                f"The shard {shard.path} is compressed, or remote and without offsets, so that each block would be"
+                " read from its start: unpack it or index it with pack.py source=shards, or raise data.memory (MB)"
+                " so that it is kept."
+            )
+        yield from read(shard, first, last, self.files, offsets)
+
+
+def _unseekable(path: str) -> bool:
+    return not is_local(path) or path.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))
