@@ -47,6 +47,7 @@ peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: par
 bench: $(READY) $(PEERS)/.ready ## the benchmarks: ratios in one run
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/tokenizer.py
+	$(BIN)/python benchmarks/image.py
 
 lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
 	$(BIN)/ruff check .
