@@ -66,6 +66,14 @@ def _vocab_size(vocabulary: str | None) -> int:
     return Tokenizer(vocabulary=vocabulary).vocab_size
 
 
+def quote_braces(argument: str) -> str:
+    """`data.shards=x/{000..003}.tar`, without the quotes that the shell took, as Hydra wants it; others unchanged."""
+    key, equals, value = argument.partition("=")
+    if "'" in value or value[:1] in ("[", '"') or not re.search(r"(?<!\$)\{[^{}:]*(\.\.|,)[^{}:]*\}", value):
+        return argument
+    return f"{key}{equals}'{value}'"
+
+
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
     from diptych.data.datamodule import check_layout

@@ -21,7 +21,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.config import ROOT, check_start, register_resolvers, sentence, split_pretrained, user_error, validate
+from diptych.config import (
+    ROOT,
+    check_start,
+    quote_braces,
+    register_resolvers,
+    sentence,
+    split_pretrained,
+    user_error,
+    validate,
+)
 from diptych.errors import UserError
 from diptych.vocabulary import carrying_vocabulary, keep_vocabulary, name_vocabulary
 
@@ -57,6 +66,7 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
     os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
+    sys.argv[1:] = map(quote_braces, sys.argv[1:])
     register_resolvers()
 
     def job(cfg: DictConfig) -> None:

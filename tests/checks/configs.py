@@ -25,7 +25,7 @@ def choices() -> Iterator[tuple[str, list[str]]]:
             for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
                 if entry == "train" and file.stem in ("folder", "benchmark"):
                     continue
-                yield entry, [f"{group}={file.stem}", *GIVEN.get(file.stem, [])]
+                yield entry, [f"{group}={file.stem}", *(GIVEN.get(file.stem, []) if group == "data" else [])]
     yield from ((entry, []) for entry in GROUPLESS)
     for file in sorted((ROOT / "conf/model/text").glob("*.yaml")):
         yield "train", [f"model/text={file.stem}"]

@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT, register_resolvers
+from diptych.config import ROOT, quote_braces, register_resolvers
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs
@@ -57,3 +57,19 @@ def test_notebooks_are_committed_without_output_and_define_nothing(tmp_path: Pat
     cell = {"cell_type": "code", "outputs": [1], "execution_count": None, "source": ["def f():\n", "  pass"]}
     (tmp_path / "bad.ipynb").write_text(json.dumps({"cells": [cell]}))
     assert len(notebooks.faults(tmp_path / "bad.ipynb")) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("path={000..003}.tar", "path='{000..003}.tar'"),
+        ("data.shards=/a/{x,y}/{0..3}.tar", "data.shards='/a/{x,y}/{0..3}.tar'"),
+        ("path='{0..3}.tar'", "path='{0..3}.tar'"),
+        ('data.shards=["{0..3}.tar"]', 'data.shards=["{0..3}.tar"]'),
+        ("a={b:1,c:2}", "a={b:1,c:2}"),
+        ("run_dir=${out}/x", "run_dir=${out}/x"),
+        ("--cfg", "--cfg"),
+    ],
+)
+def test_brace_patterns_reach_hydra_quoted(typed: str, given: str) -> None:
+    assert quote_braces(typed) == given

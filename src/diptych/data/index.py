@@ -7,10 +7,7 @@ as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`); it is read onl
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,15 +15,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import base_plus_ext
 
-from diptych.data.files import Files, is_local, local
+from diptych.data.files import Files, is_local, shown
+from diptych.data.headers import Offsets, read_headers
 from diptych.errors import UserError
-
-Offsets = NDArray[np.int64]  # [samples + 1], bytes
-META = re.compile(r"__[^/]*__($|/)")  # what webdataset leaves out by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +34,7 @@ class Shard:
     bytes: int
     offsets: bool = False
     weight: float = 1.0
+    sha256: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Index:
         data = files.read(name)
         offsets = np.frombuffer(data, dtype="<i8") if len(data) == 8 * (shard.samples + 1) else None
         if offsets is None or offsets[0] < 0 or offsets[-1] > shard.bytes or (np.diff(offsets) <= 0).any():
-            raise UserError(f"{name} does not fit its shard of {shard.samples} samples: index the shards again.")
+            raise UserError(f"{shown(name)} does not fit its shard of {shard.samples} samples: index the shards again.")
         return offsets
 
 
@@ -119,11 +113,16 @@ def open_index(shards: str | Sequence[str], files: Files | None = None, key: str
     for pattern in [shards] if isinstance(shards, str) else shards:
         files.check(pattern, key)
         if pattern.endswith(".json"):
-            listed.extend(_read(pattern, files, key))
+            of_index = read_index(pattern, files, key)
+            for shard in of_index:
+                files.check(shard.path, f"{shown(pattern)}: path")
+                _check(pattern, shard, files)
+            listed.extend(of_index)
         else:
             paths.extend(expand_urls(pattern))
     for path in paths:
-        shard, offsets = scan(path)
+        files.check(path, key)  # a pattern can hold several addresses
+        shard, offsets = scan(path, files)
         listed.append(shard)
         found[path] = offsets
     if not listed or not sum(shard.samples for shard in listed):
@@ -131,18 +130,20 @@ def open_index(shards: str | Sequence[str], files: Files | None = None, key: str
     return Index(tuple(listed), found)
 
 
-def _read(path: str, files: Files, key: str) -> list[Shard]:
+def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]:
+    """What an index.json says, without a look at its shards. Raises UserError for what is none."""
+    if path.startswith("pipe:"):  # the names in it would be parts of commands
+        raise UserError(f"{key}={shown(path)} gives an index by a command, which is refused: copy it first.")
     if files.size(path) is None:
-        raise UserError(f"{key}={path} does not exist: give an index.json or a pattern of tars.")
+        raise UserError(f"{key}={shown(path)} does not exist: give an index.json or a pattern of tars.")
     folder = path.rpartition("/")[0]
     try:
         entries = json.loads(files.read(path))["shards"]
-        shards = [_entry(path, folder, entry) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{key}={path} is not an index of shards ({error!r}): make one with pack.py.") from error
-    for shard in shards:
-        _check(path, shard, files)
-    return shards
+        return [_entry(path, folder, entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{key}={shown(path)} is not an index of shards ({error!r}): make one with pack.py."
+        ) from error
 
 
 def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
@@ -150,15 +151,16 @@ def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
     # What would leave the folder, on disk or in a URL: an absolute path, a step up (also escaped), another host.
     odd = any(mark in written for mark in ("\\", "%", "?", "#", "://", "\0")) or written.startswith("pipe:")
     if odd or written.startswith("/") or ".." in PurePosixPath(written).parts:
-        raise UserError(f"{index} names the shard {written} outside its own folder, which is refused.")
+        raise UserError(f"{shown(index)} names the shard {written} outside its own folder, which is refused.")
     shard = Shard(
         f"{folder}/{written}" if folder else written,
         int(entry["samples"]),
         int(entry["bytes"]),
         bool(entry.get("offsets", False)),
+        sha256=entry.get("sha256"),
     )
     if shard.samples < 0 or shard.bytes < 0:
-        raise UserError(f"{index} gives the shard {written} a negative size: index the shards again.")
+        raise UserError(f"{shown(index)} gives the shard {written} a negative size: index the shards again.")
     return shard
 
 
@@ -185,42 +187,7 @@ def _scanned(shard: Shard) -> Offsets | None:
     return offsets if found.samples == shard.samples else None
 
 
-def scan(path: str) -> tuple[Shard, Offsets | None]:
-    """Count the samples of a local tar by its headers, find where each begins, and see that the tar is whole.
-
-    Samples are counted as webdataset groups them: neighbours with the same key, files without one left out.
-    The offsets are None for a compressed tar, which can only be read from its start.
-    Raises UserError for a tar that is missing, cut or none.
-    """
-    if not is_local(path):
-        raise UserError(f"The shard {path} is remote and has no index: make one with pack.py source=shards.")
-    file = local(path)
-    size = Files().size(path)
-    if size is None:
-        raise UserError(f"The shard {path} is missing: restore it, or leave it out.")
-    starts: list[int] = []
-    last, end = None, 0
-    try:
-        with tarfile.open(file, "r:*") as tar:
-            for member in tar:
-                key, _ = base_plus_ext(member.name)
-                begin, end = end, after(member)
-                if not member.isfile() or key is None or META.match(member.name):
-                    continue
-                if key != last:
-                    starts.append(begin)
-                last = key
-            packed = not isinstance(tar.fileobj, io.BufferedReader)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"The shard {path} is not a whole tar ({error}): restore it.") from error
-    # A whole tar ends in two empty blocks; without them a writer was killed or the copy was cut. A compressed
-    # one that was cut could not have been read to its end.
-    if size < end + 1024 and not packed:
-        raise UserError(f"The shard {path} is cut after {len(starts)} samples: restore it or leave it out.")
-    offsets = None if packed else np.array([*starts, end], dtype=np.int64)
-    return Shard(path, len(starts), size), offsets
-
-
-def after(member: tarfile.TarInfo) -> int:
-    """The first byte after a member: its content is padded to whole blocks of 512."""
-    return member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data
+def scan(path: str, files: Files | None = None) -> tuple[Shard, Offsets | None]:
+    """A tar without an index, by its headers; see `read_headers` for what is counted and refused."""
+    samples, size, offsets = read_headers(path, files or Files())
+    return Shard(path, samples, size), offsets

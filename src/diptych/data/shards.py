@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from diptych.data.files import Files, is_local
-from diptych.data.index import Index, Offsets, Shard, after
+from diptych.data.headers import Offsets, after
+from diptych.data.index import Index, Shard
 from diptych.errors import UserError
 
 Sample = dict[str, Any]  # extension -> bytes, and webdataset's own __key__ and __url__, which are text

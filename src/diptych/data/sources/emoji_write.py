@@ -17,10 +17,10 @@ from diptych.data.sources.emoji_captions import caption, captions
 from diptych.data.sources.emoji_concepts import Concept
 from diptych.data.sources.emoji_drawings import Drawings
 from diptych.data.sources.emoji_splits import SetPlan, Splits
+from diptych.data.sources.writing import TAR
 
 SHARDS = 4
 TEMPLATES = ("{c}", "a drawing of a {c}.", "a picture of a {c}.", "an icon of a {c}.", "an emoji of a {c}.")
-TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
 
 
 def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Drawings, seed: int) -> None:

@@ -1,0 +1,55 @@
+"""What img2dataset downloaded: its tars as they are, or its folders of files; what it failed to get is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diptych.data.sources import job
+from diptych.data.sources.folder import Folder, existing
+from diptych.data.sources.indexing import IndexJob, folder_of
+from diptych.data.sources.rows import RowsJob
+from diptych.data.sources.writing import Losses
+from diptych.errors import UserError
+
+
+def pack(path: str | None, out: str | None, part: str | None, workers: int, shard_size: int, sha256: bool) -> None:
+    """Index img2dataset's `webdataset` output, or write shards from its `files` output.
+
+    path: its output folder, of tars or of sub-folders, with the _stats.json of each
+    out: the folder of the index; without it, `path`, where tars lie there
+    part, workers: see `job.run`
+    shard_size: samples a shard, where shards are written
+    sha256: whether the index gets the hashes of tars that are there
+    Raises UserError, also for a tar that holds another number of samples than img2dataset counted.
+    """
+    folder = existing(path)
+    tars = sorted(map(str, folder.glob("*.tar")))
+    stats = {file: _stats(file) for file in sorted(folder.glob("*_stats.json"))}
+    failed = _failed(stats)
+    if tars:
+        counts = {str(f).replace("_stats.json", ".tar"): int(of["successes"]) for f, of in stats.items()}
+        job.run(lambda: IndexJob(tars, sha256, None, failed, counts), out or folder_of(tars), part, workers)
+    else:
+        job.run(lambda: RowsJob(Folder(folder), shard_size, failed), out, part, workers)
+
+
+def _stats(file: Path) -> dict[str, Any]:
+    try:
+        stats = json.loads(file.read_bytes())
+        return {"successes": int(stats["successes"]), "status": dict(stats["status_dict"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is not img2dataset's ({error!r}): let it finish that shard, or restore it."
+        ) from error
+
+
+def _failed(stats: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Rows that img2dataset could not get, by its reason; see `Losses.describe`."""
+    losses = Losses()
+    for file, of in stats.items():
+        for status, count in of["status"].items():
+            if status != "success" and int(count):
+                losses.merge({f"img2dataset: {status}": {"count": int(count), "examples": [f"rows of {file.name}"]}})
+    return losses.describe()

@@ -1,0 +1,140 @@
+"""A packing: shards that follow from positions alone, in parts that run anywhere and again, joined at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from diptych.data.sources.parts import Part, all_parts, there, write_record
+from diptych.data.sources.processes import each
+from diptych.data.sources.writing import Losses, Record, remove_partials, replace
+from diptych.errors import UserError
+
+
+class Job(Protocol):
+    """What is packed.
+
+    settings: what two parts of one job share, as JSON
+    left_out: what is known to be lost before any shard is made, see `Losses.describe`
+    shards: how many there will be
+    """
+
+    settings: dict[str, Any]
+    left_out: dict[str, Any]
+    shards: int
+
+    def tasks(self, numbers: Sequence[int], out: str) -> Iterable[Callable[[], Record]]:
+        """A picklable call for each of these shards of the index in `out`, in rising order."""
+
+
+def run(make: Callable[[], Job], out: str | None, part: str | None, workers: int) -> Path | None:
+    """Make the shards of one part, or of all; the last part to end joins them -> the index, once it is written.
+
+    make: lists the source; not asked to merge
+    part: "3/64" is the third of 64 parts, None the only one, "merge" only joins them
+    Raises UserError when `out` holds another job's files, and what `merge` raises.
+    """
+    if out is None:
+        raise UserError("out= is missing: type out=DIR, the folder for the shards and their index.")
+    if part == "merge":
+        return merge(Path(out))
+    here = Part.parse(Path(out), part)
+    _check(here)
+    job = make()
+    try:
+        here.file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} can't be written ({error.strerror}): take another out=.") from error
+    header: dict[str, Any] = {"version": 1, "part": here.number, "of": here.of, "shards": job.shards}
+    header |= {**job.settings, "left_out": job.left_out}
+    done = here.resumed(header)
+    missing = sorted(set(here.shards(job.shards)) - {record.number for record in done})
+    if done:
+        print(f"{len(done)} of {len(here.shards(job.shards))} shards are there already", flush=True)
+    with here.open(header, done) as lines:
+        remove_partials(here.out, missing)
+        for record in each(job.tasks(missing, out), workers, len(missing), "shards"):
+            write_record(lines, record)
+    if not unfinished(here.out):
+        return merge(here.out)
+    print(f"part {here.number}/{here.of} is done; the last part to end writes {here.out}/index.json", flush=True)
+    return None
+
+
+def _check(part: Part) -> None:
+    begun = (part.out / "parts").is_dir() and any((part.out / "parts").glob("*.jsonl"))
+    if begun and (of := len(all_parts(part.out))) != part.of:
+        raise UserError(f"{part.out} holds a job in {of} parts, not {part.of}: take part=K/{of}, or another out=.")
+    if not begun and (part.out / "index.json").exists():
+        raise UserError(f"{part.out}/index.json is there and not of this job: remove it, or take another out=.")
+
+
+def unfinished(out: Path) -> list[Part]:
+    """The parts that are missing, or whose shards aren't all recorded."""
+    wanted = []
+    for part in all_parts(out):
+        header, records = part.read()
+        if header is None or [record.number for record in records] != list(part.shards(header["shards"])):
+            wanted.append(part)
+    return wanted
+
+
+def merge(out: Path) -> Path:
+    """Join all parts into OUT/index.json, and what was left out into OUT/pack.json; returns the index.
+
+    Raises UserError when a part is missing, unfinished or of another job, or its shards have changed.
+    """
+    if wanted := unfinished(out):
+        names = ", ".join(f"{part.number}/{part.of}" for part in wanted[:5]) + (" …" if len(wanted) > 5 else "")
+        raise UserError(f"{len(wanted)} parts are missing or unfinished in {out}/parts: run part={names}.")
+    first, records, losses = None, list[Record](), Losses()
+    for part in all_parts(out):
+        header, of_part = part.read()
+        assert header is not None
+        header.pop("part")
+        if header != (first or header):
+            raise UserError(
+                f"{part.file} is of another job than the first part: run it again with the same settings."
+            )
+        if first is None:
+            losses.merge(header["left_out"])
+        first = header
+        records += of_part
+        for record in of_part:
+            losses.merge(record.left_out)
+            if not there(out, record):
+                raise UserError(f"{out / record.path} changed since it was packed: run part={part.number}/{part.of}.")
+    assert first is not None
+    return _write(out, first, records, losses)
+
+
+def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: Losses) -> Path:
+    kept = [record for record in records if record.samples]
+    samples, left_out, index = sum(record.samples for record in kept), losses.describe(), out / "index.json"
+    packed = {"samples": samples, "shards": len(kept), "left_out": left_out}
+    packed["settings"] = {
+        key: settings[key] for key in settings if key not in ("version", "of", "left_out", "shards")
+    }
+    replace(out / "pack.json", _json(packed))
+    if samples:
+        replace(index, _json({"version": 1, "shards": [_entry(record) for record in kept]}))
+    print(f"{samples:,} samples in {len(kept)} shards", flush=True)
+    for reason, of in left_out.items():
+        print(f"  left out: {of['count']:,} × {reason}, as {of['examples'][0]}", flush=True)
+    if not samples:
+        raise UserError(f"No row of the source gives a sample, see {out}/pack.json: check path= and the captions.")
+    print(f"index: {index}", flush=True)
+    return index
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    entry = {"path": record.path, "samples": record.samples, "bytes": record.bytes}
+    if record.sha256:
+        entry["sha256"] = record.sha256
+    return {**entry, "offsets": record.offsets}
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, ensure_ascii=False, indent=1) + "\n").encode()

@@ -1,0 +1,73 @@
+"""Tasks over processes: results as they come, few tasks held at a time, no process left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diptych.errors import UserError
+
+T = TypeVar("T")
+
+
+def each(tasks: Iterable[Callable[[], T]], workers: int, total: int, label: str) -> Iterator[T]:
+    """The results of `tasks`, in the order in which they end, under a progress bar on a terminal.
+
+    tasks: picklable calls; read lazily, so that at most two a process are held
+    workers: processes; 1 is this one
+    Raises UserError for fewer than one, for a process that was killed, and what a task raises.
+    """
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"workers={workers} must be a whole number of at least 1: it is a number of processes.")
+    results = (task() for task in tasks) if workers == 1 else _pooled(tasks, workers)
+    console = Console(file=sys.stderr)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(label, total=total)
+        for result in results:
+            progress.advance(bar)
+            yield result
+
+
+def _pooled(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    # Not a plain fork: one of a process whose threads are running may hang.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+    waiting, held = iter(tasks), set[Future[T]]()
+    try:
+        while True:
+            held |= {pool.submit(task) for task in islice(waiting, 2 * workers - len(held))}
+            if not held:
+                return
+            done, held = wait(held, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"One of workers={workers} processes was killed, perhaps for want of memory:"
+            " type the command again, it goes on; take fewer workers if that repeats."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A command that is killed leaves no process behind that would go on writing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,85 @@
+"""Tars that are there already: an index of them, or a check; the tars stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from webdataset.shardlists import expand_urls
+
+from diptych.data.files import is_local, local
+from diptych.data.sources import energon, job
+from diptych.data.sources.checking import Expected
+from diptych.data.sources.energon import Prepared
+from diptych.data.sources.indexing import IndexJob, absolute, folder_of
+from diptych.data.sources.verify import check, indexed
+from diptych.errors import UserError
+
+
+def pack(
+    path: str | list[str] | None,
+    out: str | None,
+    part: str | None,
+    workers: int,
+    verify: bool,
+    sha256: bool,
+    split: str | None,
+) -> None:
+    """Write the index of existing tars, or check them.
+
+    path: a brace pattern or a list of them, a folder of tars, or one that Megatron-Energon prepared, whose own
+          counts and offsets are then taken without reading a tar
+    out: the folder of the index; without it the one that holds the tars. In a folder that does not hold them, the
+         tars are linked.
+    part, workers: see `job.run`
+    verify: check instead, see `verify.check`; verify.json goes to `out`, without it into the current folder
+    sha256: whether the index gets the tars' hashes, which costs reading them whole; Energon's tars get none
+    split: of an Energon set: train where it is split and this is None
+    Raises UserError.
+    """
+    known: list[Prepared] | None = None
+    left_out: dict[str, Any] = {}
+    if energon.is_prepared(path):
+        known, left_out = energon.read(str(path), split)
+        tars = [of.tar for of in known]
+    elif split is not None:
+        raise UserError(f"source.split={split} is for a set that Megatron-Energon prepared: path={path} is none.")
+    else:
+        tars = listed(path)
+    if verify:
+        check(tars, _expected(path, tars, known), Path(out or "."), workers)
+        return
+    job.run(lambda: IndexJob(tars, sha256, known, left_out), out or folder_of(tars), part, workers)
+
+
+def _expected(path: object, tars: list[str], known: list[Prepared] | None) -> dict[str, Expected]:
+    """What is said of the tars: by Energon, by the index that is `path`, or by an index.json in their folders."""
+    if known is not None:
+        return {of.tar: Expected(of.samples) for of in known}
+    if str(path).endswith(".json"):
+        return indexed(Path(str(path)))
+    folders = {str(Path(tar).parent) for tar in tars}
+    folders |= {folder_of(tars)}
+    said: dict[str, Expected] = {}
+    for index in (Path(folder, "index.json") for folder in sorted(folders)):
+        if index.is_file():
+            said |= {absolute(tar): of for tar, of in indexed(index).items()}
+    return {tar: said[absolute(tar)] for tar in tars if absolute(tar) in said}
+
+
+def listed(path: str | list[str] | None) -> list[str]:
+    """Brace patterns, or a folder of tars -> the tars' paths. Raises UserError when there is none."""
+    if path is None:
+        raise UserError("path= is missing: give tars as path='DIR/{000..003}.tar', or a folder of them as path=DIR.")
+    tars: list[str] = []
+    for pattern in [path] if isinstance(path, str) else path:
+        if pattern.startswith("pipe:") or not is_local(pattern):
+            raise UserError(f"path={pattern} is not on this machine: index or check tars where they lie.")
+        folder = Path(local(pattern))
+        if pattern.endswith(".json"):
+            tars += indexed(folder)
+            continue
+        tars += sorted(map(str, folder.glob("*.tar"))) if folder.is_dir() else expand_urls(str(folder))
+    if not tars:
+        raise UserError(f"path={path} holds no .tar: give a folder of tars, or a pattern of them.")
+    return tars
