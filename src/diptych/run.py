@@ -54,6 +54,7 @@ RESUMABLE = (
     "data.allow_pipe",
     "data.files.retries",
     "data.files.timeout",
+    "data.files.backoff",
     "data.files.cache",
     "data.files.cache_gb",
     "logger",

@@ -62,7 +62,7 @@ def test_modes(data: bytes, expected: tuple[int, int, int]) -> None:
         (PHOTO.convert("CMYK"), {}),
         (PHOTO, {"comment": b"\xff\xe1Exif\0\0", "exif": tagged(3)}),
     ],
-    ids=str,
+    ids=[*map(str, range(12))],
 )
 def test_jpegs_pixels_are_pillows(image: Image.Image, options: dict) -> None:
     data = encoded(image, "JPEG", **options)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 import webdataset as wds
+from http_server import drop, serve, serving, status
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from diptych.batch import Batch
+from diptych.data.files import Files
 from diptych.data.image import TrainImage
-from diptych.data.index import Index, open_index, open_sources
+from diptych.data.index import Index, open_index, open_sources, scan
 from diptych.data.order import Order
 from diptych.data.pairs import Pairs
 from diptych.data.shards import Sample, read_whole
@@ -312,6 +314,42 @@ ALL = {
     for shard, (first, last) in enumerate([(0, 32), (32, 40), (40, 64), (64, 80)])
     for number in range(first, last)
 }
+
+
+def test_shards_over_http_give_the_same_batches_whatever_the_server_does(shards: Path) -> None:
+    """Refusals, dropped connections and a reset in the middle of shards: the same batches, each try counted."""
+    folder = shards.parent
+    reference = list(steps(shards, stop=7))
+    with serving() as server:
+        for tar in folder.glob("*.tar"):
+            _, offsets = scan(str(tar))
+            assert offsets is not None
+            server.files[f"/set/{tar.name}"] = tar.read_bytes()
+            server.files[f"/set/{tar.name}.idx"] = offsets.astype("<i8").tobytes()
+        entries = json.loads(shards.read_text())["shards"]
+        index = {"version": 1, "shards": [entry | {"offsets": True} for entry in entries]}
+        server.files["/set/index.json"] = json.dumps(index).encode()
+        files = Files(backoff=0.001, retries=3)
+        opened = open_index(server.url("/set/index.json"), files)
+        stream = Stream(
+            opened, Pairs(TrainImage(24), letters), seed=5, batch_size=16, streams=4, start=0, stop=7, place=FIRST,
+            memory=0, files=files,
+        )  # fmt: skip
+        server.faults.extend([status(503), serve, drop(700), status(503), status(503), serve, drop(40, reset=True)])
+        run = Steps(stream, 0, 0.0)
+        assert same(list(run), reference)
+        assert sum(run.retried.values()) == 5 and run.skipped == {}
+        assert all(address.startswith("127.0.0.1") for address in run.retried)
+
+        server.faults.extend([status(503)] * 100)
+        with pytest.raises(
+            UserError, match=r"http://127\.0\.0\.1:\d+/set/train-00000\d\.tar.*503.*data\.files\.retries"
+        ):
+            list(Steps(stream, 0, 0.0))
+        server.faults.clear()
+        server.files["/set/train-000000.tar"] += bytes(10240)
+        with pytest.raises(UserError, match=r"train-000000\.tar"):
+            list(Steps(stream, 0, 0.0))
 
 
 class Late(Steps):

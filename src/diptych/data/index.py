@@ -69,7 +69,9 @@ class Index:
         data = files.read(name)
         offsets = np.frombuffer(data, dtype="<i8") if len(data) == 8 * (shard.samples + 1) else None
         if offsets is None or offsets[0] < 0 or offsets[-1] > shard.bytes or (np.diff(offsets) <= 0).any():
-            raise UserError(f"{shown(name)} does not fit its shard of {shard.samples} samples: index the shards again.")
+            raise UserError(
+                f"{shown(name)} does not fit its shard of {shard.samples} samples: index the shards again."
+            )
         return offsets
 
 

@@ -38,11 +38,15 @@ def read(shard: Shard, first: int, last: int, files: Files, offsets: Offsets | N
     from its start, and what stands behind the damage is lost.
     Raises UserError when the shard can't be reached.
     """
+    # A remote file of another size, or that ends early, is refused by name once trying again has not helped. What is
+    # missing of a local one is counted sample by sample, so it is opened to its end, whatever that is.
+    size = None if is_local(shard.path) else shard.bytes
     if offsets is None:
-        with closing(files.open(shard.path)) as stream:
+        with closing(files.open(shard.path, size=size)) as stream:
             yield from islice(_from_start(shard, stream), first, last)
         return
-    with closing(files.open(shard.path, int(offsets[first]), int(offsets[last]))) as stream:
+    end = None if is_local(shard.path) else int(offsets[last])
+    with closing(files.open(shard.path, int(offsets[first]), end, size)) as stream:
         for number in range(first, last):
             yield parsed(_bytes(stream, int(offsets[number + 1] - offsets[number])), shard.path)
 

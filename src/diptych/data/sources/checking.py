@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset.tariterators import base_plus_ext
 
-from diptych.data.image import BadImage, decode
 from diptych.data.headers import META
+from diptych.data.image import BadImage, decode
 from diptych.data.pairs import IMAGES, BadSample, captions_of
 from diptych.data.sources.formats import fits, image_format
 from diptych.data.sources.tars import Damage, File, walk

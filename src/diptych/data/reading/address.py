@@ -1,0 +1,91 @@
+"""What an address says: its scheme, what may be printed of it, and whether it is well formed. Nothing is opened."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+HTTP = ("http", "https")
+BUCKETS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # scheme -> the package that fsspec needs for it
+
+
+def scheme(path: str) -> str:
+    """'' for a path, 'pipe' for a command, else what stands before '://', in small letters."""
+    if path.startswith("pipe:"):
+        return "pipe"
+    return path.split("://", 1)[0].lower() if "://" in path else ""
+
+
+def is_local(path: str) -> bool:
+    return scheme(path) in ("", "file")
+
+
+def is_remote(path: str) -> bool:
+    return scheme(path) not in ("", "file", "pipe")
+
+
+def local(path: str) -> str:
+    return path[len("file://") :] if scheme(path) == "file" else path
+
+
+def shown(path: str) -> str:
+    """The address as messages may print it: without user, password, query (signatures) or a command's arguments."""
+    kind = scheme(path)
+    if kind == "pipe":
+        return f"{path.split()[0]} …" if len(path.split()) > 1 else path
+    if is_local(path):
+        return path
+    try:
+        parts = urlsplit(path)
+        _ = parts.port  # a ':' or '/' in a password makes it wrong, and the password part of host or path
+    except ValueError:
+        return f"{kind}://…"
+    return f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def host(path: str) -> str:
+    return urlsplit(path).netloc.rpartition("@")[2]
+
+
+def fault(path: str) -> str | None:
+    """Why an address is not taken, as the end of a sentence; None for one that is well formed of a known kind."""
+    kind = scheme(path)
+    if kind == "pipe":
+        return None
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
+        return "holds a control character: write the address without it"
+    if kind == "":
+        return None
+    if kind == "file":
+        return _file_fault(path)
+    if kind not in (*HTTP, *BUCKETS):
+        known = ", ".join(f"{name}://" for name in ("file", *HTTP, *BUCKETS))
+        return f"is of a kind that is not read: give a path or one of {known}"
+    if " " in path or "\\" in path:
+        return "holds a space or a backslash: write a space as %20 and steps as /"
+    if kind in BUCKETS and "::" in path:
+        return "chains file systems by '::', which is not read: give the object itself"
+    return _url_fault(path)
+
+
+def _file_fault(path: str) -> str | None:
+    if not path.startswith("file:///"):
+        return "names a host or a relative path: write file:///absolute/path, or just the path"
+    if any(mark in path for mark in "%?#"):
+        return "is escaped like a URL, which is ambiguous for a file: give the plain path"
+    return None
+
+
+def _url_fault(path: str) -> str | None:
+    try:
+        parts = urlsplit(path)
+        _ = parts.port
+    except ValueError:
+        return "is no URL (its host or port can't be read): escape ':', '/' and '@' in a password"
+    if not parts.hostname:
+        return "names no host: write scheme://host/path"
+    # Without a path, 'http://x.json' would be an index whose neighbours are other hosts.
+    if not parts.path.strip("/"):
+        return "names no file on its host: write scheme://host/path"
+    if parts.fragment:
+        return "has a '#', which no server sees: leave it out or write %23"
+    return None
