@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+LOADERS := .venv-bench
 RECIPE ?= demo
 STEPS ?=
 TORCH_INDEX ?=
@@ -13,10 +14,10 @@ CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow peers peers-table bench lint figures clean
+.PHONY: help setup demo test test-slow peers peers-table bench-peers bench bench-loader lint figures clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## .venv with everything; nothing to do the second time
 
@@ -44,10 +45,23 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
 	$(BIN)/python tests/peers/table.py
 
-bench: $(READY) $(PEERS)/.ready ## the benchmarks: ratios in one run
-	$(BIN)/python benchmarks/stream.py
+bench: $(READY) $(PEERS)/.ready ## the small benchmarks: ratios in one run
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/image.py
+	$(BIN)/python benchmarks/shuffle.py
+	$(BIN)/python benchmarks/seek.py
+
+bench-peers: $(LOADERS)/.ready ## .venv-bench with the loaders of others; nothing to do the second time
+
+$(LOADERS)/.ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r benchmarks/requirements.txt
+	@touch $@
+
+bench-loader: $(READY) $(LOADERS)/.ready ## the loader beside open_clip's, Megatron-Energon's and SPDL's; ten minutes
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/order.py
+	$(BIN)/python benchmarks/loader.py
 
 lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
 	$(BIN)/ruff check .
@@ -60,5 +74,5 @@ figures: $(READY) ## the README's figure from the newest demo run
 	$(BIN)/python -c "from pathlib import Path; from diptych.study.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
 
-clean: ## remove .venv, .venv-peers and caches; runs stay
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+clean: ## remove the environments and caches; runs stay
+	rm -rf $(VENV) $(PEERS) $(LOADERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -10,9 +10,10 @@ from typing import Any
 PEERS = Path(__file__).parents[1] / ".venv-peers"
 
 
-def installed() -> Path | None:
-    """The folder of packages of `make peers`, if it is there."""
-    return next((file.parents[1] for file in PEERS.glob("lib/python3*/site-packages/open_clip/tokenizer.py")), None)
+def installed(environment: Path = PEERS) -> Path | None:
+    """The folder of packages of an environment that holds open_clip, as that of `make peers`, if it is there."""
+    files = environment.glob("lib/python3*/site-packages/open_clip/tokenizer.py")
+    return next((file.parents[1] for file in files), None)
 
 
 def load(site: Path) -> Any:

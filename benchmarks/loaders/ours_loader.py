@@ -1,0 +1,117 @@
+"""Ours as training builds it: order, shards, pixels, tokens, replacement and count of bad samples."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import pillow_pixels
+from torch import Tensor
+
+from diptych.data import image, stream, walk
+from diptych.data.image import TrainImage
+from diptych.data.index import open_index
+from diptych.data.pairs import Pairs
+from diptych.data.shards import Shelf, read_whole
+from diptych.data.steps import Steps
+from diptych.data.stream import Place, Stream
+from diptych.data.tokenizer import Tokenizer
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "resized": {"crop": "resized", "scale": (0.9, 1.0)},
+    "resized fast": {"crop": "resized", "scale": (0.9, 1.0), "fast": True},
+    "square": {"crop": "square"},
+    "square fast": {"crop": "square", "fast": True},
+}
+STREAMS = 8
+
+
+def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch from step `args.start` on; a tuple of uint8 [B, 3, 224, 224] and int64 [B, 77] a step."""
+    index = open_index(f"{args.folder}/index.json")
+    source = Stream(
+        index,
+        Pairs(TrainImage(224, **SETTINGS[args.setting]), Tokenizer()),
+        seed=0,
+        batch_size=args.batch,
+        streams=STREAMS,
+        start=args.start,
+        stop=index.samples // args.batch,
+        place=Place(),
+        memory=0,
+    )
+    for batch in Steps(source, args.workers, max_bad=0.0):
+        yield batch.images, batch.tokens
+
+
+class Clock:
+    """Seconds by stage; what a stage calls of another stage counts for the other alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.within: list[str] = []
+        self.since = time.perf_counter()
+
+    def enter(self, stage: str) -> None:
+        self._charge()
+        self.within.append(stage)
+
+    def leave(self) -> None:
+        self._charge()
+        self.within.pop()
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        stage = self.within[-1] if self.within else "rest"
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.since
+        self.since = now
+
+    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.enter(stage)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.leave()
+
+        return wrapper
+
+    def timed_items(self, stage: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            items = iter(function(*args, **kwargs))
+            step = self.timed(stage, lambda: next(items, None))
+            while (item := step()) is not None:
+                yield item
+
+        return wrapper
+
+
+def shares(args: Namespace) -> dict[str, float]:
+    """Share of the time in each stage of one epoch, in this process."""
+    clock = Clock()
+    image.decode = clock.timed("decode", image.decode)
+    image.take = clock.timed("resize", image.take)
+    TrainImage.__call__ = clock.timed("augment", TrainImage.__call__)  # type: ignore[method-assign]
+    Tokenizer.__call__ = clock.timed("tokenize", Tokenizer.__call__)  # type: ignore[method-assign]
+    Shelf.samples = clock.timed_items("read", Shelf.samples)  # type: ignore[method-assign]
+    walk.stack = clock.timed("collate", walk.stack)
+    stream.joined = clock.timed("collate", stream.joined)
+    for _ in batches(args):
+        pass
+    clock._charge()
+    whole = sum(clock.seconds.values())
+    return {stage: seconds / whole for stage, seconds in clock.seconds.items()}
+
+
+def difference(args: Namespace) -> float:
+    """Mean difference from the same crops made by Pillow alone, in levels of 255."""
+    setting = SETTINGS[args.setting]
+    made, total = TrainImage(224, **setting), 0.0
+    samples = list(islice(read_whole(open_index(f"{args.folder}/index.json")), 16))
+    for seed, sample in enumerate(samples):
+        exact = pillow_pixels.train_image(sample["jpg"], 224, seed=seed, crop=setting["crop"])
+        total += pillow_pixels.apart(made(sample["jpg"], seed), exact).float().mean().item()
+    return total / len(samples)
