@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from diptych.config import ROOT
 from samples import COLOURS, caption, picture, write_shards
@@ -133,6 +135,19 @@ def test_resume_is_exact(cli: Cli, shards: Path, tmp_path: Path) -> None:
 
     refused = cli("train", f"resume={broken}", "optim.lr=1")
     assert refused.code == 2 and "optim.lr belongs to the experiment" in refused.err
+
+
+def test_a_resumed_folder_can_not_bring_a_command(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    """Law 4: its config allows `pipe:` and names one; nothing runs unless this command line allows it."""
+    folder, sentinel = tmp_path / "foreign", tmp_path / "sentinel"
+    shutil.copytree(trained, folder)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.data.allow_pipe = config.data.files.allow_pipe = True
+    config.data.shards = f"pipe:touch {sentinel}"
+    OmegaConf.save(config, folder / "config.yaml")
+    ended = cli("train", f"resume={folder}")
+    assert ended.code == 2 and "would run a program and is refused" in ended.err
+    assert not sentinel.exists()
 
 
 def test_ema_and_wandb_offline(cli: Cli, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

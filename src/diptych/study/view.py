@@ -105,7 +105,13 @@ def samples(record: Record) -> dict[str, Any]:
         if worst:
             total = sum(counts.values())
             rows.append({"reason": reason, "n": total, "worst": worst[:5], "more": len(worst) - 5})
-    return {"read": record.samples.get("read"), "rows": rows, "skipped": sum(row["n"] for row in rows)}
+    late = {name: _events(record.samples.get(name)) for name in ("retried", "stalled")}
+    return {"read": record.samples.get("read"), "rows": rows, "skipped": sum(row["n"] for row in rows), **late}
+
+
+def _events(of: Any) -> list[tuple[str, int]]:
+    """What happened most often first."""
+    return sorted(((str(name), int(number(n))) for name, n in mapping(of).items()), key=lambda event: -event[1])
 
 
 def _row(name: str, values: dict[str, Any]) -> dict[str, Any]:
