@@ -172,20 +172,18 @@ def one_core(run: Runs, forms: dict[str, list[str]], rounds: int) -> dict[str, f
     return {f"{loader} {setting}": rate for (loader, setting), rate in medians.items()}
 
 
-def two_cores(run: Runs, forms: dict[str, str], rounds: int) -> None:
+def two_cores(run: Runs, forms: dict[str, str]) -> None:
     """Prints the table of one and two workers on two cores, the first batch, and memory."""
     deep = run.images // run.batch - 6
     print(
         f"\n{'':<25}{'1 worker':>9}{'2 workers':>10}{'gain':>6}{'first s':>9}{'deep s':>8}{'MiB':>7}{'a worker':>9}"
     )
     for loader, setting in forms.items():
-        found = [[run(loader, setting, cores=2, workers=count) for count in (1, 2)] for _ in range(rounds)]
-        one, two = (statistics.median(pair[at]["wall_rate"] for pair in found) for at in (0, 1))
-        first, memory, each = (
-            statistics.median(pair[1][name] for pair in found) for name in ("first", "memory", "memory_a_worker")
-        )
+        one, found = (run(loader, setting, cores=2, workers=count) for count in (1, 2))
+        slow, fast = one["wall_rate"], found["wall_rate"]
+        first, memory, each = (found[name] for name in ("first", "memory", "memory_a_worker"))
         again = resumed(run, loader, setting, deep)
-        print(f"{loader:<11}{setting:<14}{one:9.1f}{two:10.1f}{two / one:6.2f}{first:9.1f}", end="")
+        print(f"{loader:<11}{setting:<14}{slow:9.1f}{fast:10.1f}{fast / slow:6.2f}{first:9.1f}", end="")
         print(f"{'-' if again is None else f'{again:.1f}':>8}{memory:7.0f}{f'{each:.0f}' if each else '-':>9}")
     print(f"images/s on 2 cores; first: seconds from start to a batch with 2 workers; deep: gone on at step {deep};")
     print("memory: unshared, all processes at their peak, and the largest worker (open_clip's and energon's share by")
@@ -223,7 +221,7 @@ def main() -> None:
     if "energon" in args.only:
         run("energon", "tuned", what="index")
     rates = one_core(run, {name: FORMS[name] for name in args.only}, 1 if args.quick else args.rounds)
-    two_cores(run, {name: SCALED[name] for name in args.only}, 1 if args.quick else 2)
+    two_cores(run, {name: SCALED[name] for name in args.only})
     if "ours" in args.only:
         for setting in FORMS["ours"]:
             parts = run("ours", setting, what="shares")
