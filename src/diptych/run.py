@@ -180,7 +180,7 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
         "steps": trainer.global_step,
         "seconds": round(seconds, 1),
         "pairs": trainer.global_step * data.batch_size,
-        "samples": data.index.samples,
+        "samples": epoch.samples,
         "epochs": round(trainer.global_step / epoch.steps, 2),
         "left_out_each_epoch": epoch.remainder,
         "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
