@@ -352,6 +352,21 @@ def test_shards_over_http_give_the_same_batches_whatever_the_server_does(shards:
             list(Steps(stream, 0, 0.0))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_command_that_is_allowed_is_read_by_workers_too(shards: Path, workers: int) -> None:
+    files = Files()
+    files.allow_pipe = True  # as the data module sets it
+    tars = [str(shards.parent / f"train-{number:06d}.tar") for number in range(4)]
+    index = open_index([f"pipe:cat {tars[0]}", *tars[1:]], files)
+    stream = Stream(
+        index, Pairs(TrainImage(24), letters), seed=5, batch_size=16, streams=4, start=0, stop=5, place=FIRST,
+        memory=0, files=files,
+    )  # fmt: skip
+    batches = list(Steps(stream, workers, 0.0))
+    for batch, expected in zip(batches, steps(shards, stop=5), strict=True):
+        assert torch.equal(batch.images, expected.images) and torch.equal(batch.tokens, expected.tokens)
+
+
 class Late(Steps):
     """Its worker is stuck until the watchdog has spoken: it waits for a writer to a pipe, which speaking opens."""
 

@@ -60,7 +60,7 @@ class Files:
         self.sources: dict[str, Source] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.settings
+        return self.settings | {"allow_pipe": self.allow_pipe}
 
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self.__init__(**settings)  # type: ignore[misc]
