@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import threading
 import time
@@ -14,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from diptych.batch import Batch
+from diptych.data.children import end_with_parent, fork_server
 from diptych.data.stream import Stream
 from diptych.data.walk import Part, joined
 from diptych.errors import UserError
@@ -41,9 +40,7 @@ class Steps:
         return self.stream.stop
 
     def __iter__(self) -> Iterator[Batch]:
-        # Not a plain fork: one of a process whose BLAS threads are running may hang.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context = fork_server(__name__)
         self.stream.whereabouts = context.RawArray("q", [-1] * 2 * max(1, self.workers))
         loader = DataLoader(
             self.stream,
@@ -51,7 +48,7 @@ class Steps:
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context=context if self.workers else None,
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=end_with_parent,
         )
         parts = iter(loader)
         for step in range(self.stream.start, self.stream.stop):
@@ -123,15 +120,3 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.over.set()
-
-
-def _end_with_parent(worker: int) -> None:
-    """A killed rank leaves no worker behind: torch's own watchdog sees the fork server, which stays."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

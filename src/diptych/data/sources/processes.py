@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.data.children import end_with_parent, fork_server
 from diptych.errors import UserError
 
 T = TypeVar("T")
@@ -40,10 +38,7 @@ def each(tasks: Iterable[Callable[[], T]], workers: int, total: int, label: str)
 
 
 def _pooled(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
-    # Not a plain fork: one of a process whose threads are running may hang.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, fork_server(__name__), initializer=end_with_parent)
     waiting, held = iter(tasks), set[Future[T]]()
     try:
         while True:
@@ -59,15 +54,3 @@ def _pooled(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A command that is killed leaves no process behind that would go on writing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
