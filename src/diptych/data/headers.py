@@ -99,6 +99,12 @@ class _Counted:
         return self.given
 
 
+def fit(offsets: Offsets, samples: int, size: int) -> bool:
+    """Whether these can be the offsets of a tar of so many samples and bytes."""
+    inside = len(offsets) == samples + 1 and offsets[0] >= 0 and offsets[-1] <= size
+    return bool(inside and (np.diff(offsets) > 0).all())
+
+
 def after(member: tarfile.TarInfo) -> int:
     """The first byte after a member: its content is padded to whole blocks of 512."""
     return member.offset_data + -(-member.size // 512) * 512 if member.isreg() else member.offset_data

@@ -18,7 +18,7 @@ import numpy as np
 from webdataset.shardlists import expand_urls
 
 from diptych.data.files import Files, is_local, shown
-from diptych.data.headers import Offsets, read_headers
+from diptych.data.headers import Offsets, fit, read_headers
 from diptych.errors import UserError
 
 
@@ -67,8 +67,8 @@ class Index:
             return self.found.get(shard.path)
         name = f"{shard.path}.idx"
         data = files.read(name)
-        offsets = np.frombuffer(data, dtype="<i8") if len(data) == 8 * (shard.samples + 1) else None
-        if offsets is None or offsets[0] < 0 or offsets[-1] > shard.bytes or (np.diff(offsets) <= 0).any():
+        offsets = np.frombuffer(data, dtype="<i8") if len(data) % 8 == 0 else None
+        if offsets is None or not fit(offsets, shard.samples, shard.bytes):
             raise UserError(
                 f"{shown(name)} does not fit its shard of {shard.samples} samples: index the shards again."
             )

@@ -203,8 +203,8 @@ class Walk:
             return None
         item = block.item(position)
         order = block.line.order
-        name = (order.seed, order.epoch, item.shard, item.number)
-        seed = seeding.mix_one(*name, item.copy) >> 1 if item.copy else seeding.mix_one(*name) >> 1
+        again = (item.copy,) if item.copy else ()  # without weights a seed is what it was before there were any
+        seed = seeding.mix_one(order.seed, order.epoch, item.shard, item.number, *again) >> 1
         try:
             if isinstance(item.content, Damaged):
                 raise BadSample(item.content.reason)

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from webdataset.shardlists import expand_urls
 
-from diptych.data.headers import Offsets
+from diptych.data.headers import Offsets, fit
 from diptych.errors import UserError
 
 META = ".nv-meta"
@@ -43,8 +43,7 @@ class Prepared:
         else:
             raise UserError(f"{self.folder} has neither {idx.name} nor {META}/index.sqlite: {AGAIN}.")
         size = Path(self.folder, self.name).stat().st_size
-        rising = len(offsets) == self.samples + 1 and offsets[0] >= 0 and (np.diff(offsets) > 0).all()
-        if not rising or offsets[-1] > size:
+        if not fit(offsets, self.samples, size):
             raise UserError(f"{idx} does not fit its tar of {size} bytes and {self.samples} samples: {AGAIN}.")
         return offsets
 
