@@ -81,8 +81,10 @@ def test_every_later_batch_is_the_same(killed: Path, tmp_path: Path, ranks: int,
     assert all(after[step] == whole[step] for step in after)
     counts, expected = (json.loads((folder / "samples.json").read_text()) for folder in (run, killed / "whole"))
     assert counts == expected
-    # Three bad samples in each of two epochs of 5 steps and in 4 steps of a third, whichever of them those hold.
-    assert 6 <= expected["skipped"]["not a readable image (.png)"]["train-000000.tar"] * 3 <= 9
+    # One bad sample in each of three shards, met in both whole epochs of 5 steps and perhaps in 4 steps of a third.
+    skipped = expected["skipped"]["not a readable image (.png)"]
+    assert sorted(skipped) == ["train-000000.tar", "train-000001.tar", "train-000003.tar"]
+    assert set(skipped.values()) <= {2, 3}
     losses = [
         {line["step"]: line["train/loss"] for line in map(json.loads, (f / "metrics.jsonl").read_text().splitlines())}
         for f in (run, killed / "whole")
