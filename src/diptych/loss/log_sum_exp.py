@@ -1,7 +1,8 @@
-"""Log-sum-exp of every row and column of the global logits in memory O(n·D): tiles, a ring over ranks, recomputation.
+"""Log-sum-exp of every row and column of the global logits in memory O(n·D): tiles, a ring over ranks, recomputing.
 
-Running maxima and sums over tiles are "Online normalizer calculation for softmax" (Milakov & Gimelshein 2018); to keep
-the log-sum-exps alone and compute the tiles again in backward is FlashAttention's way (Dao et al. 2022, section 3.1).
+Running maxima and sums over tiles are those of Milakov & Gimelshein 2018 ("Online normalizer calculation for
+softmax"); to keep the log-sum-exps alone and compute the tiles again in backward is FlashAttention's way (Dao et al.
+2022, section 3.1).
 Both directions come from one tile, so there is one sweep forward and one backward: four matrix products, where the
 dense loss over two matrices has six.
 """
