@@ -104,8 +104,8 @@ def validate(cfg: DictConfig) -> None:
 
 
 LIGHTNINGS_ACCUMULATION = (
-    "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares all"
-    " pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
+    "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
+    " all pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
 )
 
 

@@ -193,7 +193,7 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
     epoch = data.order
     training = {
         "steps": trainer.global_step,
-        "nonfinite_steps": next(c for c in trainer.callbacks if isinstance(c, Gradients)).skipped,
+        "nonfinite_steps": next(c for c in trainer.callbacks if isinstance(c, Gradients)).skipped,  # type: ignore[attr-defined]
         "seconds": round(seconds, 1),
         "pairs": trainer.global_step * data.batch_size,
         "samples": epoch.samples,

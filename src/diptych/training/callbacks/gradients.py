@@ -21,7 +21,7 @@ from diptych.training.module import ContrastiveModule
 
 
 class Gradients(L.Callback):
-    """Clips the whole gradient to the norm `clip` (None: leaves it); stops at steps that are not finite, or skips them.
+    """Clips the whole gradient to the norm `clip` (None: doesn't); stops at steps that are not finite, or skips them.
 
     limit: how many steps in a row may be skipped; with 0 the first one stops the run. A skipped step changes no
         weight, no running statistic and no optimiser state; the batch, the schedule and the step's number go on
