@@ -6,6 +6,10 @@ from diptych.towers.clip import CLIP
 
 
 def compile_towers(model: CLIP) -> None:
-    """Compile both towers of `model` when they are first called."""
+    """Compile both towers of `model`, each when it is first called.
+
+    The text tower reads off the tokens how long its captions are, on the host, which no graph can hold. So its blocks
+    are compiled, once for captions of any length: what would otherwise be compiled anew for each is a size there.
+    """
     model.image.compile()
-    model.text.compile(dynamic=True)
+    getattr(model.text, "transformer", model.text).compile(dynamic=True)

@@ -50,16 +50,19 @@ class ContrastiveModule(L.LightningModule):
         self._optimizer, self._schedule, self.steps = optimizer, schedule, steps
         self.describe = describe or {}
         self.last_loss = torch.tensor(math.nan)  # of the last step, for the record
+        self.last_features: tuple[Tensor, Tensor] | None = None  # and whose they were, where they are not finite
         self.accumulate, self.tower_dtype = accumulate, dtype
 
     def configure_model(self) -> None:
+        # Lightning does it after a checkpoint is loaded, when float64 weights were rounded to float32 ones.
+        self.trainer.precision_plugin.convert_module(self)
         if self.trainer.world_size > 1:
             distributed.synchronise_batch_norm(self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = features(self.model, batch.images, batch.tokens, self.accumulate, self.tower_dtype)
         loss = self.loss(image, text, self.model.logit_scale.exp())
-        self.last_loss = loss.detach()
+        self.last_loss, self.last_features = loss.detach(), (image.detach(), text.detach())
         return with_nan_if_not_finite(loss)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

@@ -25,7 +25,8 @@ class Gradients(L.Callback):
 
     limit: how many steps in a row may be skipped; with 0 the first one stops the run. A skipped step changes no
         weight, no running statistic and no optimiser state; the batch, the schedule and the step's number go on
-    folder: gets `step=N.json` for each such step: what was not finite, and the keys of all ranks' batches
+    folder: gets `step=N.json` for each such step: what was not finite, the keys of samples whose features are not, by
+        tower, and the keys of each rank's batch
 
     norms: of the gradient at hand, before clipping, by `gradient_norms`
     skipped: steps skipped so far; scaled_down: steps at which float16's scaler, seeking its scale, took a smaller one
@@ -61,7 +62,9 @@ class Gradients(L.Callback):
         assert isinstance(pl_module, ContrastiveModule) and self._batch is not None
         self._settle(trainer)
         self.norms = gradient_norms(pl_module)
-        self._unseen = _Step(trainer.global_step + 1, self._batch.keys, pl_module.last_loss, self.norms)
+        assert pl_module.last_features is not None
+        step = trainer.global_step + 1
+        self._unseen = _Step(step, self._batch.keys, pl_module.last_loss, pl_module.last_features, self.norms)
         # To skip, the host must know now, and waits. To stop, it is told a step later and the device never idles.
         if (self.limit or _scaler(trainer)) and not self._settle(trainer):
             optimizer.zero_grad(set_to_none=True)  # without a gradient an optimiser changes nothing
@@ -102,10 +105,15 @@ class Gradients(L.Callback):
             self._unseen = None
             return False
         what, file = step.culprits(losses), self.folder / f"step={step.number}.json"
-        keys = distributed.gather_objects(step.keys)
+        samples: dict[str, list[str]] = {}
+        for of_rank in distributed.gather_objects(step.samples()):
+            for tower, keys in of_rank.items():
+                samples.setdefault(tower, []).extend(keys)
+        told = {"step": step.number, "not_finite": what, "samples": samples}
+        told["keys"] = distributed.gather_objects(step.keys)
         if trainer.is_global_zero:
             self.folder.mkdir(exist_ok=True)
-            file.write_text(json.dumps({"step": step.number, "not_finite": what, "keys": keys}, indent=1) + "\n")
+            file.write_text(json.dumps(told, indent=1) + "\n")
         if self._in_a_row == self.limit:
             raise UserError(_sentence(step.number, what, file, self._in_a_row))
         self._in_a_row += 1
@@ -117,8 +125,10 @@ class Gradients(L.Callback):
 class _Step:
     """A step whose gradient was measured on the device, and not yet looked at by the host."""
 
-    def __init__(self, number: int, keys: list[str], loss: Tensor, norms: dict[str, Tensor]) -> None:
-        self.number, self.keys, self.loss, self.norms = number, keys, loss, norms
+    def __init__(
+        self, number: int, keys: list[str], loss: Tensor, features: tuple[Tensor, Tensor], norms: dict[str, Tensor]
+    ) -> None:
+        self.number, self.keys, self.loss, self.features, self.norms = number, keys, loss, features, norms
         self._finite = norms["all"].isfinite().to("cpu", non_blocking=True)
         self._copied = torch.cuda.Event() if norms["all"].is_cuda else None
         if self._copied is not None:
@@ -131,12 +141,20 @@ class _Step:
 
     def culprits(self, losses: list[float]) -> list[str]:
         """What is not finite. A loss takes all gradients with it and is named alone."""
-        ranks = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
-        if ranks:
-            where = f" of rank {', '.join(map(str, ranks))}" if len(losses) > 1 else ""
-            return [f"the loss{where}"]
+        if not all(map(math.isfinite, losses)):
+            return ["the loss"]
         towers = [name for name, norm in self.norms.items() if name != "all" and not norm.isfinite()]
         return [f"the gradient of the {name} tower" for name in towers] or ["the gradient of the logit scale"]
+
+    def samples(self) -> dict[str, list[str]]:
+        """The keys of this rank's samples whose features are not finite, by tower."""
+        towers = dict(zip(("image", "text"), self.features, strict=True))
+        fine = {name: rows.isfinite().all(dim=1).tolist() for name, rows in towers.items()}
+        return {
+            name: [key for key, of in zip(self.keys, rows, strict=True) if not of]
+            for name, rows in fine.items()
+            if not all(rows)
+        }
 
 
 def _scaler(trainer: L.Trainer) -> torch.amp.GradScaler | None:
@@ -147,6 +165,6 @@ def _sentence(number: int, what: list[str], file: Path, in_a_row: int) -> str:
     is_not = f"{' and '.join(what)} {'are' if len(what) > 1 else 'is'} not finite"
     before = f", as in the {in_a_row} before it" if in_a_row else ""
     return (
-        f"At step {number} {is_not}{before}: {file} has the keys of its batch. Look at those samples, lower optim.lr,"
+        f"At step {number} {is_not}{before}: {file} has the keys of its samples. Look at them, lower optim.lr,"
         f" or have up to N such steps in a row skipped with trainer.nonfinite_steps=N (also on resume=)."
     )
