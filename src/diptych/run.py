@@ -47,6 +47,7 @@ RESUMABLE = (
     "trainer.accelerator",
     "trainer.strategy.replicas",
     "trainer.strategy.activation_checkpointing",
+    "trainer.strategy.sharded_checkpoints",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep",
@@ -274,7 +275,7 @@ def _given(cfg: DictConfig, key: str) -> str:
 def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
     stored = run_dir / "config.yaml"
-    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").exists():
         if not any(run_dir.iterdir()):
             run_dir.rmdir()  # Hydra made it
         raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
@@ -27,10 +27,17 @@ from diptych.towers.transformer import ResidualAttentionBlock
 BLOCKS = (ResidualAttentionBlock, BasicBlock, Bottleneck)
 
 
+def mesh_of(device: str, ranks: int, replicas: int = 1) -> DeviceMesh:
+    """[ranks], or [replicas, ranks / replicas] for copies of the model that are sharded each. All ranks call it."""
+    if replicas == 1:
+        return init_device_mesh(device, (ranks,), mesh_dim_names=("shard",))
+    return init_device_mesh(device, (replicas, ranks // replicas), mesh_dim_names=("replicate", "shard"))
+
+
 def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recompute: bool = False) -> None:
     """Cut the towers' parameters along their first dimension over the ranks of `mesh`, in place.
 
-    mesh: one dimension, or two: replicas × shards (HSDP): gathers stay inside a row, only gradients cross rows
+    mesh: `mesh_of`; with replicas (HSDP) gathers stay within one, and gradients alone are averaged over them
     dtype: what the Transformer's blocks gather and compute in, bfloat16 for half the bytes; the rest, and all
         gradients on their way, stay as they are. Convolutions aren't changed: their norms keep statistics.
     recompute: keep a block's input alone for the backward pass, and compute the block again there
@@ -137,7 +144,20 @@ def joined(tree: Any, keep: bool) -> Any:
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor cut as `like` is; as it is where that isn't cut, or has another shape. No rank waits."""
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device).contiguous()
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def rows_of(like: DTensor) -> range:
+    """Those that this rank holds."""
+    places = torch.arange(like.shape[0], device=like.device)
+    mine = distribute_tensor(places, like.device_mesh, like.placements, src_data_rank=None).to_local()
+    return range(int(mine[0]), int(mine[-1]) + 1) if len(mine) else range(0)
+
+
+def from_rows(rows: Tensor, like: DTensor) -> DTensor:
+    """This rank's rows of a tensor that is cut as `like` is."""
+    rows, whole = rows.to(like.device), {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(rows, like.device_mesh, like.placements, run_check=False, **whole)

@@ -18,6 +18,7 @@ from diptych.errors import UserError
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
 from diptych.training.callbacks.record import Record
+from diptych.training.sharded import CheckpointFolders, CheckpointReader
 from diptych.training.strategy import FullySharded, replicated
 
 
@@ -51,11 +52,13 @@ def make_trainer(
         *callbacks,
         Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
     ]
+    sharded = isinstance(strategy, FullySharded) and strategy.sharded_checkpoints
+    files = CheckpointFolders(keep) if sharded else CheckpointReader()
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
         strategy=_strategy(strategy, devices),
-        plugins=[LightningEnvironment()] if devices > 1 else None,
+        plugins=[files, LightningEnvironment()] if devices > 1 else [files],
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
         max_steps=max_steps,
         max_epochs=1,
