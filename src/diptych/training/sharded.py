@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from diptych.errors import UserError
 from diptych.interop.sharded import REST, opened, read_rest
-from diptych.training.parallel import from_rows, rows_of
+from diptych.training.parallel import from_rows, in_layout, rows_of
 
 TENSOR = "tensor"  # in meta.pt, {"tensor": name} stands for one that lies in the shards
 SHARDED = ("state_dict", "optimizer_states")  # of a checkpoint
@@ -142,7 +142,7 @@ def read(folder: Path, like: Callable[[str], Tensor | None] = lambda name: None)
             cut = like(name)
             if isinstance(cut, DTensor) and cut.shape == reader.shape(name):
                 return from_rows(reader.join(name, wanted[name], rows_of(cut)), cut)
-            return reader.join(name, wanted[name])
+            return in_layout(reader.join(name, wanted[name]))
 
         return rest | {key: _together(rest[key], fetch) for key in SHARDED}
 

@@ -52,8 +52,7 @@ class FullySharded(ModelParallelStrategy):
         assert isinstance(module, ContrastiveModule)
         self.precision_plugin.convert_module(module)  # before: a sharded module's dtype can't be changed
         mesh = parallel.mesh_of(self.root_device.type, self.world_size, self.replicas)
-        low = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
-        parallel.shard(module.model, mesh, low, self.activation_checkpointing)
+        parallel.shard(module.model, mesh, recompute=self.activation_checkpointing)
         parallel.average_gradients(module.loss.parameters())
         super().setup(trainer)
 
