@@ -137,3 +137,39 @@ def test_towers_encode_alone_and_ranks_without_waiting() -> None:
         torch.testing.assert_close(result["image"], model.encode_image(images[:2], normalize=True))
         torch.testing.assert_close(result["text"], model.encode_text(tokens[:2]))
         assert result["cut"] < 0.55 * count and result["back"]
+
+
+def low(rank: int, world: int, kind: str) -> dict[str, Any]:
+    """A step in bfloat16 from float32 weights; one process computes with rounded weights."""
+    model = synchronise_batch_norm(one_result.small_clip(kind)).float()
+    images, tokens = (x.chunk(world)[rank] for x in one_result.batch())
+    images = images[:, :, : model.image_size, : model.image_size].float()
+    if world > 1:
+        shard(model, mesh_of("cpu", world), torch.bfloat16)
+        image, text, scale = model(images, tokens)
+    else:
+        norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+        kept = {*norms, id(model.logit_scale)}
+        rounded = {name: p.bfloat16() for name, p in model.named_parameters() if id(p) not in kept}
+        image, text, scale = torch.func.functional_call(model, rounded, (images.bfloat16(), tokens))
+    ContrastiveLoss()(image, text, scale).backward()
+    found = {name: joined(p.grad, keep=True).contiguous() for name, p in model.named_parameters()}
+    if world > 1:
+        with whole(model.eval()), torch.inference_mode():
+            assert model.encode_image(images).isfinite().all()
+    return {"image": image.detach(), "gradients": found}
+
+
+def lows(rank: int, world: int) -> dict[str, Any]:
+    return {kind: low(rank, world, kind) for kind in KINDS}
+
+
+def test_bfloat16_is_gathered_and_gradients_are_float32() -> None:
+    ranks = on_ranks(2, lows)
+    for kind in KINDS:
+        alone, ours = low(0, 1, kind), ranks[0][kind]["gradients"]
+        together = torch.cat([result[kind]["image"] for result in ranks])
+        torch.testing.assert_close(together, alone["image"], rtol=0, atol=2e-2)
+        assert all(gradient.dtype == torch.float32 for gradient in ours.values())
+        flat = [torch.cat([g[name].flatten() for name in ours]) for g in (ours, alone["gradients"])]
+        assert nn.functional.cosine_similarity(*flat, dim=0) > 0.99

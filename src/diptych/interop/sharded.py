@@ -80,7 +80,7 @@ def opened(folder: Path, prefix: str = "") -> Iterator[Reader]:
         yield Reader(folder, pickles.read((folder / METADATA).read_bytes(), _allowed), prefix)
     except pickles.Refused as error:
         raise refuse(folder, f"its {METADATA} is {error}") from error
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise refuse(folder, f"its {METADATA} doesn't fit what lies beside it ({error})") from error
 
 

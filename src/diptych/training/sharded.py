@@ -102,8 +102,7 @@ class CheckpointFolders(CheckpointReader):
                 file.flush()
                 os.fsync(file.fileno())
             _sync(partial)
-            shutil.rmtree(path, ignore_errors=True)  # left by a run that was killed before it named it
-            partial.replace(path)
+            replace(partial, path)
             for name in names:
                 _link(path, path.with_name(name))
             _sync(path.parent)
@@ -113,6 +112,16 @@ class CheckpointFolders(CheckpointReader):
         folders = sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
         for old in folders[: -self.keep]:
             remove(old)
+
+
+def replace(partial: Path, path: Path) -> None:
+    """Give a whole checkpoint its name. What is there was left by a run that was killed before it could call it
+    `last.ckpt`; and neither a file replaces a folder nor a folder a file."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif partial.is_dir():
+        path.unlink(missing_ok=True)
+    partial.replace(path)
 
 
 def remove(checkpoint: Path) -> None:

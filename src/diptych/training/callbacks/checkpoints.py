@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from diptych.training.sharded import CheckpointFolders, remove
+from diptych.training.sharded import CheckpointFolders, remove, replace
 
 
 class Checkpoints(L.Callback):
@@ -49,7 +49,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             with partial.open("rb+") as written:
                 os.fsync(written.fileno())
-            partial.replace(file)
+            replace(partial, file)
             for name in ("last.ckpt", *names):
                 _name(file, self.folder / name)
             self._drop_old()
