@@ -45,6 +45,9 @@ RESUMABLE = (
     "trainer",
     "trainer.devices",
     "trainer.accelerator",
+    "trainer.strategy.replicas",
+    "trainer.strategy.activation_checkpointing",
+    "trainer.strategy.sharded_checkpoints",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep",
@@ -288,7 +291,7 @@ def _given(cfg: DictConfig, key: str) -> str:
 def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
     stored = run_dir / "config.yaml"
-    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").exists():
         if not any(run_dir.iterdir()):
             run_dir.rmdir()  # Hydra made it
         raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")
@@ -306,8 +309,8 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
                 " leave it out, or start a new run."
             )
         if key == "trainer":
-            for name in ("devices", "accelerator"):
-                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name])
+            for name in ("devices", "accelerator", "strategy"):
+                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
     name_vocabulary(resumed, run_dir)

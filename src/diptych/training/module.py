@@ -25,7 +25,8 @@ class ContrastiveModule(L.LightningModule):
     """Trains a model of two towers with a contrastive loss.
 
     model: two towers and a logit scale
-    loss: (image [B, D], text [B, D], both L2-normalised, scale []) -> scalar; gathers over ranks by itself
+    loss: (image [B, D], text [B, D], both L2-normalised, scale []) -> scalar; gathers over ranks by itself. It gets
+        the batch's groups [B] as a fourth where the data has any
     optimizer: (model, loss) -> Optimizer; a loss may have parameters, which take no weight decay
     schedule: (optimizer, steps) -> scheduler, stepped once a step
     steps: length of the run
@@ -61,7 +62,8 @@ class ContrastiveModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = features(self.model, batch.images, batch.tokens, self.accumulate, self.tower_dtype)
-        loss = self.loss(image, text, self.model.logit_scale.exp())
+        groups = () if batch.groups is None else (batch.groups,)
+        loss = self.loss(image, text, self.model.logit_scale.exp(), *groups)
         self.last_loss, self.last_features = loss.detach(), (image.detach(), text.detach())
         return with_nan_if_not_finite(loss)
 

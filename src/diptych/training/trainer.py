@@ -12,12 +12,15 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import Strategy
 
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
 from diptych.training.callbacks.gradients import Gradients
 from diptych.training.callbacks.record import Record
 from diptych.training.precision import make_precision, resolve_precision
+from diptych.training.sharded import CheckpointFolders, CheckpointReader
+from diptych.training.strategy import FullySharded, replicated
 
 
 def make_trainer(
@@ -25,6 +28,7 @@ def make_trainer(
     run_dir: str | Path,
     devices: int,
     max_steps: int,
+    strategy: Strategy | None = None,
     accelerator: str = "auto",
     precision: str = "auto",
     log_every: int = 10,
@@ -38,6 +42,7 @@ def make_trainer(
     """The trainer of one rank.
 
     devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
+    strategy: how they share the model; None for a copy each
     precision: one of `precision.NAMES`, or "auto": bf16-mixed where the hardware gains from it
     clip: largest norm of the whole gradient; None for no clipping
     nonfinite_steps: how many steps in a row may be skipped since they are not finite; 0 stops at the first
@@ -51,12 +56,14 @@ def make_trainer(
         *callbacks,
         Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
     ]
+    sharded = isinstance(strategy, FullySharded) and strategy.sharded_checkpoints
+    files = CheckpointFolders(keep) if sharded else CheckpointReader()
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    plugins: list[Any] = [make_precision(resolve_precision(precision, accelerator), device)]
+    plugins: list[Any] = [make_precision(resolve_precision(precision, accelerator), device), files]
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=_strategy(strategy, devices),
         plugins=[*plugins, LightningEnvironment()] if devices > 1 else plugins,
         max_steps=max_steps,
         max_epochs=1,
@@ -70,6 +77,13 @@ def make_trainer(
         limit_val_batches=0,
         default_root_dir=run_dir,
     )
+
+
+def _strategy(strategy: Strategy | None, devices: int) -> Strategy | str:
+    """One rank needs no group to hold a copy, but can compute blocks again as shards do."""
+    if devices == 1 and not isinstance(strategy, FullySharded):
+        return "auto"
+    return strategy or replicated()
 
 
 def quiet() -> None:

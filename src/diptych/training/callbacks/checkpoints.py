@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 
+from diptych.training.sharded import CheckpointFolders, remove, replace
+
 
 class Checkpoints(L.Callback):
     """Writes `step=N.ckpt` every `every` steps and at the end, keeps the newest `keep`, and names two of them:
@@ -32,30 +34,36 @@ class Checkpoints(L.Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.save(trainer)
 
-    def save(self, trainer: L.Trainer) -> None:
-        """All ranks call it; rank 0 writes."""
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if isinstance(trainer.strategy.checkpoint_io, CheckpointFolders):
+            trainer.strategy.checkpoint_io.wait()
+
+    def save(self, trainer: L.Trainer, *names: str) -> None:
+        """All ranks call it; rank 0 writes, or all do."""
         file = self.folder / f"step={trainer.global_step}.ckpt"
+        if isinstance(trainer.strategy.checkpoint_io, CheckpointFolders):
+            trainer.save_checkpoint(file, storage_options=["last.ckpt", *names])
+            return
         partial = self.folder / f".step={trainer.global_step}.partial"
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
             with partial.open("rb+") as written:
                 os.fsync(written.fileno())
-            partial.replace(file)
-            _name(file, self.folder / "last.ckpt")
+            replace(partial, file)
+            for name in ("last.ckpt", *names):
+                _name(file, self.folder / name)
             self._drop_old()
 
     def improved(self, trainer: L.Trainer, value: float) -> None:
         """Called by a validation: keep this step's weights as `best.ckpt` if `value` is the highest yet."""
         if self.best is None or value > self.best:
             self.best = value
-            self.save(trainer)
-            if trainer.is_global_zero:
-                _name(self.folder / f"step={trainer.global_step}.ckpt", self.folder / "best.ckpt")
+            self.save(trainer, "best.ckpt")
 
     def _drop_old(self) -> None:
         files = sorted(self.folder.glob("step=*.ckpt"), key=lambda file: int(file.stem.removeprefix("step=")))
         for file in files[: -self.keep]:
-            file.unlink()
+            remove(file)
 
 
 def _name(file: Path, name: Path) -> None:
