@@ -19,6 +19,7 @@ class Batch:
     keys:   B names, `shard/key`
     step:   the global step that this batch belongs to, from 0
     wait:   seconds the training loop waited for it
+    groups: int64 [B], equal where samples belong together (`data.groups`), if that was asked for
     """
 
     images: Tensor
@@ -27,6 +28,7 @@ class Batch:
     keys: list[str] = field(default_factory=list)
     step: int = 0
     wait: float = 0.0
+    groups: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on `device`."""
@@ -35,6 +37,7 @@ class Batch:
             images=self.images.to(device, non_blocking=non_blocking),
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             seeds=self.seeds.to(device, non_blocking=non_blocking),
+            groups=None if self.groups is None else self.groups.to(device, non_blocking=non_blocking),
         )
 
     def __len__(self) -> int:
@@ -47,6 +50,6 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     It runs on the device after the batch is made: bytes travel, floats don't.
     """
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    centre = torch.tensor(mean, device=images.device).mul_(scale).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).mul_(scale).view(1, 3, 1, 1)
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(scale).view(1, 3, 1, 1)
+    spread = torch.tensor(std, dtype=torch.float32, device=images.device).mul_(scale).view(1, 3, 1, 1)
     return (images.float() - centre) / spread

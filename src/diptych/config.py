@@ -98,6 +98,7 @@ def validate(cfg: DictConfig) -> None:
             f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
         )
     check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
+    _check_accumulation(cfg)
     if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
     _check_sharding(cfg)
@@ -125,12 +126,42 @@ def _check_sharding(cfg: DictConfig) -> None:
         )
 
 
+LIGHTNINGS_ACCUMULATION = (
+    "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
+    " all pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
+)
+
+
+def _check_accumulation(cfg: DictConfig) -> None:
+    callbacks = [callback for callback in cfg.callbacks.values() if callback]
+    if "accumulate_grad_batches" in cfg.trainer or any(
+        str(callback.get("_target_")).endswith("GradientAccumulationScheduler") for callback in callbacks
+    ):
+        raise UserError(LIGHTNINGS_ACCUMULATION)
+    batch_size, ranks, parts = cfg.data.batch_size, cfg.trainer.devices, cfg.trainer.get("accumulate", 1)
+    if not isinstance(parts, int) or parts < 1:
+        raise UserError(f"trainer.accumulate={parts} must be a whole number of at least 1.")
+    limit = cfg.trainer.get("nonfinite_steps", 0)
+    if not isinstance(limit, int) or limit < 0:
+        raise UserError(f"trainer.nonfinite_steps={limit} must be a whole number, 0 to stop at the first.")
+    share = batch_size // ranks
+    if share % parts:
+        near = max((n for n in range(1, parts) if share % n == 0), default=1)
+        more = next((n for n in range(parts, share + 1) if share % n == 0), share)
+        raise UserError(
+            f"A rank's {share} of data.batch_size={batch_size} can't be divided by trainer.accumulate={parts}:"
+            f" take trainer.accumulate={' or '.join(map(str, dict.fromkeys((near, more))))},"
+            f" or data.batch_size={max(1, round(share / parts)) * parts * ranks}."
+        )
+
+
 def split_pretrained(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str | None, str]]:
-    """A model's config without its three keys `pretrained`, and their values by tower (None: the whole model).
+    """A model's config without `compile` and its three keys `pretrained`, and the latters' values by tower (None: the
+    whole model).
 
     What stays describes the model for good: a checkpoint must not need the file that its run started from.
     """
-    described = {key: value for key, value in model.items() if key != "pretrained"}
+    described = {key: value for key, value in model.items() if key not in ("compile", "pretrained")}
     paths: dict[str | None, str | None] = {None: model.get("pretrained")}
     for tower in ("image", "text"):
         described[tower] = {key: value for key, value in model[tower].items() if key != "pretrained"}
@@ -189,6 +220,8 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = 
         choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={choice} is unknown: take {_nearest(choice, choices)}."
     if match := re.search(r"Could not override '([^']+)'", text):
+        if "accumulate_grad_batches" in match[1]:
+            return LIGHTNINGS_ACCUMULATION
         return f"The key {match[1]} is unknown{_similar(match[1], config_name, arguments)}"
     return " ".join(text.split())
 

@@ -51,6 +51,8 @@ RESUMABLE = (
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep",
+    "trainer.accumulate",
+    "trainer.nonfinite_steps",
     "data.workers",
     "data.memory",
     "data.stall",
@@ -97,7 +99,7 @@ def _one_sentence(config_name: str) -> Iterator[None]:
 def train(cfg: DictConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     from diptych.ranks import launch
-    from diptych.training.trainer import resolve_precision
+    from diptych.training.precision import resolve_precision
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     resume = cfg.resume is not None
@@ -107,7 +109,10 @@ def train(cfg: DictConfig) -> Path:
     validate(cfg)
     if not resume:
         check_start(cfg)
-    _warn_if_slow(cfg)
+    outline = _outline(cfg)
+    _warn_if_slow(cfg, outline)
+    if resume:
+        _check_parts(cfg, run_dir, outline)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
         keep_vocabulary(cfg, run_dir)
@@ -128,8 +133,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     import torch
 
     from diptych.loading import read_checkpoint
+    from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile
     from diptych.training.module import ContrastiveModule
+    from diptych.training.precision import tower_dtype
 
     cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     assert isinstance(cfg, dict)
@@ -140,6 +147,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if cfg["model"].get("compile"):
+        compile_towers(model)
+    trainer_keys = dict(cfg["trainer"])
+    accumulate = trainer_keys.pop("accumulate", 1)
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
     data.evaluate = _affordable(data.evaluate, model)
@@ -150,12 +161,14 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
         {"model": carrying_vocabulary(described), "name": cfg["name"], "seed": cfg["seed"]},
+        accumulate,
+        tower_dtype(cfg["trainer"]["precision"]),
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
-    trainer = instantiate(cfg["trainer"], _convert_="all")(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
+    trainer = instantiate(trainer_keys, _convert_="all")(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
     begin = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
@@ -178,9 +191,12 @@ def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
+    from diptych.training.callbacks.gradients import Gradients
+
     epoch = data.order
     training = {
         "steps": trainer.global_step,
+        "nonfinite_steps": next(c for c in trainer.callbacks if isinstance(c, Gradients)).skipped,  # type: ignore[attr-defined]
         "seconds": round(seconds, 1),
         "pairs": trainer.global_step * data.batch_size,
         "samples": epoch.samples,
@@ -301,15 +317,32 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
     return resumed
 
 
-def _warn_if_slow(cfg: DictConfig) -> None:
-    """One sentence, on a machine without a GPU, when a step will take long. The model is built without memory, so
-    one that can't be built or frozen as said is refused here."""
+def _outline(cfg: DictConfig) -> CLIP:
+    """The model without memory. One that can't be built or frozen as said is refused here."""
+    import torch
+
+    with torch.device("meta"):
+        return _model(OmegaConf.to_container(cfg, resolve=True), start=False)[0]  # type: ignore[arg-type]
+
+
+def _check_parts(cfg: DictConfig, run_dir: Path, model: CLIP) -> None:
+    """What a batch norm sees depends on the micro-batches: refused on a resume with others."""
+    from diptych.training.accumulation import batch_norms
+
+    before = OmegaConf.load(run_dir / "config.yaml").trainer.get("accumulate", 1)
+    if batch_norms(model) and cfg.trainer.get("accumulate", 1) != before:
+        raise UserError(
+            f"trainer.accumulate={cfg.trainer.accumulate} can't change on resume={run_dir}: the model has batch"
+            f" norms, whose statistics are those of a micro-batch, so leave it at {before}, or start a new run."
+        )
+
+
+def _warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
+    """One sentence, on a machine without a GPU, when a step will take long."""
     import torch
 
     from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
 
-    with torch.device("meta"):
-        model, *_ = _model(OmegaConf.to_container(cfg, resolve=True), start=False)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         return
     flops = training_flops(model) * cfg.data.batch_size

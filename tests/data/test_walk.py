@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from diptych.data.files import Files
 from diptych.data.index import Index, Shard
 from diptych.data.order import Order
-from diptych.data.pairs import BadSample
+from diptych.data.pairs import BadSample, Pair
 from diptych.data.shards import CUT, Damaged, Sample, Shelf
-from diptych.data.walk import Pair, Walk
+from diptych.data.walk import Walk
 from diptych.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Numbers(Shelf):
     def pair(self, sample: Sample, seed: int) -> Pair:
         if sample["at"] in self.bad:
             raise BadSample("bad")
-        return torch.tensor(sample["at"]), torch.tensor([seed])
+        return Pair(torch.tensor(sample["at"]), torch.tensor([seed]))
 
 
 def walk(shelf: Numbers, start: int = 0, stop: int = 10**6, stream: int = 0, **layout: int) -> Walk:

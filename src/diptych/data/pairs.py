@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,28 +23,44 @@ class BadSample(ValueError):
     """The sample gives no pair; the message is a reason to count by."""
 
 
+class Pair(NamedTuple):
+    """image uint8 [3, size, size], tokens int64 [L], and the number of the sample's group, if it has one"""
+
+    image: Tensor
+    tokens: Tensor
+    group: int | None = None
+
+
 class Pairs:
-    """Makes pairs: raw sample and its seed -> (image uint8 [3, size, size], tokens int64 [L]).
+    """Makes pairs: raw sample and its seed -> Pair.
 
     A sample with several images (`key.A.jpg`, `key.B.jpg`) or several captions (lines of `key.txt`, the list
     `captions` in `key.json`) gives one of each, drawn by its seed.
 
     image: (encoded bytes, seed) -> uint8 [3, size, size]
     tokenizer: texts -> int64 [N, L]
+    groups: the field of `key.json` by which samples belong together, for losses that take all of a group's texts as
+        right for all of its images; None for none
     """
 
-    def __init__(self, image: Callable[[bytes, int], Tensor], tokenizer: Callable[[list[str]], Tensor]) -> None:
-        self.image, self.tokenizer = image, tokenizer
+    def __init__(
+        self,
+        image: Callable[[bytes, int], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+        groups: str | None = None,
+    ) -> None:
+        self.image, self.tokenizer, self.groups = image, tokenizer, groups
 
-    def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample: Sample, seed: int) -> Pair:
         """Raises BadSample."""
         text = self._caption(sample, seed)
+        group = None if self.groups is None else group_of(sample, self.groups)
         name, data = _draw_image(sample, seed)
         try:
             image = self.image(data, seeding.mix_one(seed, _CROP))
         except BadImage as error:
             raise BadSample(f"{error} (.{name.rsplit('.', 1)[-1]})") from error
-        return image, self.tokenizer([text])[0]
+        return Pair(image, self.tokenizer([text])[0], group)
 
     def _caption(self, sample: Sample, seed: int) -> str:
         captions = captions_of(sample)
@@ -76,6 +94,19 @@ def _captions_of_json(data: bytes) -> tuple[str, ...]:
     return _stripped(captions if isinstance(captions, list) else [])
 
 
+def group_of(sample: Sample, field: str) -> int:
+    """The number that stands for the value, whatever it is, of `field` in `key.json`. Raises BadSample."""
+    try:
+        fields = json.loads(sample.get("json", b""))
+    except ValueError as error:
+        raise BadSample("no .json that names the sample's group") from error
+    value = fields.get(field) if isinstance(fields, dict) else None
+    if value is None:
+        raise BadSample(f"no {field} in its .json, by which data.groups groups")
+    digest = blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
 def _stripped(lines: list[object]) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if isinstance(line, str) and line.strip())
 
@@ -92,7 +123,7 @@ def _extensions(sample: Sample) -> str:
     return ", ".join(sorted(f".{name}" for name in sample if not name.startswith("__"))) or "no file"
 
 
-def stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Pairs -> (images uint8 [B, 3, H, W], tokens int64 [B, L])."""
-    images, tokens = zip(*pairs, strict=True)
-    return torch.stack(images), torch.stack(tokens)
+def stack(pairs: list[Pair]) -> tuple[Tensor, Tensor, list[int]]:
+    """Pairs -> (images uint8 [B, 3, H, W], tokens int64 [B, L], groups B or none)."""
+    groups = [pair.group for pair in pairs if pair.group is not None]
+    return torch.stack([pair.image for pair in pairs]), torch.stack([pair.tokens for pair in pairs]), groups

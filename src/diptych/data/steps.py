@@ -57,7 +57,8 @@ class Steps:
             wait = time.perf_counter() - begin
             self._count(whole)
             assert whole.images is not None and whole.tokens is not None
-            yield Batch(whole.images, whole.tokens, torch.tensor(whole.seeds), whole.keys, step, wait)
+            groups = torch.tensor(whole.groups) if whole.groups else None
+            yield Batch(whole.images, whole.tokens, torch.tensor(whole.seeds), whole.keys, step, wait, groups)
 
     def _next(self, parts: Iterator[Part], worker: int) -> Part:
         """The part of a worker: DataLoader asks them in turn, so the next `workers` parts are one step's."""

@@ -11,8 +11,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from diptych.data.files import Files
 from diptych.data.index import Index
 from diptych.data.order import BLOCK, Order
+from diptych.data.pairs import Pair
 from diptych.data.shards import Sample, Shelf
-from diptych.data.walk import Pair, Part, Walk, joined
+from diptych.data.walk import Part, Walk, joined
 from diptych.errors import UserError
 
 

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from diptych.data import seeding
 from diptych.data.order import Line, Order
-from diptych.data.pairs import BadSample, stack
+from diptych.data.pairs import BadSample, Pair, stack
 from diptych.data.shards import Damaged, Sample, Shelf
 from diptych.errors import UserError
-
-Pair = tuple[Tensor, Tensor]  # image uint8 [3, size, size], tokens int64 [L]
 
 
 @dataclass
@@ -29,6 +27,7 @@ class Part:
 
     images: Tensor | None = None
     tokens: Tensor | None = None
+    groups: list[int] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)  # (reason, shard) -> samples
@@ -45,6 +44,7 @@ def joined(parts: list[Part]) -> Part:
         tokens=torch.cat([part.tokens for part in parts if part.tokens is not None]),
     )
     for part in parts:
+        whole.groups += part.groups
         whole.seeds += part.seeds
         whole.keys += part.keys
         whole.skipped += part.skipped
@@ -160,7 +160,7 @@ class Walk:
         """The stream's B/K samples of the next step."""
         part = Part()
         pairs = [self._pair(part) for _ in range(self.block.line.order.per_stream)]
-        part.images, part.tokens = stack(pairs)
+        part.images, part.tokens, part.groups = stack(pairs)
         return part
 
     def _pair(self, part: Part) -> Pair:

@@ -23,6 +23,7 @@ from diptych.distributed import world_size
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, Bottleneck
 from diptych.towers.transformer import ResidualAttentionBlock
+from diptych.training.accumulation import untracked
 
 BLOCKS = (ResidualAttentionBlock, BasicBlock, Bottleneck)
 
@@ -69,26 +70,10 @@ def _recompute(block: nn.Module) -> None:
     forward = block.forward
 
     def forgetful(*inputs: Any) -> Any:
-        contexts = lambda: (nullcontext(), _statistics_kept(block))  # noqa: E731
+        contexts = lambda: (nullcontext(), untracked(block))  # noqa: E731
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
     block.forward = forgetful
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms have seen the batch when a block is computed again: they don't count it twice."""
-    norms = [norm for norm in block.modules() if isinstance(norm, nn.BatchNorm2d) and norm.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(1)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -50,9 +50,9 @@ class FullySharded(ModelParallelStrategy):
     def setup(self, trainer: L.Trainer) -> None:
         module = self.lightning_module
         assert isinstance(module, ContrastiveModule)
-        self.precision_plugin.convert_module(module)  # before: a sharded module's dtype can't be changed
         mesh = parallel.mesh_of(self.root_device.type, self.world_size, self.replicas)
-        parallel.shard(module.model, mesh, recompute=self.activation_checkpointing)
+        parallel.shard(module.model, mesh, module.tower_dtype, recompute=self.activation_checkpointing)
+        module.tower_dtype = None  # shards are gathered in it
         parallel.average_gradients(module.loss.parameters())
         super().setup(trainer)
 

@@ -14,10 +14,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
-from diptych.errors import UserError
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
+from diptych.training.callbacks.gradients import Gradients
 from diptych.training.callbacks.record import Record
+from diptych.training.precision import make_precision, resolve_precision
 from diptych.training.sharded import CheckpointFolders, CheckpointReader
 from diptych.training.strategy import FullySharded, replicated
 
@@ -34,6 +35,7 @@ def make_trainer(
     checkpoint_every: int = 1000,
     keep: int = 2,
     clip: float | None = 1.0,
+    nonfinite_steps: int = 0,
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> L.Trainer:
@@ -41,12 +43,14 @@ def make_trainer(
 
     devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
     strategy: how they share the model; None for a copy each
-    precision: Lightning's names, or "auto": bf16-mixed where the hardware gains from it
+    precision: one of `precision.NAMES`, or "auto": bf16-mixed where the hardware gains from it
     clip: largest norm of the whole gradient; None for no clipping
+    nonfinite_steps: how many steps in a row may be skipped since they are not finite; 0 stops at the first
     """
     run_dir = Path(run_dir)
     quiet()
     own = [
+        Gradients(clip, nonfinite_steps, run_dir / "nonfinite"),
         Record(log_every),
         Counts(run_dir / "samples.json", log_every),
         *callbacks,
@@ -54,15 +58,15 @@ def make_trainer(
     ]
     sharded = isinstance(strategy, FullySharded) and strategy.sharded_checkpoints
     files = CheckpointFolders(keep) if sharded else CheckpointReader()
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    plugins: list[Any] = [make_precision(resolve_precision(precision, accelerator), device), files]
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
         strategy=_strategy(strategy, devices),
-        plugins=[files, LightningEnvironment()] if devices > 1 else [files],
-        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
+        plugins=[*plugins, LightningEnvironment()] if devices > 1 else plugins,
         max_steps=max_steps,
         max_epochs=1,
-        gradient_clip_val=clip,
         callbacks=own,
         logger=list(loggers) or False,
         enable_checkpointing=False,
@@ -82,23 +86,6 @@ def _strategy(strategy: Strategy | None, devices: int) -> Strategy | str:
     return strategy or replicated()
 
 
-def resolve_precision(precision: str, accelerator: str = "auto") -> str:
-    """ "auto" -> bf16-mixed where the processor multiplies in bf16, 32-true elsewhere; other names as they are.
-
-    Raises UserError for a name that Lightning does not know.
-    """
-    known = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
-    if precision not in known:
-        raise UserError(f"trainer.precision={precision} is unknown: take one of {', '.join(known)}.")
-    if precision != "auto":
-        return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
 def quiet() -> None:
     """Silence what Lightning says about choices that are ours, so that its real warnings are read."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -109,6 +96,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader goes on from the step
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # float16's scaler may skip the first step
         ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen stays there
     ):
         warnings.filterwarnings("ignore", message=message)
