@@ -15,15 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diptych.errors import UserError
+from diptych.world import nodes, outside
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE  # a checkout, or a wheel
 
 
 def register_resolvers() -> None:
-    """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
-    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
-    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
+    """`gpus_or:n`: the ranks that torchrun or srun started on this machine, else its GPUs, or n without any.
+    `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
+    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
+    `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
@@ -36,7 +38,12 @@ def register_resolvers() -> None:
 def _gpus_or(number: int) -> int:
     import torch
 
-    return torch.cuda.device_count() or int(number)
+    return _ranks_here() or torch.cuda.device_count() or int(number)
+
+
+def _ranks_here() -> int:
+    world = outside()
+    return world.local_size if world else 0
 
 
 def _budget(samples: int | None, batch_size: int, steps: int) -> int:
@@ -76,6 +83,8 @@ def quote_braces(argument: str) -> str:
 
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
+    import torch
+
     from diptych.data.datamodule import check_layout
 
     if "_target_" not in cfg.data:
@@ -97,8 +106,17 @@ def validate(cfg: DictConfig) -> None:
             f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
             f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
         )
-    check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
-    if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
+    world = outside()
+    if world is not None and cfg.trainer.devices != world.local_size:
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}, but {world.launcher} has started {world.local_size} ranks on"
+            f" each machine: take trainer.devices={world.local_size}, or leave it out."
+        )
+    ranks = cfg.trainer.devices * nodes()
+    check_layout(cfg.data.batch_size, cfg.data.streams, ranks, cfg.data.workers)
+    if cfg.trainer.keep < 1:
+        raise UserError(f"trainer.keep={cfg.trainer.keep} must be at least 1: it is a number of checkpoints.")
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
 
 

@@ -49,6 +49,7 @@ class Steps:
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context=context if self.workers else None,
             worker_init_fn=end_with_parent,
+            generator=torch.Generator(),  # of its own: no draw from the global one, which is the training's
         )
         parts = iter(loader)
         for step in range(self.stream.start, self.stream.stop):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from diptych.errors import UserError
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
+from diptych.training.callbacks.generators import Generators
 from diptych.training.callbacks.record import Record
+from diptych.training.writing import CheckpointFiles
 
 
 def make_trainer(
@@ -28,7 +32,10 @@ def make_trainer(
     precision: str = "auto",
     log_every: int = 10,
     checkpoint_every: int = 1000,
+    checkpoint_minutes: float | None = None,
     keep: int = 2,
+    timeout: float = 30.0,
+    nodes: int = 1,
     clip: float | None = 1.0,
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -36,22 +43,28 @@ def make_trainer(
     """The trainer of one rank.
 
     devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
+    nodes: machines, with as many ranks each
+    timeout: minutes after which a rank that waits for the others gives up
+    checkpoint_every, checkpoint_minutes: steps and minutes between two checkpoints; keep: how many stay
     precision: Lightning's names, or "auto": bf16-mixed where the hardware gains from it
     clip: largest norm of the whole gradient; None for no clipping
     """
     run_dir = Path(run_dir)
     quiet()
+    files = CheckpointFiles(keep)
     own = [
         Record(log_every),
         Counts(run_dir / "samples.json", log_every),
         *callbacks,
-        Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
+        Generators(),
+        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes),
     ]
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        plugins=[LightningEnvironment()] if devices > 1 else None,
+        num_nodes=nodes,
+        strategy=DDPStrategy(timeout=timedelta(minutes=timeout)) if devices * nodes > 1 else "auto",
+        plugins=[LightningEnvironment(), files],
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
         max_steps=max_steps,
         max_epochs=1,
