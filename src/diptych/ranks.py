@@ -7,6 +7,7 @@ Ranks read the run's own `config.yaml`; only one process composes a config, so a
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -159,6 +160,8 @@ def end_rank(run_dir: Path, resume: bool) -> NoReturn:
     """Train as one rank of several and end the process, with a code that says how."""
     try:
         code = _train(run_dir, resume)
+        if code in Stopped.CODES:
+            gc.collect()  # the loader ends its workers; else multiprocessing complains of what they leave
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.stdout.flush()

@@ -40,15 +40,20 @@ def recover(run_dir: Path) -> Path | None:
 
 
 def damage(file: Path) -> str | None:
-    """What is wrong with a checkpoint file; None where every byte that counts is as it was written: torch's format
-    is a zip, with a checksum for each tensor. A folder is another reader's to judge."""
+    """What is wrong with a checkpoint file, None where it is as it was written: by the digest it keeps, and without
+    one by the checksums of torch's format, a zip. A folder is another reader's to judge."""
+    from diptych.training.writing import digest_of_sealed
+
     if file.is_dir():
         return None
     try:
         with zipfile.ZipFile(file) as archive:
+            if archive.comment:
+                whole = archive.comment == digest_of_sealed(file, len(archive.comment))
+                return None if whole else "its digest does not fit"
             entry = archive.testzip()
     except Exception as error:  # whatever damaged bytes bring a reader of zip files to raise
-        return f"{error}".rstrip(".") or type(error).__name__
+        return str(error).rstrip(".") or type(error).__name__
     return None if entry is None else f"the checksum of {entry} does not fit"
 
 

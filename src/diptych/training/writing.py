@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -82,10 +83,11 @@ def write(content: Any, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     try:
-        with partial.open("wb") as opened:
+        with partial.open("wb+") as opened:
             stream = _Stream(opened)
             try:
                 torch.save(content, stream)  # type: ignore[arg-type]
+                seal(opened, stream.digest.digest())
             except Exception as error:
                 raise stream.error or error from None  # torch hides what the disk said
             opened.flush()
@@ -98,13 +100,16 @@ def write(content: Any, file: Path) -> None:
 
 
 class _Stream:
-    """A file for torch to write to that remembers why it could not be written."""
+    """A file for torch to write to that takes the digest of all bytes, and remembers why one could not be written."""
 
-    def __init__(self, file: Any) -> None:
-        self.file, self.error = file, None  # type: Any, OSError | None
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         try:
+            self.digest.update(data)
             return self.file.write(data)
         except OSError as error:
             error.filename = error.filename or self.file.name
@@ -113,6 +118,26 @@ class _Stream:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+def seal(file: IO[bytes], digest: bytes) -> None:
+    """Keep the digest of a zip file in the file, as its comment, which every reader skips: so both come to the disk
+    in one rename. A zip ends with the length of its comment, 0 as torch writes it."""
+    file.seek(-2, os.SEEK_END)
+    assert file.read(2) == b"\0\0"
+    file.seek(-2, os.SEEK_END)
+    file.write(len(digest).to_bytes(2, "little") + digest)
+
+
+def digest_of_sealed(path: Path, comment: int) -> bytes:
+    """The digest that a file should have kept in its comment of `comment` bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size - comment - 2
+    with path.open("rb") as file:
+        while chunk := file.read(min(left, 2**20)):
+            digest.update(chunk)
+            left -= len(chunk)
+    digest.update(b"\0\0")  # the length as torch wrote it
+    return digest.digest()
 
 
 def give_name(file: Path, name: Path) -> None:
