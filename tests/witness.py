@@ -15,8 +15,8 @@ from diptych.batch import Batch
 
 
 class Witness(L.Callback):
-    """Appends {"step", "rank", "keys", "pixels", "tokens", "draw"} to $WITNESS, pixels and tokens as hashes of each row;
-    "draw" comes from the global generator."""
+    """Appends {"step", "rank", "keys", "pixels", "tokens", "draw"} to $WITNESS: pixels and tokens as hashes of each
+    row, a draw from the global generator."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int

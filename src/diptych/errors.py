@@ -7,6 +7,10 @@ class UserError(Exception):
     """Something the user can mend: one sentence with what, where and what to do. Exit code 2, no traceback."""
 
 
+class RankFailed(Exception):
+    """A fault of ours on one rank of several, whose traceback is the message. Exit code 1."""
+
+
 class Stopped(Exception):
     """The run was asked to stop by a signal, and has saved. Exit code 130 after Ctrl-C, else 75: "try again later"
     (EX_TEMPFAIL), which says to a cluster's scripts that nothing is wrong and the run can go on.

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from diptych.errors import Stopped, UserError
+from diptych.errors import RankFailed, Stopped, UserError
 from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
-PATIENCE = 30.0  # seconds that the other ranks get after one has stopped on a signal
+LOST = 3  # exit code of a rank whose peers don't answer or have gone
+PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a signal, or has waited in vain for them
 
 
 def launch(run_dir: Path, ranks: int, resume: bool) -> None:
@@ -63,6 +65,8 @@ def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> sub
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
+            # What a killed rank leaves to multiprocessing's tracker is cleared away, and need not be said.
+            "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"))),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         },
         process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on: each rank hears it once
@@ -96,14 +100,16 @@ def _passing_signals_on() -> Iterator[_Started]:
 
 
 def _wait(started: _Started) -> list[int | None]:
-    """Exit codes when all have ended well, or one has not, None for those that run on; ranks that stop on a signal
-    may take their time one after another."""
+    """Exit codes when all have ended well, or one has not, None for those that run on. Ranks that stop on a signal
+    may take their time; so may those that waited in vain, as the one that doesn't end is the one they waited for."""
     deadline = float("inf")
     while True:
         codes = [process.poll() for process in started.processes]
-        if all(code is not None for code in codes) or any(code not in (None, 0, *Stopped.CODES) for code in codes):
+        if all(code is not None for code in codes) or any(
+            code not in (None, 0, LOST, *Stopped.CODES) for code in codes
+        ):
             return codes
-        if any(code in Stopped.CODES for code in codes):
+        if any(code in (LOST, *Stopped.CODES) for code in codes):
             deadline = min(deadline, time.monotonic() + PATIENCE)
         if time.monotonic() > deadline:
             return codes
@@ -124,26 +130,42 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
                 f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others with it;"
                 f" to go on, type python src/train.py resume={run_dir}"
             )
+    if note and note["others"]:
+        silent = [str(rank) for rank, code in enumerate(codes) if code is None]
+        named = f": rank {' and '.join(silent)} did not answer" if silent else ""
+        raise UserError(f"{note['text']}{named}; to go on, type python src/train.py resume={run_dir}")
     if note:
-        raise RuntimeError(f"rank {note['rank']} failed:\n{note['text']}")
+        raise RankFailed(f"rank {note['rank']} failed:\n{note['text'].rstrip()}")
     for rank, code in enumerate(codes):
-        if code:
-            raise RuntimeError(f"rank {rank} ended with code {code} and left no error.")
+        if code:  # pragma: no cover (a rank leaves a note, unless its disk is full)
+            raise RankFailed(f"rank {rank} ended with code {code} and left no error.")
 
 
 def leave_note(run_dir: Path, error: BaseException) -> bool:
     """Whether this rank's error is the first of the run, which the note is then of."""
     from diptych.config import user_error
 
-    cause = user_error(error)
-    text = str(cause) if cause else "".join(traceback.format_exception(error))
-    note = {"rank": int(os.environ.get("RANK", 0)), "user": cause is not None, "text": text}
+    cause, others = user_error(error), of_others(error)
+    text = str(cause) if cause else others or "".join(traceback.format_exception(error))
+    note = {"rank": int(os.environ["RANK"]), "user": cause is not None, "others": others is not None, "text": text}
     try:
         with (run_dir / NOTE).open("x") as file:
             json.dump(note, file)
     except FileExistsError:
         return False
     return True
+
+
+def of_others(error: BaseException) -> str | None:
+    """A sentence for what a collective says when another rank does not answer or has gone; None for other errors."""
+    text, rank = str(error), os.environ["RANK"]
+    if not isinstance(error, RuntimeError):
+        return None
+    if re.search("timed out waiting|collective operation timeout", text, re.IGNORECASE):
+        return f"Rank {rank} waited for the others longer than trainer.timeout allows"
+    if re.search("closed by peer|reset by peer|broken pipe|remote process exited", text, re.IGNORECASE):
+        return f"Rank {rank} lost its connection to another rank, which has ended"
+    return None
 
 
 def read_note(run_dir: Path) -> dict[str, Any] | None:
@@ -181,9 +203,9 @@ def _train(run_dir: Path, resume: bool) -> int:
         return stopped.code
     except Exception as error:
         if leave_note(run_dir, error) and shows_errors:
-            cause = user_error(error) or "".join(traceback.format_exception(error))
+            cause = user_error(error) or of_others(error) or "".join(traceback.format_exception(error))
             print(f"diptych: rank {os.environ['RANK']}: {cause}", file=sys.stderr)
-        return 2
+        return LOST if of_others(error) else 2
     return 0
 
 

@@ -32,7 +32,7 @@ from diptych.config import (
     user_error,
     validate,
 )
-from diptych.errors import Stopped, UserError
+from diptych.errors import RankFailed, Stopped, UserError
 from diptych.ranks import follow, launch, lead
 from diptych.slurm import requeue, requeued
 from diptych.targets import refuse_foreign_targets
@@ -101,6 +101,9 @@ def _one_sentence(config_name: str) -> Iterator[None]:
             print(f"diptych: {stopped}", file=sys.stderr)
         requeue(stopped)
         sys.exit(stopped.code)
+    except RankFailed as failed:
+        print(f"diptych: {failed}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         text = sentence(error, config_name, sys.argv[1:])
         if text is None:

@@ -23,7 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT
+from diptych.config import ROOT, register_resolvers
 from diptych.ranks import end_rank
 from diptych.recovery import recover
 from samples import write_shards
@@ -124,6 +124,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "trainer.checkpoint_every=2", "trainer.log_every=1", "callbacks=ema", "callbacks.ema.decay=0.9",
         "+callbacks.witness._target_=witness.Witness", "name=killed", "run_dir=unused",
     ]  # fmt: skip
+    os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = OmegaConf.to_yaml(compose("train", overrides), resolve=True)
     made = []

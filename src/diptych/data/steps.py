@@ -63,10 +63,23 @@ class Steps:
     def _next(self, parts: Iterator[Part], worker: int) -> Part:
         """The part of a worker: DataLoader asks them in turn, so the next `workers` parts are one step's."""
         with Watch(self.stall, lambda waited: self._say(worker, waited)):
-            part = next(parts)
+            part = self._received(parts)
         if part.failure:
             raise UserError(part.failure)
         return part
+
+    def _received(self, parts: Iterator[Part]) -> Part:
+        try:
+            return next(parts)
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker that is gone shows as torch's RuntimeError or as a broken pipe; "Caught" starts what it raised.
+            gone = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)
+            if "Caught" in str(error) or not gone:
+                raise
+            raise UserError(
+                f"A worker of rank {self.stream.place.rank} was killed, perhaps for want of memory: to go on, resume"
+                " the run, with fewer data.workers if that repeats."
+            ) from error
 
     def _say(self, worker: int, waited: float) -> None:
         shard, sample = self.stream.whereabouts[2 * worker : 2 * worker + 2]
