@@ -156,6 +156,7 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
         at_step = max((line["step"] for line in seen(killed)), default=-1)
         moments.append(f"{at_step}{'s' if any((killed / 'checkpoints').glob('.*.partial')) else ''}")
         kill(ranks, killed)
+        (killed / "moments.txt").write_text(" ".join(moments))
     ranks = started(killed)
     until(lambda: False, ranks)
     assert [process.exitcode for process in ranks] == [0, 0]

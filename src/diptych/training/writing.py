@@ -93,8 +93,10 @@ def write(content: Any, file: Path) -> None:
             opened.flush()
             os.fsync(opened.fileno())
         partial.replace(file)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(partial)  # a write doesn't know its file's name
         raise
     sync(file.parent)
 
@@ -112,7 +114,6 @@ class _Stream:
             self.digest.update(data)
             return self.file.write(data)
         except OSError as error:
-            error.filename = error.filename or self.file.name
             self.error = self.error or error
             raise
 
