@@ -15,15 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diptych.errors import UserError
+from diptych.world import nodes, outside
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE  # a checkout, or a wheel
 
 
 def register_resolvers() -> None:
-    """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
-    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
-    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
+    """`gpus_or:n`: the ranks that torchrun or srun started on this machine, else its GPUs, or n without any.
+    `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
+    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
+    `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
@@ -36,7 +38,12 @@ def register_resolvers() -> None:
 def _gpus_or(number: int) -> int:
     import torch
 
-    return torch.cuda.device_count() or int(number)
+    return _ranks_here() or torch.cuda.device_count() or int(number)
+
+
+def _ranks_here() -> int:
+    world = outside()
+    return world.local_size if world else 0
 
 
 def _budget(samples: int | None, batch_size: int, steps: int) -> int:
@@ -76,6 +83,8 @@ def quote_braces(argument: str) -> str:
 
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
+    import torch
+
     from diptych.data.datamodule import check_layout
 
     if "_target_" not in cfg.data:
@@ -97,23 +106,30 @@ def validate(cfg: DictConfig) -> None:
             f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
             f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
         )
-    check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
-    _check_accumulation(cfg)
-    if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
+    world = outside()
+    if world is not None and cfg.trainer.devices != world.local_size:
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}, but {world.launcher} has started {world.local_size} ranks on"
+            f" each machine: take trainer.devices={world.local_size}, or leave it out."
+        )
+    ranks = cfg.trainer.devices * nodes()
+    check_layout(cfg.data.batch_size, cfg.data.streams, ranks, cfg.data.workers)
+    if cfg.trainer.keep < 1:
+        raise UserError(f"trainer.keep={cfg.trainer.keep} must be at least 1: it is a number of checkpoints.")
+    _check_accumulation(cfg, ranks)
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
-    _check_sharding(cfg)
+    _check_sharding(cfg, ranks)
 
 
-def _check_sharding(cfg: DictConfig) -> None:
+def _check_sharding(cfg: DictConfig, ranks: int) -> None:
     """What needs whole matrices or a whole copy of the model, where a rank holds a shard."""
     strategy = OmegaConf.select(cfg, "trainer.strategy")
     if strategy is None or "replicas" not in strategy:
         return
-    replicas, ranks = strategy.replicas, cfg.trainer.devices
+    replicas = strategy.replicas
     if not isinstance(replicas, int) or replicas < 1 or ranks % replicas:
-        raise UserError(
-            f"trainer.strategy.replicas={replicas} does not divide trainer.devices={ranks}: give a divisor of it."
-        )
+        raise UserError(f"trainer.strategy.replicas={replicas} does not divide the {ranks} ranks: give a divisor.")
     if cfg.optim._target_.endswith(".Muon"):
         raise UserError(
             "optim=muon orthogonalises whole matrices, of which trainer=fsdp gives a rank a part:"
@@ -132,13 +148,13 @@ LIGHTNINGS_ACCUMULATION = (
 )
 
 
-def _check_accumulation(cfg: DictConfig) -> None:
+def _check_accumulation(cfg: DictConfig, ranks: int) -> None:
     callbacks = [callback for callback in cfg.callbacks.values() if callback]
     if "accumulate_grad_batches" in cfg.trainer or any(
         str(callback.get("_target_")).endswith("GradientAccumulationScheduler") for callback in callbacks
     ):
         raise UserError(LIGHTNINGS_ACCUMULATION)
-    batch_size, ranks, parts = cfg.data.batch_size, cfg.trainer.devices, cfg.trainer.get("accumulate", 1)
+    batch_size, parts = cfg.data.batch_size, cfg.trainer.get("accumulate", 1)
     if not isinstance(parts, int) or parts < 1:
         raise UserError(f"trainer.accumulate={parts} must be a whole number of at least 1.")
     limit = cfg.trainer.get("nonfinite_steps", 0)

@@ -104,7 +104,7 @@ class CheckpointFolders(CheckpointReader):
             _sync(partial)
             replace(partial, path)
             for name in names:
-                _link(path, path.with_name(name))
+                link(path, path.with_name(name))
             _sync(path.parent)
             self._drop_old(path.parent)
 
@@ -126,7 +126,7 @@ def replace(partial: Path, path: Path) -> None:
 
 def remove(checkpoint: Path) -> None:
     """A checkpoint, file or folder; not a folder that still has another name."""
-    if not checkpoint.is_dir():
+    if checkpoint.is_symlink() or not checkpoint.is_dir():
         checkpoint.unlink()
     elif not any(link.is_symlink() and link.samefile(checkpoint) for link in checkpoint.parent.iterdir()):
         shutil.rmtree(checkpoint)
@@ -185,7 +185,7 @@ def _refusal(error: OSError | CheckpointException) -> OSError:
     raise error
 
 
-def _link(path: Path, name: Path) -> None:
+def link(path: Path, name: Path) -> None:
     """Give a folder a second name at once: there is no moment without a whole checkpoint under it."""
     partial = name.with_name(f".{name.name}.partial")
     partial.unlink(missing_ok=True)

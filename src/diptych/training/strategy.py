@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from diptych.training import parallel, sharded
 from diptych.training.module import ContrastiveModule
 
 
-def replicated() -> DDPStrategy:
-    """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them."""
-    return DDPStrategy(gradient_as_bucket_view=True)
+def replicated(timeout: timedelta) -> DDPStrategy:
+    """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them.
+
+    timeout: how long a rank waits for the others
+    """
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
 
 
 class FullySharded(ModelParallelStrategy):
     """Parameters, gradients and optimiser state cut over ranks (`diptych.training.parallel`).
 
+    timeout: how long a rank waits for the others
     replicas: copies of the model; ranks are divided among them, so that gathers stay within one (HSDP: a node, as a
         rule) and gradients alone are averaged over copies
     activation_checkpointing: keep one tensor a block for the backward pass and compute the block again there
@@ -36,9 +41,13 @@ class FullySharded(ModelParallelStrategy):
     """
 
     def __init__(
-        self, replicas: int = 1, activation_checkpointing: bool = False, sharded_checkpoints: bool = False
+        self,
+        timeout: timedelta,
+        replicas: int = 1,
+        activation_checkpointing: bool = False,
+        sharded_checkpoints: bool = False,
     ) -> None:
-        super().__init__(save_distributed_checkpoint=sharded_checkpoints)
+        super().__init__(save_distributed_checkpoint=sharded_checkpoints, timeout=timeout)
         self.replicas, self.activation_checkpointing = replicas, activation_checkpointing
         self.sharded_checkpoints = sharded_checkpoints
 
