@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,11 +35,9 @@ def step(model: CLIP, longest: int, parts: int) -> tuple[float, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_compiled_towers_are_the_towers(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_towers_are_the_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A cache of its own: a compiler that was killed leaves half a library in the shared one.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
     plain = create_model("vit_tiny").train()
     model = copy.deepcopy(plain)
