@@ -13,7 +13,7 @@ import torch.distributed.checkpoint as dcp
 
 from diptych.errors import UserError
 from diptych.loading import read_checkpoint
-from diptych.training.sharded import CheckpointReader, _apart, _link, read, remove, replace
+from diptych.training.sharded import CheckpointReader, _apart, link, read, remove, replace
 
 
 @pytest.fixture
@@ -93,12 +93,12 @@ def test_file_and_folder_take_each_others_place(folder: Path) -> None:
 
 
 def test_a_folder_with_a_name_stays(folder: Path) -> None:
-    _link(folder, folder.with_name("last.ckpt"))
+    link(folder, folder.with_name("last.ckpt"))
     remove(folder)
     assert torch.equal(read(folder.with_name("last.ckpt"))["state_dict"]["model.w"][2], torch.tensor([4.0, 5.0]))
     other = folder.with_name("step=4.ckpt")
     folder.rename(other)
-    _link(other, folder.with_name("last.ckpt"))
+    link(other, folder.with_name("last.ckpt"))
     file = folder.with_name("step=2.ckpt")
     file.touch()
     remove(file)

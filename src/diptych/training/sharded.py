@@ -104,7 +104,7 @@ class CheckpointFolders(CheckpointReader):
             _sync(partial)
             replace(partial, path)
             for name in names:
-                _link(path, path.with_name(name))
+                link(path, path.with_name(name))
             _sync(path.parent)
             self._drop_old(path.parent)
 
@@ -185,7 +185,7 @@ def _refusal(error: OSError | CheckpointException) -> OSError:
     raise error
 
 
-def _link(path: Path, name: Path) -> None:
+def link(path: Path, name: Path) -> None:
     """Give a folder a second name at once: there is no moment without a whole checkpoint under it."""
     partial = name.with_name(f".{name.name}.partial")
     partial.unlink(missing_ok=True)
