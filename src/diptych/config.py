@@ -130,6 +130,11 @@ def _check_sharding(cfg: DictConfig, ranks: int) -> None:
     replicas = strategy.replicas
     if not isinstance(replicas, int) or replicas < 1 or ranks % replicas:
         raise UserError(f"trainer.strategy.replicas={replicas} does not divide the {ranks} ranks: give a divisor.")
+    if cfg.trainer.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed needs a gradient scaler, and torch's doesn't see what overflows in a shard of"
+            " trainer=fsdp: take bf16-mixed or bf16-true, or trainer=ddp."
+        )
     if cfg.optim._target_.endswith(".Muon"):
         raise UserError(
             "optim=muon orthogonalises whole matrices, of which trainer=fsdp gives a rank a part:"

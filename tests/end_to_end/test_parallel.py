@@ -21,6 +21,7 @@ def lines(run: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("trainer.precision=16-mixed",), "trainer.precision=16-mixed needs a gradient scaler"),
         (("optim=muon",), "optim=muon orthogonalises whole matrices"),
         (("callbacks=ema",), "callbacks=ema averages a whole copy of the model"),
         (("trainer.strategy.replicas=3",), "trainer.strategy.replicas=3 does not divide trainer.devices=2"),
