@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +49,110 @@ def gather(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     return _Gather.apply(x)
+
+
+Visit = Callable[..., Tensor | None]
+Merge = Callable[[Tensor, Tensor], object]
+
+
+class _Handover:
+    """Tensors under way to the neighbour on one side (1 or -1), and their like from the other side."""
+
+    def __init__(self, tensors: Sequence[Tensor], side: int, tag: int) -> None:
+        to, source = (rank() + side) % world_size(), (rank() - side) % world_size()
+        self._sent = [x.contiguous() for x in tensors]  # kept until they have arrived
+        self._received = [torch.empty_like(x) for x in self._sent]
+        operations = []
+        for n, (x, into) in enumerate(zip(self._sent, self._received, strict=True), tag):
+            operations += [dist.P2POp(dist.isend, x, to, tag=n), dist.P2POp(dist.irecv, into, source, tag=n)]
+        self._works = dist.batch_isend_irecv(operations)
+
+    def wait(self) -> list[Tensor]:
+        for work in self._works:
+            work.wait()
+        return self._received
+
+
+class _Lane:
+    """One way round the ring: a block that goes from rank to rank, and behind it what was said of it."""
+
+    def __init__(self, block: Sequence[Tensor], side: int) -> None:
+        self._block, self._side = block, side
+        self._tag = (
+            0 if side > 0 else 2 * len(block)
+        )  # two ranks are neighbours on both sides: no lane takes another's
+        self._next: _Handover | None = None
+        self._said: _Handover | None = None
+
+    def send(self) -> None:
+        self._next = _Handover(self._block, self._side, self._tag)
+
+    def receive(self) -> None:
+        assert self._next is not None
+        self._block, self._next = self._next.wait(), None
+
+    def visit(self, visit: Visit, merge: Merge) -> None:
+        word = visit(*self._block)
+        if word is None:
+            return
+        if self._said is not None:
+            (before,) = self._said.wait()
+            merge(before, word)
+            word = before
+        self._said = _Handover([word], self._side, self._tag + len(self._block))
+
+    def said(self) -> list[Tensor]:
+        return [] if self._said is None else self._said.wait()
+
+
+def ring(block: Sequence[Tensor], visit: Visit, merge: Merge = Tensor.add_) -> Tensor | None:
+    """Show every rank's block to every rank, handed from neighbour to neighbour, and bring home what they say of it.
+
+    block: tensors of n rows, of the same shapes on every rank; not changed
+    visit: (*some rows of some rank's block) -> what this rank has to say of them, a tensor of as many rows; or None,
+        on all ranks then
+    merge: (said by the ranks before, said by this one) -> changes the first to hold both
+    Returns what all ranks said of this rank's own rows, None where they say nothing.
+
+    A rank holds two blocks at a time, never all: the next is under way while one is visited, and what was said of a
+    block follows one visit behind. The first half of the rows goes round one way and the second half the other, so
+    that links carry data both ways.
+    """
+    if world_size() == 1:
+        return visit(*block)
+    half = (len(block[0]) + 1) // 2
+    lanes = [_Lane([x[:half] for x in block], side=1)]
+    if half < len(block[0]):
+        lanes.append(_Lane([x[half:] for x in block], side=-1))
+    for step in range(world_size()):
+        more = step < world_size() - 1
+        for lane in lanes:
+            if more:
+                lane.send()
+        for lane in lanes:
+            lane.visit(visit, merge)
+        for lane in lanes:
+            if more:
+                lane.receive()
+    said = [word for lane in lanes for word in lane.said()]
+    return torch.cat(said) if said else None
+
+
+_agreed: set[torch.Size] = set()
+
+
+def agree_on_shape(x: Tensor) -> None:
+    """Raises ValueError where ranks bring different shapes: a collective over them would hang or mix up rows.
+
+    It asks the other ranks only about a shape that this rank has not brought before, since each question waits for
+    all of them.
+    """
+    if world_size() == 1 or x.shape in _agreed:
+        return
+    shapes = gather_objects(tuple(x.shape))
+    if len(set(shapes)) > 1:
+        raise ValueError(f"Ranks bring features of different shapes, {shapes}: the loss wants as many rows of each.")
+    _agreed.add(x.shape)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
