@@ -100,6 +100,29 @@ def validate(cfg: DictConfig) -> None:
     check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
     if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
+    _check_sharding(cfg)
+
+
+def _check_sharding(cfg: DictConfig) -> None:
+    """What needs whole matrices or a whole copy of the model, where a rank holds a shard."""
+    strategy = OmegaConf.select(cfg, "trainer.strategy")
+    if strategy is None or "replicas" not in strategy:
+        return
+    replicas, ranks = strategy.replicas, cfg.trainer.devices
+    if not isinstance(replicas, int) or replicas < 1 or ranks % replicas:
+        raise UserError(
+            f"trainer.strategy.replicas={replicas} does not divide trainer.devices={ranks}: give a divisor of it."
+        )
+    if cfg.optim._target_.endswith(".Muon"):
+        raise UserError(
+            "optim=muon orthogonalises whole matrices, of which trainer=fsdp gives a rank a part:"
+            " take optim=adamw, or trainer=ddp."
+        )
+    if any(callback and "WeightAveraging" in callback._target_ for callback in cfg.callbacks.values()):
+        raise UserError(
+            "callbacks=ema averages a whole copy of the model, which trainer=fsdp gives no rank:"
+            " take callbacks=default, or trainer=ddp."
+        )
 
 
 def split_pretrained(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str | None, str]]:

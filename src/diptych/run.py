@@ -45,6 +45,8 @@ RESUMABLE = (
     "trainer",
     "trainer.devices",
     "trainer.accelerator",
+    "trainer.strategy.replicas",
+    "trainer.strategy.activation_checkpointing",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep",
@@ -290,8 +292,8 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
                 " leave it out, or start a new run."
             )
         if key == "trainer":
-            for name in ("devices", "accelerator"):
-                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name])
+            for name in ("devices", "accelerator", "strategy"):
+                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
     name_vocabulary(resumed, run_dir)

@@ -12,11 +12,13 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import Strategy
 
 from diptych.errors import UserError
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
 from diptych.training.callbacks.record import Record
+from diptych.training.strategy import FullySharded, replicated
 
 
 def make_trainer(
@@ -24,6 +26,7 @@ def make_trainer(
     run_dir: str | Path,
     devices: int,
     max_steps: int,
+    strategy: Strategy | None = None,
     accelerator: str = "auto",
     precision: str = "auto",
     log_every: int = 10,
@@ -36,6 +39,7 @@ def make_trainer(
     """The trainer of one rank.
 
     devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
+    strategy: how they share the model; None for a copy each
     precision: Lightning's names, or "auto": bf16-mixed where the hardware gains from it
     clip: largest norm of the whole gradient; None for no clipping
     """
@@ -50,7 +54,7 @@ def make_trainer(
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=_strategy(strategy, devices),
         plugins=[LightningEnvironment()] if devices > 1 else None,
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
         max_steps=max_steps,
@@ -66,6 +70,13 @@ def make_trainer(
         limit_val_batches=0,
         default_root_dir=run_dir,
     )
+
+
+def _strategy(strategy: Strategy | None, devices: int) -> Strategy | str:
+    """One rank needs no group to hold a copy, but can compute blocks again as shards do."""
+    if devices == 1 and not isinstance(strategy, FullySharded):
+        return "auto"
+    return strategy or replicated()
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:

@@ -13,6 +13,7 @@ from diptych.encode import encode_set, tokenizer_for
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
+from diptych.training.parallel import whole
 
 
 class ZeroShot(L.Callback):
@@ -31,7 +32,8 @@ class ZeroShot(L.Callback):
         if not self.every or (step % self.every and step != trainer.max_steps):
             return
         sets = [s for s in trainer.datamodule.evaluate if s.role in ("validation", "test")]  # type: ignore[attr-defined]
-        scores = [self._top1(pl_module, evalset) for evalset in sets]
+        with whole(pl_module):
+            scores = [self._top1(pl_module, evalset) for evalset in sets]
         for evalset, score in zip(sets, scores, strict=True):
             for logger in trainer.loggers:
                 logger.log_metrics({f"val/zeroshot/{evalset.name}/top1": score}, step)
