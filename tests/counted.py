@@ -1,24 +1,44 @@
-"""What steps on real ranks send, part by part, for tests and `benchmarks/parallel.py`."""
+"""What steps on real ranks send, for tests and `benchmarks/parallel.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from sockets import bytes_sent
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from diptych.config import create_model
 from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
+from diptych.plan.layout import Layout
+from diptych.towers.clip import CLIP
+from diptych.training.parallel import shard
 
-TOKENS = 12
+TOKENS, DIMENSIONS = 12, 256
 
 
-def sent_by(step: Callable[[], None]) -> int:
-    """Bytes that this rank sends in a step; the first one, which sets things up, isn't counted."""
+@dataclass(frozen=True)
+class Case:
+    """A step to run: of a small model of conf/model, or of the loss alone on features of DIMENSIONS."""
+
+    layout: Layout
+    model: str | None = None
+    loss: nn.Module | None = None
+
+
+def sent(rank: int, world: int, cases: Sequence[Case]) -> list[int]:
+    """Bytes that this rank sends in one step of each case."""
+    return [_sent(_model_step(case) if case.model else _loss_step(case)) for case in cases]
+
+
+def _sent(step: Callable[[], None]) -> int:
+    """The first step, which sets things up, isn't counted."""
     step()
     dist.barrier()
     before = bytes_sent()
@@ -27,29 +47,46 @@ def sent_by(step: Callable[[], None]) -> int:
     return bytes_sent() - before
 
 
-def features(rank: int, world: int, pairs: int, dimensions: int) -> int:
-    """The loss alone, forward and backward."""
-    loss = ContrastiveLoss()
+def _loss_step(case: Case) -> Callable[[], None]:
+    loss = case.loss or ContrastiveLoss()
 
     def step() -> None:
-        image, text = (nn.functional.normalize(x, dim=1) for x in torch.randn(2, pairs, dimensions))
+        image, text = (nn.functional.normalize(x, dim=1) for x in torch.randn(2, case.layout.pairs, DIMENSIONS))
         loss(image.requires_grad_(), text.requires_grad_(), torch.tensor(10.0)).backward()
 
-    return sent_by(step)
+    return step
 
 
-def whole(rank: int, world: int, name: str, pairs: int) -> int:
-    """A step of a small model of conf/model: towers, loss and gradients, data-parallel."""
-    model = DistributedDataParallel(synchronise_batch_norm(small(name)))
-    loss = ContrastiveLoss()
+def _model_step(case: Case) -> Callable[[], None]:
+    """Towers, loss and gradients, laid out over ranks as the trainer does it."""
+    assert case.model is not None
+    layout, loss = case.layout, case.loss or ContrastiveLoss()
+    model = synchronise_batch_norm(small(case.model))
+    trained: nn.Module = model
+    if layout.shard == 1:
+        trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    else:
+        shape, names = (layout.replicas, layout.shard), ("replicate", "shard")
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+        shard(model, mesh if layout.replicas > 1 else mesh["shard"], recompute=layout.recompute)
 
     def step() -> None:
-        loss(*model(*batch(pairs))).backward()
+        loss(*encoded(trained, *batch(layout.pairs), layout.micro)).backward()
 
-    return sent_by(step)
+    return step
 
 
-def small(name: str) -> nn.Module:
+def encoded(model: nn.Module, images: Tensor, tokens: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """In micro-batches that are encoded again in backward."""
+    if parts == 1:
+        return model(images, tokens)
+    pairs = zip(images.chunk(parts), tokens.chunk(parts), strict=True)
+    features = [checkpoint(model, *pair, use_reentrant=False) for pair in pairs]
+    image, text = (torch.cat([part[tower] for part in features]) for tower in (0, 1))
+    return image, text, features[0][2]
+
+
+def small(name: str) -> CLIP:
     return create_model(name, {"text.vocab_size": 2000, "text.context_length": TOKENS})
 
 

@@ -29,6 +29,6 @@ def bytes_sent() -> int:
 
 def _is_socket(entry: Path) -> bool:
     try:
-        return os.readlink(entry).startswith("socket:")
+        return str(entry.readlink()).startswith("socket:")
     except OSError:  # closed since it was listed
         return False

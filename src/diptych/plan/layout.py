@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import nn
 
 from diptych.errors import UserError
+from diptych.loss import SigLIPLoss
+from diptych.loss.logits import choose_tile
+
+
+def check_whole(key: str, value: object) -> None:
+    """Raises UserError for what is no number of things."""
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{key}={value} must be a whole number of at least 1.")
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,11 @@ class Layout:
 
     def __post_init__(self) -> None:
         for key, value in (
-            ("ranks", self.ranks), ("data.batch_size", self.batch), ("trainer.accumulate", self.micro), ("shard", self.shard),
-        ):  # fmt: skip
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{key}={value} must be a whole number of at least 1.")
+            ("ranks", self.ranks),
+            ("data.batch_size", self.batch),
+            ("trainer.accumulate", self.micro),
+        ):
+            check_whole(key, value)
         if self.batch % (self.ranks * self.micro):
             least = self.ranks * self.micro
             near = max(1, round(self.batch / least)) * least
@@ -40,8 +53,6 @@ class Layout:
                 f"data.batch_size={self.batch} can't be shared by {self.ranks} ranks × {self.micro} micro-batches:"
                 f" take a multiple of {least}, such as {near}."
             )
-        if self.ranks % self.shard:
-            raise UserError(f"{self.ranks} ranks can't be cut into groups of {self.shard}: take a divisor of them.")
 
     @property
     def replicas(self) -> int:
@@ -62,6 +73,40 @@ class Layout:
     def forwards(self) -> int:
         """Forward passes of a pair: what isn't kept is computed again, by micro-batch and by block."""
         return 1 + (self.micro > 1) + self.recompute
+
+    def alike(self, loss: nn.Module) -> Iterator[Layout]:
+        """The same run on other numbers of ranks, a sixteenth of them to four times as many, where they divide the
+        batch. Shards are all ranks where they were, or keep their number."""
+        for sixteenths in (1, 2, 4, 8, 16, 32, 64):
+            ranks, left = divmod(self.ranks * sixteenths, 16)
+            if left or not ranks or self.batch % (ranks * self.micro):
+                continue
+            shard = ranks if self.shard == self.ranks > 1 else self.shard
+            if ranks % shard == 0:
+                yield _arranged(ranks, self.batch, self.micro, loss, shard, self.recompute)
+
+
+def arrange(
+    ranks: int, batch: int, micro: int, loss: nn.Module, replicas: int | None = None, recompute: bool = False
+) -> Layout:
+    """A layout from what a config says. replicas: copies of the weights, None for one on each rank
+
+    Raises UserError for replicas that don't divide the ranks, and for what else can't be laid out.
+    """
+    if replicas is not None and (replicas < 1 or ranks % replicas):
+        raise UserError(
+            f"trainer.strategy.replicas={replicas} does not divide the {ranks} ranks: give a divisor of them."
+        )
+    return _arranged(ranks, batch, micro, loss, 1 if replicas is None else ranks // replicas, recompute)
+
+
+def _arranged(ranks: int, batch: int, micro: int, loss: nn.Module, shard: int, recompute: bool) -> Layout:
+    """The loss decides by the size of its logits, as it does in a run on a GPU; SigLIP's always takes a ring."""
+    plain = Layout(ranks, batch, micro, shard, recompute=recompute)
+    sigmoid = isinstance(loss, SigLIPLoss)
+    columns = plain.pairs if sigmoid else batch
+    tile = choose_tile(getattr(loss, "tile", None), plain.pairs, columns, torch.float32, "cuda")
+    return replace(plain, ring=sigmoid or tile is not None, tile=tile)
 
 
 @dataclass(frozen=True)
@@ -84,6 +129,13 @@ PRECISIONS = {
     "16-mixed": Precision(half=True, gathered=2),
     "bf16-true": Precision(half=True, weight=2, gradient=2, state=12, gathered=2),
 }
+
+
+def precision_named(name: str) -> Precision:
+    """Raises UserError for a name that no plan is made for."""
+    if name not in PRECISIONS:
+        raise UserError(f"trainer.precision={name} has no plan: take one of {', '.join(PRECISIONS)}.")
+    return PRECISIONS[name]
 
 
 @dataclass(frozen=True)
@@ -117,8 +169,9 @@ class Machine:
     hop_between: float = 5e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.mfu <= 1:
-            raise UserError(f"machine.mfu={self.mfu} is a share of the peak: give more than 0 and at most 1.")
-        for key in ("flops", "memory", "node", "inside", "between"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"machine.{key}={getattr(self, key)} must be more than 0.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or value <= 0:
+                raise UserError(f"machine.{field.name}={value} must be a number above 0.")
+        if self.mfu > 1:
+            raise UserError(f"machine.mfu={self.mfu} is a share of the peak: give at most 1.")

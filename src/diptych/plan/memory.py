@@ -23,26 +23,30 @@ def memory(counts: Counts, layout: Layout, precision: Precision) -> dict[str, fl
         parts["gathered weights"] = _gathered(counts, precision)
     else:
         parts["16-bit copies"] = sum(tower.copies for tower in counts.towers) * (precision.weight > 2)
-        parts["buckets"] = counts.trained * precision.gradient * (layout.ranks > 1)
-    parts["activations"] = layout.at_once * kept(counts, layout.recompute)
+    parts["activations"] = layout.at_once * kept(counts, layout)
     parts["pixels"] = 3 * counts.image_size**2 * (layout.pairs + 4 * layout.at_once)  # bytes, and floats of a part
     parts |= _loss(counts, layout)
     return {name: size for name, size in parts.items() if size}
 
 
-def kept(counts: Counts, recompute: bool) -> float:
-    """Bytes that a pair leaves for the backward pass. recompute: a block leaves its input, and one block at a time
-    everything"""
-    if not recompute:
-        return sum(tower.kept for tower in counts.towers)
-    return sum(tower.outside + tower.inputs for tower in counts.towers) + max(tower.block for tower in counts.towers)
+def kept(counts: Counts, layout: Layout) -> float:
+    """Bytes that a pair leaves for the backward pass: of both towers, or in micro-batches of one after the other.
+    A block that is computed again leaves its input, and one block at a time everything."""
+    towers = [
+        tower.outside + tower.inputs + tower.block if layout.recompute else tower.kept for tower in counts.towers
+    ]
+    if layout.micro > 1:
+        return max(towers)
+    return sum(towers) - (min(tower.block for tower in counts.towers) if layout.recompute else 0)
 
 
 def _gathered(counts: Counts, precision: Precision) -> float:
     """FSDP: the block at work and the next one, the gradient of the one before, and what is beside the blocks."""
     largest = max((block for tower in counts.towers for block in tower.blocks), default=0)
-    rest = sum(tower.parameters - sum(tower.blocks) for tower in counts.towers)
-    return largest * (2 * precision.gathered + precision.gradient) + rest * (precision.weight + precision.gradient)
+    narrow = any(tower.narrow and max(tower.blocks) == largest for tower in counts.towers)
+    rest = counts.parameters - sum(sum(tower.blocks) for tower in counts.towers)
+    width = precision.gathered if narrow else precision.weight
+    return largest * (2 * width + precision.gradient) + rest * (precision.weight + precision.gradient)
 
 
 def _loss(counts: Counts, layout: Layout) -> dict[str, float]:

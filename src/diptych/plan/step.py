@@ -53,10 +53,12 @@ class Step:
         return samples / self.pairs_a_second / DAY
 
 
-def plan(counts: Counts, layout: Layout, precision: Precision, machine: Machine) -> Step:
+def step_of(counts: Counts, layout: Layout, precision: Precision, machine: Machine) -> Step:
     """The step of `layout` on `machine`."""
     wire = [(part, seconds(part, machine)) for part in traffic(counts, layout, precision)]
-    return Step(layout, flops(counts, layout) / (machine.flops * machine.mfu), wire, memory(counts, layout, precision))
+    return Step(
+        layout, flops(counts, layout) / (machine.flops * machine.mfu), wire, memory(counts, layout, precision)
+    )
 
 
 def flops(counts: Counts, layout: Layout) -> float:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diptych.plan.counting import Counts, Tower
+from diptych.plan.counting import Counts
 from diptych.plan.layout import NCCL, Backend, Layout, Machine, Precision
+from diptych.towers.text import MIN_PART, PARTS
 
 FEATURE = 4  # bytes of a feature's element: unit length is taken in fp32, whatever the precision
 STATISTIC = 4
@@ -55,7 +56,7 @@ def traffic(counts: Counts, layout: Layout, precision: Precision, backend: Backe
     """All that a rank sends in a step, counters and norms of a few bytes aside."""
     if layout.ranks == 1:
         return []
-    parts = [_features(counts, layout, backend)]
+    parts = [features(counts.embed_dim, layout, backend)]
     parts += _norms(counts, layout, backend)
     parts += _gradients(counts, layout, precision, backend)
     if layout.shard > 1:
@@ -66,13 +67,13 @@ def traffic(counts: Counts, layout: Layout, precision: Precision, backend: Backe
     return parts
 
 
-def _features(counts: Counts, layout: Layout, backend: Backend) -> Traffic:
+def features(dimensions: int, layout: Layout, backend: Backend = NCCL) -> Traffic:
     """Of both towers, gathered, and the gradients of all ranks' features scattered back in backward.
 
     In the ring the texts alone go round, to W - 1 ranks, in forward and again in backward, and their gradients come
     W ranks on, home; with them two numbers a row, which a feature of some hundred dimensions hides.
     """
-    ranks, own = layout.ranks, layout.pairs * counts.embed_dim * FEATURE
+    ranks, own = layout.ranks, layout.pairs * dimensions * FEATURE
     if layout.ring:
         handed = 3 * ranks - 2
         return Traffic("features, in a ring", handed * own, ranks, handed, hidden=False, neighbours=True)
@@ -108,22 +109,20 @@ def _gradients(counts: Counts, layout: Layout, precision: Precision, backend: Ba
 
 
 def _weights(counts: Counts, layout: Layout, precision: Precision) -> Traffic:
-    """FSDP: a block's weights are gathered for each forward pass and once more for the backward pass, for each
-    micro-batch; what a tower has beside its blocks stays from forward to backward."""
-    shard = layout.shard
-    passes = layout.micro * (layout.forwards + 1)
-    blocks, rest = (sum(part(tower) for tower in counts.towers) for part in (_in_blocks, _beside))
-    share = (passes * blocks * precision.gathered + layout.micro * rest * precision.weight) / shard
-    calls = passes * sum(len(tower.blocks) for tower in counts.towers) + 2 * layout.micro
-    return Traffic("weights", all_gather(shard, share), shard, calls * (shard - 1))
+    """FSDP: each micro-batch gathers a block's weights on its way forward and on its way back, where a block that is
+    computed again keeps them until it is done; what a tower has beside its blocks is gathered once and stays."""
+    shard, whole, calls = layout.shard, 0.0, 0
+    for tower, parts in ((counts.image, 1), (counts.text, _parts(layout.at_once))):
+        passes, blocks = 2 * layout.micro * parts, sum(tower.blocks)
+        whole += passes * (tower.narrow * precision.gathered + (blocks - tower.narrow) * precision.weight)
+        whole += (tower.parameters - blocks) * precision.weight
+        calls += passes * len(tower.blocks) + 1
+    return Traffic("weights", all_gather(shard, whole / shard), shard, calls * (shard - 1))
 
 
-def _in_blocks(tower: Tower) -> int:
-    return sum(tower.blocks)
-
-
-def _beside(tower: Tower) -> int:
-    return tower.parameters - sum(tower.blocks)
+def _parts(captions: int) -> int:
+    """How often the text tower calls each of its blocks: it takes captions in parts, short ones with short ones."""
+    return math.ceil(captions / max(MIN_PART, math.ceil(captions / PARTS)))
 
 
 def _units(counts: Counts) -> int:
