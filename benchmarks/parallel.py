@@ -34,6 +34,7 @@ from diptych.plan.memory import memory
 from diptych.plan.step import Step, step_of
 from diptych.plan.table import first_to_give
 from diptych.plan.wire import features, traffic
+from diptych.towers.clip import CLIP
 from diptych.training.parallel import BLOCKS
 
 SINGLE, MIXED = PRECISIONS["32-true"], PRECISIONS["bf16-mixed"]
@@ -100,24 +101,30 @@ def held() -> Iterator[tuple[str, str, Layout]]:
 
 
 def peak(name: str, layout: Layout) -> float:
-    """Bytes that a training step adds at most to this process, which has nothing but its imports before."""
+    """Bytes that training steps add at most to this process, which has run a small model's before: what torch loads
+    for its first step is no part of it."""
     torch.set_num_threads(1)
+    _train(counted.small("rn_tiny"), Layout(1, 2))
     before = _resident()
-    model = create_model(name, TRIED[name])
+    _train(create_model(name, TRIED[name]), layout)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
+
+
+def _train(model: CLIP, layout: Layout) -> None:
+    """Two steps: the second has the optimiser's state from its start."""
     optimiser, loss = torch.optim.AdamW(model.parameters(), fused=True), ContrastiveLoss(tile=None)
     if layout.recompute:
         for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     images = torch.randint(0, 256, (layout.pairs, 3, model.image_size, model.image_size), dtype=torch.uint8)
-    tokens = torch.randint(1, 7998, (layout.pairs, model.context_length))
-    tokens[:, -1] = 7999
-    for _ in range(2):  # the second has the optimiser's state from its start
+    tokens = torch.randint(1, 1998, (layout.pairs, model.context_length))
+    tokens[:, -1] = 1999
+    for _ in range(2):
         image = _parts(lambda rows: model.encode_image(rows.float() / 255, normalize=True), images, layout.micro)
         text = _parts(lambda rows: model.encode_text(rows, normalize=True), tokens, layout.micro)
         loss(image, text, model.logit_scale.exp()).backward()
         optimiser.step()
         optimiser.zero_grad()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
 
 
 def _parts(encode: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, parts: int) -> torch.Tensor:

@@ -69,8 +69,8 @@ def test_gloo_scatters_by_reducing_everything() -> None:
 
 
 def test_a_group_within_a_node_has_the_fast_links_and_one_across_has_as_many_links_as_ranks_there() -> None:
-    machine = Machine(node=8, inside=80.0, between=4.0, hop_inside=0.0, hop_between=0.0)
-    assert seconds(Traffic("", 320.0, ranks=8, hops=7), machine) == 4.0
-    assert seconds(Traffic("", 320.0, ranks=64, hops=63), machine) == 10.0  # eight links of 4
-    assert seconds(Traffic("", 320.0, ranks=8, hops=7, stride=8), machine) == 80.0  # one rank a node
-    assert seconds(Traffic("", 320.0, ranks=64, hops=63, neighbours=True), machine) == 40.0  # one link each way
+    machine = Machine(node=8, inside=80.0, between=4.0)
+    assert seconds(Traffic("", 320.0, ranks=8, hops=0), machine) == 4.0
+    assert seconds(Traffic("", 320.0, ranks=64, hops=0), machine) == 10.0  # eight links of 4
+    assert seconds(Traffic("", 320.0, ranks=8, hops=0, stride=8), machine) == 80.0  # one rank a node
+    assert seconds(Traffic("", 320.0, ranks=64, hops=0, neighbours=True), machine) == 40.0  # one link each way
