@@ -25,16 +25,24 @@ TOKENS, DIMENSIONS = 12, 256
 
 @dataclass(frozen=True)
 class Case:
-    """A step to run: of a small model of conf/model, or of the loss alone on features of DIMENSIONS."""
+    """A step to run: of a small model of conf/model, of one batch norm, or of the loss alone on features of
+    DIMENSIONS. norm: its channels"""
 
     layout: Layout
     model: str | None = None
     loss: nn.Module | None = None
+    norm: int | None = None
 
 
 def sent(rank: int, world: int, cases: Sequence[Case]) -> list[int]:
     """Bytes that this rank sends in one step of each case."""
-    return [_sent(_model_step(case) if case.model else _loss_step(case)) for case in cases]
+    return [_sent(_step(case)) for case in cases]
+
+
+def _step(case: Case) -> Callable[[], None]:
+    if case.norm:
+        return _norm_step(case.norm)
+    return _model_step(case) if case.model else _loss_step(case)
 
 
 def _sent(step: Callable[[], None]) -> int:
@@ -55,6 +63,11 @@ def _loss_step(case: Case) -> Callable[[], None]:
         loss(image.requires_grad_(), text.requires_grad_(), torch.tensor(10.0)).backward()
 
     return step
+
+
+def _norm_step(channels: int) -> Callable[[], None]:
+    norm = synchronise_batch_norm(nn.Sequential(nn.BatchNorm2d(channels)))
+    return lambda: norm(torch.randn(2, channels, 2, 2, requires_grad=True)).square().sum().backward()
 
 
 def _model_step(case: Case) -> Callable[[], None]:

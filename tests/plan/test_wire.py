@@ -17,6 +17,10 @@ SINGLE = PRECISIONS["32-true"]
 
 
 def model_of(case: Case) -> float:
+    if case.norm:
+        plain = count(small("vit_tiny"), TOKENS, False)
+        counts = replace(plain, image=replace(plain.image, norms=(case.norm,)))
+        return next(p.sent for p in traffic(counts, case.layout, SINGLE, GLOO) if p.name == "batch norm")
     if case.model is None:
         return features(DIMENSIONS, case.layout, GLOO).sent
     return sum(part.sent for part in traffic(count(small(case.model), TOKENS, False), case.layout, SINGLE, GLOO))
@@ -38,6 +42,7 @@ def test_bytes_of_a_step_on_two_ranks() -> None:
             Case(alone, loss=ContrastiveLoss(tile=None)),
             Case(ring, loss=ContrastiveLoss(tile=256)),
             Case(ring, loss=SigLIPLoss(tile=256)),
+            Case(model, norm=32_768),
             Case(model, "vit_tiny"),
             Case(replace(model, micro=2), "vit_tiny"),
             Case(replace(model, shard=2), "vit_tiny"),
