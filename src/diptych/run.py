@@ -331,6 +331,28 @@ def convert(cfg: DictConfig) -> Path:
     return out
 
 
+def plan(cfg: DictConfig) -> None:
+    """Print what a step of this config would send, hold and take on other machines, and the cost by ranks."""
+    import torch
+
+    from diptych.plan.counting import count
+    from diptych.plan.layout import arrange, check_whole, precision_named
+    from diptych.plan.step import step_of
+    from diptych.plan.table import table
+
+    check_whole("samples", cfg.samples)
+    precision, machine = precision_named(cfg.trainer.precision), instantiate(cfg.machine)
+    loss, strategy = instantiate(cfg.loss, _convert_="all"), cfg.trainer.get("strategy") or {}
+    shared = strategy.get("replicas"), strategy.get("activation_checkpointing", False)
+    layout = arrange(cfg.ranks, cfg.data.batch_size, cfg.trainer.get("accumulate", 1), loss, *shared)
+    with torch.device("meta"):
+        model = instantiate(cfg.model, _convert_="all")
+    counts = count(model, cfg.tokens or model.context_length, precision.half)
+    curve = [step_of(counts, other, precision, machine) for other in layout.alike(loss)]
+    print(f"{HydraConfig.get().runtime.choices['model']}, {cfg.trainer.precision}", end=", ")
+    print(table(counts, step_of(counts, layout, precision, machine), curve, machine, cfg.samples), flush=True)
+
+
 def _given(cfg: DictConfig, key: str) -> str:
     if OmegaConf.is_missing(cfg, key):
         what = {"format": "diptych, openai, open_clip or huggingface", "out": "a new name"}
@@ -426,4 +448,4 @@ def _write(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-__all__ = ["convert", "embed", "evaluate", "fit", "main", "pack", "report", "train", "user_error"]
+__all__ = ["convert", "embed", "evaluate", "fit", "main", "pack", "plan", "report", "train", "user_error"]

@@ -14,6 +14,7 @@ from diptych.config import ROOT, register_resolvers
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
+ENTRIES |= {"plan": ("model", "trainer", "loss")}
 GROUPLESS = ("convert",)
 GIVEN = {"webdataset": ["data.shards=x.tar"], "folder": ["data.path=x"], "benchmark": ["data.path=x"]}
 

@@ -1,0 +1,59 @@
+"""Bytes that one rank holds at the worst moment of a step, by purpose.
+
+The sum of the parts is a bound from above: in the backward pass gradients come as activations go.
+"""
+
+from __future__ import annotations
+
+from diptych.plan.counting import Counts
+from diptych.plan.layout import Layout, Precision
+from diptych.plan.wire import FEATURE
+
+LOGITS = 4  # matrices of pairs × batch that the dense loss holds at once: both directions, and a gradient of each
+
+
+def memory(counts: Counts, layout: Layout, precision: Precision) -> dict[str, float]:
+    """What fills a rank; the interpreter, the allocator's gaps and CUDA's own half a gigabyte aside."""
+    parts = {
+        "weights": counts.parameters * precision.weight / layout.shard,
+        "gradients": counts.trained * precision.gradient / layout.shard,
+        "optimiser": counts.trained * precision.state / layout.shard,
+    }
+    if layout.shard > 1:
+        parts["gathered weights"] = _gathered(counts, precision)
+    else:
+        parts["16-bit copies"] = sum(tower.copies for tower in counts.towers) * (precision.weight > 2)
+    parts["activations"] = layout.at_once * kept(counts, layout)
+    parts["pixels"] = 3 * counts.image_size**2 * (layout.pairs + 4 * layout.at_once)  # bytes, and floats of a part
+    parts |= _loss(counts, layout)
+    return {name: size for name, size in parts.items() if size}
+
+
+def kept(counts: Counts, layout: Layout) -> float:
+    """Bytes that a pair leaves for the backward pass: of both towers, or in micro-batches of one after the other.
+    A block that is computed again leaves its input, and one block at a time everything."""
+    towers = [
+        tower.outside + tower.inputs + tower.block if layout.recompute else tower.kept for tower in counts.towers
+    ]
+    if layout.micro > 1:
+        return max(towers)
+    return sum(towers) - (min(tower.block for tower in counts.towers) if layout.recompute else 0)
+
+
+def _gathered(counts: Counts, precision: Precision) -> float:
+    """FSDP: the block at work and the next one, the gradient of the one before, and what is beside the blocks."""
+    largest = max((block for tower in counts.towers for block in tower.blocks), default=0)
+    narrow = any(tower.narrow and max(tower.blocks) == largest for tower in counts.towers)
+    rest = counts.parameters - sum(sum(tower.blocks) for tower in counts.towers)
+    width = precision.gathered if narrow else precision.weight
+    return largest * (2 * width + precision.gradient) + rest * (precision.weight + precision.gradient)
+
+
+def _loss(counts: Counts, layout: Layout) -> dict[str, float]:
+    """Features and their gradients, of this rank and of all, or in the ring of two blocks more; and logits."""
+    row = counts.embed_dim * FEATURE
+    side = layout.pairs if layout.tile is None else min(layout.tile, layout.pairs)
+    if layout.ring:
+        return {"features": 8 * layout.pairs * row, "logits": 2 * 4.0 * side**2}
+    gathered = 4 * layout.batch * row * (layout.ranks > 1)
+    return {"features": 4 * layout.pairs * row + gathered, "logits": LOGITS * 4.0 * layout.pairs * layout.batch}

@@ -1,0 +1,110 @@
+"""What steps on real ranks send, for tests and `benchmarks/parallel.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from sockets import bytes_sent
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from diptych.config import create_model
+from diptych.distributed import synchronise_batch_norm
+from diptych.loss import ContrastiveLoss
+from diptych.plan.layout import Layout
+from diptych.towers.clip import CLIP
+from diptych.training.parallel import shard
+
+TOKENS, DIMENSIONS = 12, 256
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step to run: of a small model of conf/model, of one batch norm, or of the loss alone on features of
+    DIMENSIONS. norm: its channels"""
+
+    layout: Layout
+    model: str | None = None
+    loss: nn.Module | None = None
+    norm: int | None = None
+
+
+def sent(rank: int, world: int, cases: Sequence[Case]) -> list[int]:
+    """Bytes that this rank sends in one step of each case."""
+    return [_sent(_step(case)) for case in cases]
+
+
+def _step(case: Case) -> Callable[[], None]:
+    if case.norm:
+        return _norm_step(case.norm)
+    return _model_step(case) if case.model else _loss_step(case)
+
+
+def _sent(step: Callable[[], None]) -> int:
+    """The first step, which sets things up, isn't counted."""
+    step()
+    dist.barrier()
+    before = bytes_sent()
+    step()
+    dist.barrier()
+    return bytes_sent() - before
+
+
+def _loss_step(case: Case) -> Callable[[], None]:
+    loss = case.loss or ContrastiveLoss()
+
+    def step() -> None:
+        image, text = (nn.functional.normalize(x, dim=1) for x in torch.randn(2, case.layout.pairs, DIMENSIONS))
+        loss(image.requires_grad_(), text.requires_grad_(), torch.tensor(10.0)).backward()
+
+    return step
+
+
+def _norm_step(channels: int) -> Callable[[], None]:
+    norm = synchronise_batch_norm(nn.Sequential(nn.BatchNorm2d(channels)))
+    return lambda: norm(torch.randn(2, channels, 2, 2, requires_grad=True)).square().sum().backward()
+
+
+def _model_step(case: Case) -> Callable[[], None]:
+    """Towers, loss and gradients, laid out over ranks as the trainer does it."""
+    assert case.model is not None
+    layout, loss = case.layout, case.loss or ContrastiveLoss()
+    model = synchronise_batch_norm(small(case.model))
+    trained: nn.Module = model
+    if layout.shard == 1:
+        trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    else:
+        shape, names = (layout.replicas, layout.shard), ("replicate", "shard")
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+        shard(model, mesh if layout.replicas > 1 else mesh["shard"], recompute=layout.recompute)
+
+    def step() -> None:
+        loss(*encoded(trained, *batch(layout.pairs), layout.micro)).backward()
+
+    return step
+
+
+def encoded(model: nn.Module, images: Tensor, tokens: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """In micro-batches that are encoded again in backward."""
+    if parts == 1:
+        return model(images, tokens)
+    pairs = zip(images.chunk(parts), tokens.chunk(parts), strict=True)
+    features = [checkpoint(model, *pair, use_reentrant=False) for pair in pairs]
+    image, text = (torch.cat([part[tower] for part in features]) for tower in (0, 1))
+    return image, text, features[0][2]
+
+
+def small(name: str) -> CLIP:
+    return create_model(name, {"text.vocab_size": 2000, "text.context_length": TOKENS})
+
+
+def batch(pairs: int) -> tuple[Tensor, Tensor]:
+    """32-pixel images and captions as long as the context, which [EOS], the highest id, ends."""
+    tokens = torch.randint(1, 1998, (pairs, TOKENS))
+    tokens[:, -1] = 1999
+    return torch.randn(pairs, 3, 32, 32), tokens

@@ -1,0 +1,78 @@
+"""Counts without memory are those of a real forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.config import create_model
+from diptych.errors import UserError
+from diptych.plan.counting import count
+from diptych.towers.clip import CLIP
+
+PAIRS, TOKENS = 3, 96  # longer than what a CPU computes attention plainly for
+SMALL = {
+    "vit_b16": {"image.image_size": 160, "image.width": 64, "image.layers": 2, "image.embed_dim": 48},
+    "rn50": {"image.image_size": 64, "image.width": 16, "image.layers": "[1,2,1,1]", "image.embed_dim": 48},
+}
+
+
+def model_of(name: str) -> CLIP:
+    text = {"text.width": 64, "text.layers": 2, "text.context_length": TOKENS, "text.vocab_size": 500}
+    return create_model(name, {**SMALL[name], **text})
+
+
+def samples(model: CLIP) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(1, 498, (PAIRS, TOKENS))
+    tokens[:, -1] = 499
+    return torch.randn(PAIRS, 3, model.image_size, model.image_size), tokens
+
+
+def kept(tower: nn.Module, inputs: Tensor, half: bool) -> int:
+    """Bytes that a real forward pass keeps, each memory once, parameters and the inputs aside."""
+    seen: dict[int, Tensor] = {inputs.untyped_storage().data_ptr(): inputs}
+    seen |= {p.untyped_storage().data_ptr(): p for p in tower.parameters()}
+    own = set(seen)
+
+    def pack(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torch.autocast("cpu", enabled=half):
+        tower(inputs)
+    return sum(x.untyped_storage().nbytes() for address, x in seen.items() if address not in own)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_kept_bytes_are_those_of_a_real_pass(name: str, half: bool) -> None:
+    model = model_of(name)
+    counts = count(model, TOKENS, half)
+    for tower, counted, inputs in zip((model.image, model.text), counts.towers, samples(model), strict=True):
+        ours = PAIRS * counted.kept + counted.copies
+        assert ours == pytest.approx(kept(tower, inputs, half), rel=0.05)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_operations_are_those_of_a_real_pass(name: str) -> None:
+    model = model_of(name)
+    counts = count(model, TOKENS, half=False)
+    inputs: Any = samples(model)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(*inputs)
+    assert PAIRS * counts.forward_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert counts.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_short_captions_cost_less_and_impossible_ones_are_refused() -> None:
+    model = model_of("vit_b16")
+    whole, short = count(model, TOKENS, half=False), count(model, 16, half=False)
+    assert short.text.kept < whole.text.kept / 4 and short.text.flops < whole.text.flops / 4
+    assert short.image == whole.image
+    with pytest.raises(UserError, match="tokens=97"):
+        count(model, 97, half=False)

@@ -1,0 +1,59 @@
+"""What a rank holds, by strategy; `benchmarks/parallel.py` holds the sum to a process's peak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from diptych.config import create_model
+from diptych.loss import ContrastiveLoss, SigLIPLoss
+from diptych.plan.counting import Counts, count
+from diptych.plan.layout import PRECISIONS, Layout, Machine, arrange
+from diptych.plan.memory import memory
+from diptych.plan.step import flops, step_of
+
+MIXED = PRECISIONS["bf16-mixed"]
+WIDE = Layout(64, 32_768)
+
+
+def counts_of(name: str) -> Counts:
+    with torch.device("meta"):
+        model = create_model(name, {})
+    return count(model, 77, half=True)
+
+
+def test_shards_divide_what_is_replicated_and_micro_batches_what_is_kept() -> None:
+    counts = counts_of("vit_b32")
+    copy, shards = memory(counts, WIDE, MIXED), memory(counts, replace(WIDE, shard=64), MIXED)
+    for part in ("weights", "gradients", "optimiser"):
+        assert copy[part] == 64 * shards[part]
+    assert copy["optimiser"] == 8 * counts.trained
+    assert copy["logits"] == 4 * 4 * 512 * 32_768
+    parts = memory(counts, replace(WIDE, micro=8), MIXED)
+    assert parts["activations"] < copy["activations"] / 8 and parts["logits"] == copy["logits"]
+    again = memory(counts, replace(WIDE, recompute=True), MIXED)
+    assert again["activations"] < copy["activations"] / 3
+    assert flops(counts, replace(WIDE, micro=8)) > 1.3 * flops(counts, WIDE)
+
+
+def test_the_loss_chooses_as_it_does_in_a_run() -> None:
+    few, many = (arrange(ranks, 32_768, 1, ContrastiveLoss()) for ranks in (8, 256))
+    assert few.ring and few.tile and not many.ring and many.tile is None
+    assert arrange(256, 32_768, 1, SigLIPLoss()).ring
+    assert not arrange(8, 32_768, 1, ContrastiveLoss(tile=None)).ring
+
+
+def test_other_numbers_of_ranks_keep_the_batch_and_the_way_of_sharing() -> None:
+    loss = ContrastiveLoss()
+    assert [other.ranks for other in arrange(256, 32_768, 1, loss).alike(loss)] == [16, 32, 64, 128, 256, 512, 1024]
+    assert {other.shard for other in arrange(256, 32_768, 1, loss).alike(loss)} == {1}
+    assert all(other.shard == other.ranks for other in arrange(256, 32_768, 1, loss, replicas=1).alike(loss))
+    assert {other.shard for other in arrange(256, 32_768, 1, loss, replicas=32).alike(loss)} == {8}
+
+
+def test_a_step_never_takes_less_than_its_computing_and_hiding_never_hurts() -> None:
+    counts = counts_of("rn50")
+    for layout in (WIDE, replace(WIDE, shard=64), replace(WIDE, shard=8)):
+        step = step_of(counts, layout, MIXED, Machine())
+        assert step.compute < step.seconds <= step.slowest
