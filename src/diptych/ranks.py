@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from diptych.errors import RankFailed, Stopped, UserError
+from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
@@ -91,7 +91,7 @@ def _passing_signals_on() -> Iterator[_Started]:
             if process.poll() is None:
                 process.send_signal(signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    before = {signum: signal.signal(signum, pass_on) for signum in TO_STOP}
     try:
         yield started
     finally:
