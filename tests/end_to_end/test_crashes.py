@@ -129,9 +129,9 @@ def test_a_disk_of_24_megabytes(shards: Path, tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     train = [sys.executable, str(ROOT / "src/train.py"), *SMALL, f"data.shards={shards}", f"run_dir={run}"]
+    script = f'{mount} && "$@"; code=$?; cp -r {run} {tmp_path}/kept; exit $code'
     ended = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", f'{mount} && "$@"; code=$?; cp -r {run} {tmp_path}/kept; exit $code', "sh"]
-        + [*train, "trainer.checkpoint_every=1"],
+        ["unshare", "-rm", "sh", "-c", script, "sh", *train, "trainer.checkpoint_every=1"],
         capture_output=True,
         text=True,
     )
