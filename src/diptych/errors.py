@@ -1,6 +1,9 @@
-"""The exceptions whose message is meant for the person at the terminal."""
+"""How a run ends before its time: exceptions whose message is meant for the person at the terminal, and signals."""
 
 import signal
+
+# SIGUSR1 and SIGUSR2 are what SLURM and submitit are usually told to send before a job's time is over.
+TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class UserError(Exception):

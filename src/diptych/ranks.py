@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from diptych.errors import RankFailed, Stopped, UserError
+from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
@@ -91,7 +91,7 @@ def _passing_signals_on() -> Iterator[_Started]:
             if process.poll() is None:
                 process.send_signal(signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    before = {signum: signal.signal(signum, pass_on) for signum in TO_STOP}
     try:
         yield started
     finally:
@@ -203,8 +203,8 @@ def _train(run_dir: Path, resume: bool) -> int:
         return stopped.code
     except Exception as error:
         if leave_note(run_dir, error) and shows_errors:
-            cause = user_error(error) or of_others(error) or "".join(traceback.format_exception(error))
-            print(f"diptych: rank {os.environ['RANK']}: {cause}", file=sys.stderr)
+            said = of_others(error) or f"rank {os.environ['RANK']}: {user_error(error) or traceback.format_exc()}"
+            print(f"diptych: {said.rstrip()}", file=sys.stderr)
         return LOST if of_others(error) else 2
     return 0
 
@@ -236,6 +236,8 @@ def lead(world: World, run_dir: Path, resume: bool) -> None:
     except Exception as error:
         if not isinstance(error, Stopped) and not leave_note(run_dir, error):
             os._exit(2)  # another rank has shown the error that this one follows from
+        if others := of_others(error):
+            raise UserError(f"{others}; to go on, resume={run_dir}") from error
         raise
     dist.destroy_process_group()
 

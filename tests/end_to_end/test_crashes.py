@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+
+from diptych.config import ROOT
 
 Cli = Callable[..., "object"]
 SMALL = (
@@ -114,6 +118,28 @@ def test_a_full_disk_at_the_end_is_an_error(cli: Cli, shards: Path, tmp_path: Pa
     assert ended.code == 2
     assert "The last checkpoint could not be written (File too large" in ended.err and "Traceback" not in ended.err
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"last.ckpt", "step=3.ckpt"}
+
+
+@pytest.mark.slow
+def test_a_disk_of_24_megabytes(shards: Path, tmp_path: Path) -> None:
+    """Really full, metrics and counts on it too: two checkpoints of 10 MB fit."""
+    run = tmp_path / "disk/run"
+    (tmp_path / "disk").mkdir()
+    mount = f"mount -t tmpfs -o size=24m tmpfs {run.parent}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    train = [sys.executable, str(ROOT / "src/train.py"), *SMALL, f"data.shards={shards}", f"run_dir={run}"]
+    script = f'{mount} && "$@"; code=$?; cp -r {run} {tmp_path}/kept; exit $code'
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *train, "trainer.checkpoint_every=1"],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("a checkpoint could not be written (No space left on device") == 3, ended.stderr
+    assert ended.stderr.count("The last checkpoint could not be written (No space left on device") == 1
+    assert {f.name for f in (tmp_path / "kept/checkpoints").iterdir()} == {"last.ckpt", "step=1.ckpt", "step=2.ckpt"}
+    assert [line["step"] for line in lines(tmp_path / "kept")] == list(range(1, 7))
 
 
 def test_a_damaged_last_checkpoint_falls_back(cli: Cli, whole: Path, tmp_path: Path) -> None:

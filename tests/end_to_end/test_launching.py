@@ -256,3 +256,42 @@ def test_a_signal_to_one_rank_or_to_everything_stops_all_at_one_step(small: list
     output = process.communicate()[0]
     assert process.returncode == 130 and output.count("SIGINT at step") == 1 and "Traceback" not in output, output
     all_end(tmp_path)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces joined by a cable: machines that can lose each other, on one disk."""
+    names = (f"dia{os.getpid()}", f"dib{os.getpid()}")
+    a, b = names
+    made = subprocess.run(
+        f"ip netns add {a} && ip netns add {b} && ip link add va netns {a} type veth peer name vb netns {b}"
+        f" && ip -n {a} addr add 10.9.0.1/24 dev va && ip -n {b} addr add 10.9.0.2/24 dev vb"
+        f" && for host in {a} {b}; do ip -n $host link set lo up; done"
+        f" && ip -n {a} link set va up && ip -n {b} link set vb up",
+        shell=True,
+        capture_output=True,
+    )
+    try:
+        if made.returncode:
+            pytest.skip("network namespaces can't be made here")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_hosts_that_lose_each_other_end_by_themselves(
+    small: list[str], two_hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    more = ["trainer.max_steps=100000", "trainer.checkpoint_every=100000", "trainer.timeout=0.3", "run_dir=run"]
+    agents = []
+    for node, (host, device) in enumerate(zip(two_hosts, ("va", "vb"), strict=True)):
+        meeting = ["--nnodes", "2", "--node-rank", str(node), "--master-addr", "10.9.0.1", "--master-port", "29555"]
+        inside = ["ip", "netns", "exec", host, *TORCHRUN, *meeting, "--nproc-per-node", "1", TRAIN, *small, *more]
+        agents.append(start(inside, tmp_path, GLOO_SOCKET_IFNAME=device))
+    at_step(agents[0], 3)
+    subprocess.run(["ip", "-n", two_hosts[0], "link", "set", "va", "down"], check=True)
+    outputs = [agent.communicate(timeout=90)[0] for agent in agents]
+    assert all(agent.returncode for agent in agents)
+    assert sum(output.count("waited for the others longer than trainer.timeout allows") for output in outputs) == 1
+    all_end(tmp_path)

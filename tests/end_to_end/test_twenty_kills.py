@@ -31,6 +31,7 @@ from samples import write_shards
 pytestmark = pytest.mark.slow
 
 RANKS, STEPS, KILLS = 2, 40, 20
+KINDS = ("step", "save", "saved", "saved")  # when a kill comes: some steps on, during a save, right after one
 
 
 def rank_process(run_dir: Path, environment: dict[str, str], resume: bool) -> None:
@@ -77,6 +78,11 @@ def kill(ranks: list[BaseProcess], run_dir: Path) -> None:
     while left_behind(run_dir):
         assert time.monotonic() < deadline, left_behind(run_dir)
         time.sleep(0.01)
+
+
+def newest_checkpoint(run_dir: Path) -> int:
+    names = [file.stem.removeprefix("step=") for file in (run_dir / "checkpoints").glob("step=*.ckpt")]
+    return max(map(int, names), default=0)
 
 
 def left_behind(run_dir: Path) -> list[str]:
@@ -143,25 +149,26 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
     assert [process.exitcode for process in ranks] == [0, 0]
     rng, moments = random.Random(7), []
     for number in range(KILLS):
+        newest = newest_checkpoint(killed)
         ranks, before = started(killed), len(seen(killed))
-        if number in (0, 1):  # before the first checkpoint
-            steps, in_save = number, False
-        else:
-            steps, in_save = rng.randrange(4), rng.random() < 0.3
-        until(lambda before=before, steps=steps: len(seen(killed)) >= before + RANKS * steps, ranks)
-        if in_save:
+        kind = "step" if number < 2 else rng.choice(KINDS)
+        if kind == "step":  # the first two: before the first step, and after it
+            steps = number if number < 2 else rng.randrange(4)
+            until(lambda before=before, steps=steps: len(seen(killed)) >= before + RANKS * steps, ranks)
+        elif kind == "save":
             until(lambda: any((killed / "checkpoints").glob(".*.partial")), ranks)
         else:
-            time.sleep(rng.uniform(0, 0.2 if steps else 1.0))
-        at_step = max((line["step"] for line in seen(killed)), default=-1)
-        moments.append(f"{at_step}{'s' if any((killed / 'checkpoints').glob('.*.partial')) else ''}")
+            until(lambda newest=newest: newest_checkpoint(killed) > newest, ranks)
+        time.sleep(0 if kind == "save" else rng.uniform(0, 0.1))
+        in_save = any((killed / "checkpoints").glob(".*.partial"))
+        at_step = max((line["step"] for line in seen(killed)[before:]), default=-1)
         kill(ranks, killed)
-        (killed / "moments.txt").write_text(" ".join(moments))
+        moments.append(f"{at_step}{'s' if in_save else ''}")
     ranks = started(killed)
     until(lambda: False, ranks)
     assert [process.exitcode for process in ranks] == [0, 0]
     with capsys.disabled():
-        print(f"\nkilled at steps (s: during a save) {' '.join(moments)}")
+        print(f"\nkilled in steps (counted from 0; -1: before one, s: during a save) {' '.join(moments)}")
 
     expected = {(line["step"], line["rank"]): line for line in seen(whole)}
     assert len(expected) == RANKS * STEPS
@@ -180,5 +187,5 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
         0
     ].keys()
     assert list(differences(*states)) == []
-    assert sum(moment.endswith("s") for moment in moments) >= 3
+    assert sum(moment.endswith("s") for moment in moments) >= 3 and len(set(moments)) >= 8, moments
     assert (whole / "samples.json").read_text() == (killed / "samples.json").read_text()

@@ -9,8 +9,7 @@ import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
-# What Ctrl-C and clusters send to every process of a run at once: it is for the parent to act on.
-FOR_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+from diptych.errors import TO_STOP
 
 
 def fork_server(preload: str) -> ForkServerContext:
@@ -19,7 +18,7 @@ def fork_server(preload: str) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     resource_tracker.ensure_running()  # it unblocks signals, so it must not be started below
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)  # which new processes inherit
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)  # which new processes inherit
     try:
         forkserver.ensure_running()
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ class MetricsFile(Logger):
         super().__init__()
         self.file = Path(file)
         self._step, self._line = 0, {}  # type: int, dict[str, float]
+        self._unwritten = b""
         if self.file.exists():
             self._drop_after(resume_from)
 
@@ -52,15 +55,19 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the line of the step at hand."""
+        """Write the line of the step at hand. What a full disk refuses waits for the next one."""
         if self._line:
-            with self.file.open("a") as file:
-                file.write(json.dumps({"step": self._step, **self._line}) + "\n")
+            self._unwritten += json.dumps({"step": self._step, **self._line}).encode() + b"\n"
             self._line = {}
+        if self._unwritten:
+            with contextlib.suppress(OSError), self.file.open("ab", buffering=0) as file:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+        if self._unwritten:
+            print(f"diptych: the disk refuses the end of {self.file}: make room and resume.", file=sys.stderr)
 
 
 def _step_of(line: str) -> float:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C become a wish to stop, which the training heeds between two steps."""
+"""SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C become a wish to stop, which the training heeds between two steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-WISHES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from diptych.errors import TO_STOP
 
 
 class Signals:
@@ -19,7 +19,7 @@ class Signals:
         self.received = 0
 
     def listen(self) -> None:
-        for signum in WISHES:
+        for signum in TO_STOP:
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

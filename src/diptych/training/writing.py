@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +19,8 @@ class CheckpointFiles(CheckpointReader):
     """Lightning hands it a checkpoint, a background thread writes `step=N.ckpt` and gives it its further names.
 
     At most one write is under way: the next save waits for it, so a slow disk holds the training up and doesn't
-    fill the memory. A write that fails (a full disk) leaves the older files as they are, is said and counted in
-    `failed`, and the training goes on; any other error is raised at the next save or `wait`.
+    fill the memory. A write that fails (a full disk) leaves the older files as they are and is counted in
+    `failed`; any other error is raised at the next save or `wait`.
 
     keep: how many step files stay
     """
@@ -50,12 +49,6 @@ class CheckpointFiles(CheckpointReader):
         except OSError as error:
             self.last_error = error
             self.failed += 1
-            print(
-                f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the older"
-                " ones stay, the training goes on and tries again at the next one.",
-                file=sys.stderr,
-                flush=True,
-            )
 
     def _write(self, checkpoint: dict[str, Any], file: Path, names: Sequence[str]) -> None:
         write(checkpoint, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,16 @@ class Checkpoints(L.Callback):
         return True
 
     def _report(self, trainer: L.Trainer) -> None:
-        if self.files.failed > self._failed:
+        """Says and counts a write that failed; the training goes on."""
+        error = self.files.last_error
+        if self.files.failed > self._failed and error is not None:
             self._failed = self.files.failed
+            print(
+                f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the older"
+                " ones stay, the training goes on and tries again at the next one.",
+                file=sys.stderr,
+                flush=True,
+            )
             for logger in trainer.loggers:
                 logger.log_metrics({"checkpoint/failed": self._failed}, trainer.global_step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ class Counts(L.Callback):
 
     def _write(self, total: dict[str, Any]) -> None:
         partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(total, indent=1) + "\n")
-        partial.replace(self.file)
+        with contextlib.suppress(OSError):  # a full disk: the next time it says this too
+            partial.write_text(json.dumps(total, indent=1) + "\n")
+            partial.replace(self.file)
 
 
 def _batches(trainer: L.Trainer) -> Steps | None:
