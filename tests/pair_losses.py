@@ -48,4 +48,5 @@ def gradients(loss: Callable[..., Tensor], *values: Tensor) -> list[Tensor]:
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, relative to the largest magnitude."""
+    ours, theirs = ours.detach(), theirs.detach()
     return float((ours - theirs).abs().max() / theirs.abs().max())

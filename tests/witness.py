@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from diptych.batch import Batch
 
 
 class Witness(L.Callback):
-    """Appends {"step", "rank", "keys", "pixels", "tokens"} to $WITNESS, the last two as hashes of each row."""
+    """Appends {"step", "rank", "keys", "pixels", "tokens", "draw"} to $WITNESS: pixels and tokens as hashes of each
+    row, a draw from the global generator."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -22,6 +24,7 @@ class Witness(L.Callback):
         line: dict[str, Any] = {"step": batch.step, "rank": trainer.global_rank, "keys": batch.keys}
         line["pixels"] = [_digest(row) for row in batch.images]
         line["tokens"] = [_digest(row) for row in batch.tokens]
+        line["draw"] = torch.rand(()).item()
         with Path(os.environ["WITNESS"]).open("a") as file:
             file.write(json.dumps(line) + "\n")  # one write, well below a pipe's size: lines of ranks don't mix
 

@@ -50,6 +50,6 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     It runs on the device after the batch is made: bytes travel, floats don't.
     """
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    centre = torch.tensor(mean, device=images.device).mul_(scale).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).mul_(scale).view(1, 3, 1, 1)
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(scale).view(1, 3, 1, 1)
+    spread = torch.tensor(std, dtype=torch.float32, device=images.device).mul_(scale).view(1, 3, 1, 1)
     return (images.float() - centre) / spread

@@ -15,15 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diptych.errors import UserError
+from diptych.world import nodes, outside
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE  # a checkout, or a wheel
 
 
 def register_resolvers() -> None:
-    """`gpus_or:n`: this machine's GPUs, or n without any. `budget:samples,batch,steps`: steps for a number of
-    samples, or `steps` when none is given. `run_dir:resume,name`: the folder of a resumed or of a new run.
-    `sweep_dir:`: a whole sweep's. `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
+    """`gpus_or:n`: the ranks that torchrun or srun started on this machine, else its GPUs, or n without any.
+    `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
+    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
+    `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
@@ -36,7 +38,12 @@ def register_resolvers() -> None:
 def _gpus_or(number: int) -> int:
     import torch
 
-    return torch.cuda.device_count() or int(number)
+    return _ranks_here() or torch.cuda.device_count() or int(number)
+
+
+def _ranks_here() -> int:
+    world = outside()
+    return world.local_size if world else 0
 
 
 def _budget(samples: int | None, batch_size: int, steps: int) -> int:
@@ -76,6 +83,8 @@ def quote_braces(argument: str) -> str:
 
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
+    import torch
+
     from diptych.data.datamodule import check_layout
 
     if "_target_" not in cfg.data:
@@ -97,21 +106,34 @@ def validate(cfg: DictConfig) -> None:
             f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
             f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
         )
-    check_layout(cfg.data.batch_size, cfg.data.streams, cfg.trainer.devices, cfg.data.workers)
-    if cfg.trainer.accelerator == "gpu" and _gpus_or(0) == 0:
+    world = outside()
+    if world is not None and cfg.trainer.devices != world.local_size:
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}, but {world.launcher} has started {world.local_size} ranks on"
+            f" each machine: take trainer.devices={world.local_size}, or leave it out."
+        )
+    ranks = cfg.trainer.devices * nodes()
+    check_layout(cfg.data.batch_size, cfg.data.streams, ranks, cfg.data.workers)
+    if cfg.trainer.keep < 1:
+        raise UserError(f"trainer.keep={cfg.trainer.keep} must be at least 1: it is a number of checkpoints.")
+    _check_accumulation(cfg, ranks)
+    if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
-    _check_sharding(cfg)
+    _check_sharding(cfg, ranks)
 
 
-def _check_sharding(cfg: DictConfig) -> None:
+def _check_sharding(cfg: DictConfig, ranks: int) -> None:
     """What needs whole matrices or a whole copy of the model, where a rank holds a shard."""
     strategy = OmegaConf.select(cfg, "trainer.strategy")
     if strategy is None or "replicas" not in strategy:
         return
-    replicas, ranks = strategy.replicas, cfg.trainer.devices
+    replicas = strategy.replicas
     if not isinstance(replicas, int) or replicas < 1 or ranks % replicas:
+        raise UserError(f"trainer.strategy.replicas={replicas} does not divide the {ranks} ranks: give a divisor.")
+    if cfg.trainer.precision == "16-mixed":
         raise UserError(
-            f"trainer.strategy.replicas={replicas} does not divide trainer.devices={ranks}: give a divisor of it."
+            "trainer.precision=16-mixed needs a gradient scaler, and torch's doesn't see what overflows in a shard of"
+            " trainer=fsdp: take bf16-mixed or bf16-true, or trainer=ddp."
         )
     if cfg.optim._target_.endswith(".Muon"):
         raise UserError(
@@ -125,12 +147,42 @@ def _check_sharding(cfg: DictConfig) -> None:
         )
 
 
+LIGHTNINGS_ACCUMULATION = (
+    "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
+    " all pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
+)
+
+
+def _check_accumulation(cfg: DictConfig, ranks: int) -> None:
+    callbacks = [callback for callback in cfg.callbacks.values() if callback]
+    if "accumulate_grad_batches" in cfg.trainer or any(
+        str(callback.get("_target_")).endswith("GradientAccumulationScheduler") for callback in callbacks
+    ):
+        raise UserError(LIGHTNINGS_ACCUMULATION)
+    batch_size, parts = cfg.data.batch_size, cfg.trainer.get("accumulate", 1)
+    if not isinstance(parts, int) or parts < 1:
+        raise UserError(f"trainer.accumulate={parts} must be a whole number of at least 1.")
+    limit = cfg.trainer.get("nonfinite_steps", 0)
+    if not isinstance(limit, int) or limit < 0:
+        raise UserError(f"trainer.nonfinite_steps={limit} must be a whole number, 0 to stop at the first.")
+    share = batch_size // ranks
+    if share % parts:
+        near = max((n for n in range(1, parts) if share % n == 0), default=1)
+        more = next((n for n in range(parts, share + 1) if share % n == 0), share)
+        raise UserError(
+            f"A rank's {share} of data.batch_size={batch_size} can't be divided by trainer.accumulate={parts}:"
+            f" take trainer.accumulate={' or '.join(map(str, dict.fromkeys((near, more))))},"
+            f" or data.batch_size={max(1, round(share / parts)) * parts * ranks}."
+        )
+
+
 def split_pretrained(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str | None, str]]:
-    """A model's config without its three keys `pretrained`, and their values by tower (None: the whole model).
+    """A model's config without `compile` and its three keys `pretrained`, and the latters' values by tower (None: the
+    whole model).
 
     What stays describes the model for good: a checkpoint must not need the file that its run started from.
     """
-    described = {key: value for key, value in model.items() if key != "pretrained"}
+    described = {key: value for key, value in model.items() if key not in ("compile", "pretrained")}
     paths: dict[str | None, str | None] = {None: model.get("pretrained")}
     for tower in ("image", "text"):
         described[tower] = {key: value for key, value in model[tower].items() if key != "pretrained"}
@@ -189,6 +241,8 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = 
         choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={choice} is unknown: take {_nearest(choice, choices)}."
     if match := re.search(r"Could not override '([^']+)'", text):
+        if "accumulate_grad_batches" in match[1]:
+            return LIGHTNINGS_ACCUMULATION
         return f"The key {match[1]} is unknown{_similar(match[1], config_name, arguments)}"
     return " ".join(text.split())
 

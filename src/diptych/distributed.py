@@ -145,7 +145,7 @@ def agree_on_shape(x: Tensor) -> None:
     """Raises ValueError where ranks bring different shapes: a collective over them would hang or mix up rows.
 
     It asks the other ranks only about a shape that this rank has not brought before, since each question waits for
-    all of them.
+    all of them: a rank that later falls back to an old shape alone is not found out here.
     """
     if world_size() == 1 or x.shape in _agreed:
         return

@@ -17,6 +17,7 @@ from diptych.errors import UserError
 from diptych.interop.files import read_torch
 from diptych.interop.own import refuse_instantiator
 from diptych.interop.reading import read
+from diptych.interop.sharded import read_rest
 from diptych.towers.clip import CLIP
 
 
@@ -38,8 +39,9 @@ class Loaded:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The tensors and plain data of a checkpoint of ours. Raises UserError for anything else, and runs none of it."""
-    checkpoint = read_torch(path)
+    """The tensors and plain data of a checkpoint of ours, a folder's without its tensors. Raises UserError for
+    anything else, and runs none of it."""
+    checkpoint = read_rest(path) if path.is_dir() else read_torch(path)
     if not isinstance(checkpoint, dict) or "diptych" not in checkpoint:
         raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
     refuse_instantiator(checkpoint, path)

@@ -1,101 +1,253 @@
-"""Start one process a rank on this machine, and end them all when one ends badly.
+"""A run's ranks: started here, one process each, or by torchrun or srun. All end when one ends badly, and the first
+error is shown once.
 
-The ranks read the run's own `config.yaml`; none composes a config again, so a sweep can't start another.
+Ranks read the run's own `config.yaml`; only one process composes a config, so a sweep can't start another.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
-from diptych.errors import UserError
+from diptych.errors import RankFailed, Stopped, UserError
+from diptych.world import World, announce, announced, meet, outside
+
+NOTE = ".error"  # in the run's folder: the first error of any rank
+LOST = 3  # exit code of a rank whose peers don't answer or have gone
+PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a signal, or has waited in vain for them
 
 
 def launch(run_dir: Path, ranks: int, resume: bool) -> None:
-    """Train the run in `run_dir` with `ranks` processes. Raises the first failing rank's error, once."""
+    """Train the run in `run_dir` with `ranks` processes. Raises the first error of a rank, once, and Stopped."""
+    (run_dir / NOTE).unlink(missing_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    with _passing_signals_on() as started:
+        for rank in range(ranks):
+            if not started.received:
+                started.processes.append(_start(run_dir, ranks, rank, port, resume))
+        try:
+            codes = _wait(started)
+        finally:
+            for process in started.processes:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+    _raise_first(run_dir, codes, started.received)
+
+
+def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> subprocess.Popen:
     threads = max(1, (os.cpu_count() or 1) // ranks)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "diptych.ranks", str(run_dir), "resume" if resume else "new"],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "NODE_RANK": "0",
-                "LOCAL_RANK": str(rank),
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            },
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        _wait(processes)
-    finally:
-        for process in processes:
+    return subprocess.Popen(
+        [sys.executable, "-m", "diptych.ranks", str(run_dir), "resume" if resume else "new", str(os.getpid())],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            # What a killed rank leaves to multiprocessing's tracker is cleared away, and need not be said.
+            "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        },
+        process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on: each rank hears it once
+    )
+
+
+class _Started:
+    """The processes, and the newest signal that was passed on to them."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
+        self.received = 0
+
+
+@contextmanager
+def _passing_signals_on() -> Iterator[_Started]:
+    started = _Started()
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        started.received = signum
+        for process in started.processes:
             if process.poll() is None:
-                process.kill()
-            process.wait()
-    # A rank whose peer has gone fails too, with an error that explains nothing: a user's mistake comes first.
-    notes = {rank: _note(run_dir, rank) for rank, process in enumerate(processes) if process.returncode > 0}
-    errors = {rank: note.read_text().partition("\n") for rank, note in notes.items() if note.exists()}
-    for kind, _, text in errors.values():
-        if kind == "UserError":
-            raise UserError(text)
-    for rank, (_, _, text) in errors.items():
-        raise RuntimeError(f"rank {rank} failed:\n{text}")
-    for rank, process in enumerate(processes):
-        if process.returncode:
-            raise RuntimeError(f"rank {rank} ended with code {process.returncode} and left no error.")
+                process.send_signal(signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield started
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
-def _wait(processes: list[subprocess.Popen]) -> None:
-    """Until all have ended well or one has not."""
+def _wait(started: _Started) -> list[int | None]:
+    """Exit codes when all have ended well, or one has not, None for those that run on. Ranks that stop on a signal
+    may take their time; so may those that waited in vain, as the one that doesn't end is the one they waited for."""
+    deadline = float("inf")
     while True:
-        codes = [process.poll() for process in processes]
-        if any(codes) or all(code == 0 for code in codes):
-            return
-        time.sleep(0.1)
+        codes = [process.poll() for process in started.processes]
+        if all(code is not None for code in codes) or any(
+            code not in (None, 0, LOST, *Stopped.CODES) for code in codes
+        ):
+            return codes
+        if any(code in (LOST, *Stopped.CODES) for code in codes):
+            deadline = min(deadline, time.monotonic() + PATIENCE)
+        if time.monotonic() > deadline:
+            return codes
+        time.sleep(0.05)
 
 
-def _note(run_dir: Path, rank: int) -> Path:
-    return run_dir / f".rank{rank}.error"
+def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
+    """The error that came first: a rank whose peer has gone fails too, with one that explains nothing."""
+    note = read_note(run_dir)
+    if note and note["user"]:
+        raise UserError(note["text"])
+    if received and all(code in (None, 0, *Stopped.CODES, -received) for code in codes) and any(codes or [1]):
+        saved = any(code in Stopped.CODES for code in codes)  # then rank 0 has said so
+        raise Stopped("" if saved else f"{signal.Signals(received).name} before the first step.", received)
+    for rank, code in enumerate(codes):
+        if code and code < 0:
+            raise UserError(
+                f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others with it;"
+                f" to go on, type python src/train.py resume={run_dir}"
+            )
+    if note and note["others"]:
+        silent = [str(rank) for rank, code in enumerate(codes) if code is None]
+        named = f": rank {' and '.join(silent)} did not answer" if silent else ""
+        raise UserError(f"{note['text']}{named}; to go on, type python src/train.py resume={run_dir}")
+    if note:
+        raise RankFailed(f"rank {note['rank']} failed:\n{note['text'].rstrip()}")
+    for rank, code in enumerate(codes):
+        if code:  # pragma: no cover (a rank leaves a note, unless its disk is full)
+            raise RankFailed(f"rank {rank} ended with code {code} and left no error.")
 
 
-def _die_with_parent() -> None:
-    """Linux: a killed launcher leaves no orphans."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def leave_note(run_dir: Path, error: BaseException) -> bool:
+    """Whether this rank's error is the first of the run, which the note is then of."""
+    from diptych.config import user_error
+
+    cause, others = user_error(error), of_others(error)
+    text = str(cause) if cause else others or "".join(traceback.format_exception(error))
+    note = {"rank": int(os.environ["RANK"]), "user": cause is not None, "others": others is not None, "text": text}
+    try:
+        with (run_dir / NOTE).open("x") as file:
+            json.dump(note, file)
+    except FileExistsError:
+        return False
+    return True
 
 
-def _child(run_dir: Path, resume: bool) -> int:
+def of_others(error: BaseException) -> str | None:
+    """A sentence for what a collective says when another rank does not answer or has gone; None for other errors."""
+    text, rank = str(error), os.environ["RANK"]
+    if not isinstance(error, RuntimeError):
+        return None
+    if re.search("timed out waiting|collective operation timeout", text, re.IGNORECASE):
+        return f"Rank {rank} waited for the others longer than trainer.timeout allows"
+    if re.search("closed by peer|reset by peer|broken pipe|remote process exited", text, re.IGNORECASE):
+        return f"Rank {rank} lost its connection to another rank, which has ended"
+    return None
+
+
+def read_note(run_dir: Path) -> dict[str, Any] | None:
+    """The first error of any rank, which is gone from the folder then."""
+    file = run_dir / NOTE
+    if not file.exists():
+        return None
+    note = json.loads(file.read_text())
+    file.unlink()
+    return note
+
+
+def end_rank(run_dir: Path, resume: bool) -> NoReturn:
+    """Train as one rank of several and end the process, with a code that says how."""
+    try:
+        code = _train(run_dir, resume)
+        if code in Stopped.CODES:
+            gc.collect()  # the loader ends its workers; else multiprocessing complains of what they leave
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # not sys.exit: a rank whose peers are gone would wait for them in a destructor
+
+
+def _train(run_dir: Path, resume: bool) -> int:
     from diptych.run import fit, user_error
 
-    _die_with_parent()
-    note = _note(run_dir, int(os.environ["LOCAL_RANK"]))
-    note.unlink(missing_ok=True)
+    shows_errors = outside() is not None  # our own launcher reads the note
     try:
         fit(run_dir, resume)
-    except BaseException as error:
-        kind, text = "error", traceback.format_exc()
-        if (cause := user_error(error)) is not None:
-            kind, text = "UserError", str(cause)
-        note.write_text(f"{kind}\n{text}")
-        return 2
+    except Stopped as stopped:
+        if os.environ["RANK"] == "0":
+            print(f"diptych: {stopped}", file=sys.stderr)
+        return stopped.code
+    except Exception as error:
+        if leave_note(run_dir, error) and shows_errors:
+            cause = user_error(error) or of_others(error) or "".join(traceback.format_exception(error))
+            print(f"diptych: rank {os.environ['RANK']}: {cause}", file=sys.stderr)
+        return LOST if of_others(error) else 2
     return 0
 
 
+def follow() -> NoReturn:
+    """As a rank that torchrun or srun has started: wait for rank 0's word, and train the run it names."""
+    world = outside()
+    assert world is not None
+    try:
+        run = announced(meet(world))
+    except UserError as error:
+        print(f"diptych: {error}", file=sys.stderr)
+        sys.exit(2)
+    if run is None:
+        sys.exit(2)  # rank 0 has said why
+    end_rank(*run)
+
+
+def lead(world: World, run_dir: Path, resume: bool) -> None:
+    """As rank 0 of those: the run's folder is ready, for all. Raises its own error where it came first."""
+    import torch.distributed as dist
+
+    from diptych.run import fit
+
+    (run_dir / NOTE).unlink(missing_ok=True)
+    announce(meet(world), run_dir, resume)
+    try:
+        fit(run_dir, resume)
+    except Exception as error:
+        if not isinstance(error, Stopped) and not leave_note(run_dir, error):
+            os._exit(2)  # another rank has shown the error that this one follows from
+        raise
+    dist.destroy_process_group()
+
+
+def _die_with_parent(parent: int) -> None:
+    """Linux: a killed launcher leaves no orphans."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
 if __name__ == "__main__":
-    code = _child(Path(sys.argv[1]), sys.argv[2] == "resume")
-    sys.stdout.flush()
-    os._exit(code)  # not sys.exit: a rank whose peers are gone would wait for them in a destructor
+    _die_with_parent(int(sys.argv[3]))
+    end_rank(Path(sys.argv[1]), sys.argv[2] == "resume")

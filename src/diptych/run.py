@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
@@ -31,8 +32,14 @@ from diptych.config import (
     user_error,
     validate,
 )
-from diptych.errors import UserError
+from diptych.errors import RankFailed, Stopped, UserError
+from diptych.ranks import follow, launch, lead
+from diptych.slurm import requeue, requeued
+from diptych.targets import refuse_foreign_targets
 from diptych.vocabulary import carrying_vocabulary, keep_vocabulary, name_vocabulary
+from diptych.world import adopt, nodes, outside
+
+register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -47,9 +54,14 @@ RESUMABLE = (
     "trainer.accelerator",
     "trainer.strategy.replicas",
     "trainer.strategy.activation_checkpointing",
+    "trainer.strategy.sharded_checkpoints",
     "trainer.log_every",
     "trainer.checkpoint_every",
+    "trainer.checkpoint_minutes",
     "trainer.keep",
+    "trainer.accumulate",
+    "trainer.nonfinite_steps",
+    "trainer.timeout",
     "data.workers",
     "data.memory",
     "data.stall",
@@ -61,6 +73,7 @@ RESUMABLE = (
     "data.files.cache_gb",
     "logger",
     "callbacks.progress",
+    "allow_targets",
 )
 
 
@@ -70,7 +83,6 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
     sys.argv[1:] = map(quote_braces, sys.argv[1:])
-    register_resolvers()
 
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.
@@ -78,6 +90,8 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
             action(cfg)
 
     with _one_sentence(config_name):
+        if config_name == "train":
+            _join_others(sys.argv[1:])
         hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
 
 
@@ -85,6 +99,16 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
 def _one_sentence(config_name: str) -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Stopped as stopped:
+        if str(stopped):
+            print(f"diptych: {stopped}", file=sys.stderr)
+        requeue(stopped)
+        sys.exit(stopped.code)
+    except RankFailed as failed:
+        print(f"diptych: {failed}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         text = sentence(error, config_name, sys.argv[1:])
         if text is None:
@@ -93,32 +117,61 @@ def _one_sentence(config_name: str) -> Iterator[None]:
         sys.exit(2)
 
 
+def _join_others(arguments: list[str]) -> None:
+    """Where torchrun or srun has started this process: only rank 0 returns, to compose the config for all."""
+    world = outside()
+    if world is None:
+        return
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"{world.launcher} has started ranks for one run: type a sweep without it.")
+    adopt(world)
+    if world.rank > 0:
+        follow()
+
+
 def train(cfg: DictConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
-    from diptych.ranks import launch
-    from diptych.training.trainer import resolve_precision
+    from diptych.recovery import recover
+    from diptych.training.precision import resolve_precision
 
+    world = outside()
+    if world is not None and world.rank > 0:  # a task of a cluster's launcher, which didn't come through `main`
+        follow()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    resume = cfg.resume is not None
+    again = requeued() and (run_dir / "config.yaml").is_file()
+    resume = cfg.resume is not None or again
     if resume:
-        cfg = _resumed(cfg, run_dir)
+        cfg = _resumed(cfg, run_dir, [] if again else HydraConfig.get().overrides.task)
+        if recover(run_dir) is None:
+            resume = False
+            print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
     cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     validate(cfg)
     if not resume:
         check_start(cfg)
-    _warn_if_slow(cfg)
+    outline = _outline(cfg)
+    _warn_if_slow(cfg, outline)
+    if resume:
+        _check_parts(cfg, run_dir, outline)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
         keep_vocabulary(cfg, run_dir)
     _write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write(run_dir / "environment.txt", environment())
     print(f"run: {run_dir}", flush=True)
-    if cfg.trainer.devices > 1:
-        launch(run_dir, cfg.trainer.devices, resume)
-    else:
-        fit(run_dir, resume)
+    _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
     report(run_dir)
     return run_dir
+
+
+def _fit_on_all_ranks(run_dir: Path, devices: int, resume: bool) -> None:
+    world = outside()
+    if world is not None:
+        lead(world, run_dir, resume)
+    elif devices > 1:
+        launch(run_dir, devices, resume)
+    else:
+        fit(run_dir, resume)
 
 
 def fit(run_dir: Path, resume: bool) -> None:
@@ -127,8 +180,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     import torch
 
     from diptych.loading import read_checkpoint
+    from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile
     from diptych.training.module import ContrastiveModule
+    from diptych.training.precision import tower_dtype
 
     cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     assert isinstance(cfg, dict)
@@ -136,9 +191,14 @@ def fit(run_dir: Path, resume: bool) -> None:
     last = run_dir / "checkpoints" / "last.ckpt"
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
     model, described, notes = _model(cfg, start=not resume)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
         print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if cfg["model"].get("compile"):
+        compile_towers(model)
+    trainer_keys = dict(cfg["trainer"])
+    accumulate = trainer_keys.pop("accumulate", 1)
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
     data.evaluate = _affordable(data.evaluate, model)
@@ -149,12 +209,16 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
         {"model": carrying_vocabulary(described), "name": cfg["name"], "seed": cfg["seed"]},
+        accumulate,
+        tower_dtype(cfg["trainer"]["precision"]),
     )
     loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
-    if cfg["logger"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if cfg["logger"] and first:
         loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
-    trainer = instantiate(cfg["trainer"], _convert_="all")(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
+    trainer = instantiate(trainer_keys, _convert_="all")(
+        run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers
+    )
     begin = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
@@ -177,9 +241,12 @@ def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list
 
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
+    from diptych.training.callbacks.gradients import Gradients
+
     epoch = data.order
     training = {
         "steps": trainer.global_step,
+        "nonfinite_steps": next(c for c in trainer.callbacks if isinstance(c, Gradients)).skipped,  # type: ignore[attr-defined]
         "seconds": round(seconds, 1),
         "pairs": trainer.global_step * data.batch_size,
         "samples": epoch.samples,
@@ -293,18 +360,18 @@ def _given(cfg: DictConfig, key: str) -> str:
     return cfg[key]
 
 
-def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
+def _resumed(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
     stored = run_dir / "config.yaml"
-    if not stored.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+    if not stored.is_file():
         if not any(run_dir.iterdir()):
             run_dir.rmdir()  # Hydra made it
-        raise UserError(f"resume={run_dir} can't go on: config.yaml or checkpoints/last.ckpt is missing there.")
+        raise UserError(f"resume={run_dir} can't go on: config.yaml is missing there.")
     resumed = OmegaConf.load(stored)
     assert isinstance(resumed, DictConfig)
     if "allow_pipe" in resumed.data:
         resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it
-    for override in HydraConfig.get().overrides.task:
+    for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         if key == "resume":
             continue
@@ -318,19 +385,38 @@ def _resumed(cfg: DictConfig, run_dir: Path) -> DictConfig:
                 OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+    OmegaConf.update(resumed, "allow_targets", cfg.allow_targets)  # what the folder says of it does not count
+    refuse_foreign_targets(OmegaConf.to_container(resumed, resolve=True), run_dir, cfg.allow_targets)  # type: ignore[arg-type]
     name_vocabulary(resumed, run_dir)
     return resumed
 
 
-def _warn_if_slow(cfg: DictConfig) -> None:
-    """One sentence, on a machine without a GPU, when a step will take long. The model is built without memory, so
-    one that can't be built or frozen as said is refused here."""
+def _outline(cfg: DictConfig) -> CLIP:
+    """The model without memory. One that can't be built or frozen as said is refused here."""
+    import torch
+
+    with torch.device("meta"):
+        return _model(OmegaConf.to_container(cfg, resolve=True), start=False)[0]  # type: ignore[arg-type]
+
+
+def _check_parts(cfg: DictConfig, run_dir: Path, model: CLIP) -> None:
+    """What a batch norm sees depends on the micro-batches: refused on a resume with others."""
+    from diptych.training.accumulation import batch_norms
+
+    before = OmegaConf.load(run_dir / "config.yaml").trainer.get("accumulate", 1)
+    if batch_norms(model) and cfg.trainer.get("accumulate", 1) != before:
+        raise UserError(
+            f"trainer.accumulate={cfg.trainer.accumulate} can't change on resume={run_dir}: the model has batch"
+            f" norms, whose statistics are those of a micro-batch, so leave it at {before}, or start a new run."
+        )
+
+
+def _warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
+    """One sentence, on a machine without a GPU, when a step will take long."""
     import torch
 
     from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
 
-    with torch.device("meta"):
-        model, *_ = _model(OmegaConf.to_container(cfg, resolve=True), start=False)  # type: ignore[arg-type]
     if torch.cuda.is_available():
         return
     flops = training_flops(model) * cfg.data.batch_size
@@ -355,8 +441,11 @@ def environment() -> str:
 
 
 def _write(file: Path, text: str) -> None:
+    """Whole, or as it was before: a run that was killed meanwhile can go on."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 __all__ = ["convert", "embed", "evaluate", "fit", "main", "pack", "plan", "report", "train", "user_error"]

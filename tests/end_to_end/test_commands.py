@@ -72,13 +72,6 @@ def test_evaluate_and_embed_a_folder_of_classes(cli: Cli, trained: Path, class_f
     assert table["image_embedding"].shape == (12, 256)
 
 
-def test_a_norm_that_is_not_taken_is_not_logged(cli: Cli, shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = (*TINY, *shards_of(shards), "trainer.max_steps=1", f"run_dir={run}")
-    assert cli("train", *arguments, "trainer.clip=null").code == 0
-    assert "gradient_norm" not in lines(run)[0] and "NaN" not in (run / "metrics.jsonl").read_text()
-
-
 def test_a_sweep_lands_in_one_folder(cli: Cli, shards: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     ended = cli(

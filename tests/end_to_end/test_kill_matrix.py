@@ -73,7 +73,13 @@ def test_every_later_batch_is_the_same(killed: Path, tmp_path: Path, ranks: int,
     assert all(before[step] == whole[step] for step in range(9))
     run = tmp_path / "run"
     shutil.copytree(killed / "run", run)
-    resumed = command(tmp_path, tmp_path / "after.jsonl", f"resume={run}", *layout(ranks, workers))
+    resumed = command(
+        tmp_path,
+        tmp_path / "after.jsonl",
+        f"resume={run}",
+        "allow_targets=[witness.Witness]",
+        *layout(ranks, workers),
+    )
     output = resumed.communicate()[0]
     assert resumed.returncode == 0, output
     after = seen(tmp_path / "after.jsonl")

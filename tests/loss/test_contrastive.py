@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import pair_losses
+import pytest
 import torch
 import torch.nn.functional as F
+from pair_losses import difference, gradients, unit
 
 from diptych.loss import ContrastiveLoss, contrastive_loss
 
-
-def unit(n: int, d: int, seed: int) -> torch.Tensor:
-    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return F.normalize(x, dim=1)
+TILES = [None, 4]
 
 
 def test_equals_figure_3_of_the_paper() -> None:
@@ -23,17 +23,30 @@ def test_equals_figure_3_of_the_paper() -> None:
     torch.testing.assert_close(contrastive_loss(image, text, scale), expected, rtol=1e-12, atol=0)
 
 
-def test_gradients_are_the_numerical_ones() -> None:
+@pytest.mark.parametrize("tile", [None, 1, 4, 30])
+def test_smoothing_is_a_share_of_the_target_for_all_pairs(tile: int | None) -> None:
+    given = (unit(11, 6, 0), unit(11, 6, 1), torch.tensor(9.0, dtype=torch.float64))
+    ours = gradients(lambda *x: contrastive_loss(*x, tile=tile, smoothing=0.2), *given)
+    for found, expected in zip(ours, gradients(lambda *x: pair_losses.clip(*x, smoothing=0.2), *given), strict=True):
+        assert difference(found, expected) < 1e-13
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_gradients_are_the_numerical_ones(tile: int | None) -> None:
     image, text = unit(4, 3, 2).requires_grad_(), unit(4, 3, 3).requires_grad_()
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(ContrastiveLoss(), (image, text, scale))
+    assert torch.autograd.gradcheck(ContrastiveLoss(tile, 0.1), (image, text, scale))
 
 
-def test_perfect_and_collapsed_features() -> None:
-    eye = torch.eye(6)
-    assert contrastive_loss(eye, eye, torch.tensor(100.0)) < 1e-6
-    same = F.normalize(torch.ones(6, 6), dim=1)
-    torch.testing.assert_close(contrastive_loss(same, same, torch.tensor(50.0)), torch.tensor(6.0).log())
+@pytest.mark.parametrize("tile", TILES)
+def test_perfect_and_collapsed_features(tile: int | None) -> None:
+    eye, same = torch.eye(6), F.normalize(torch.ones(6, 6), dim=1)
+    perfect, *gains = gradients(lambda *x: contrastive_loss(*x, tile=tile), eye, eye, torch.tensor(100.0))
+    assert perfect.abs() < 1e-6
+    collapsed, *losses = gradients(lambda *x: contrastive_loss(*x, tile=tile), same, same, torch.tensor(100.0))
+    torch.testing.assert_close(collapsed, torch.tensor(6.0).log(), rtol=1e-5, atol=0)
+    for gradient in (*gains, *losses):
+        assert gradient.abs().max() < 1e-4  # of a scale of 100
 
 
 def test_logits_stay_fp32_under_autocast() -> None:

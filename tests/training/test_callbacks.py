@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from diptych.errors import UserError
 from diptych.training.callbacks import progress
-from diptych.training.callbacks.checkpoints import _name
 from diptych.training.callbacks.counts import added
 from diptych.training.loggers import MetricsFile
-from diptych.training.trainer import resolve_precision
 
 
 def test_metrics_file_has_each_step_once_also_after_a_crash(tmp_path: Path) -> None:
@@ -44,22 +41,6 @@ def test_counts_add_up() -> None:
         "skipped": {"empty caption": {"a.tar": 3, "b.tar": 1}, "no image": {"b.tar": 5}},
         "retried": {"http://host": 2},
     }
-
-
-def test_a_name_is_given_at_once_and_moved(tmp_path: Path) -> None:
-    for number in (1, 2):
-        file = tmp_path / f"step={number}.ckpt"
-        file.write_text(str(number))
-        _name(file, tmp_path / "last.ckpt")
-        assert (tmp_path / "last.ckpt").read_text() == str(number)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["last.ckpt", "step=1.ckpt", "step=2.ckpt"]
-
-
-def test_precision_by_name() -> None:
-    assert resolve_precision("auto", "cpu") in ("bf16-mixed", "32-true")
-    assert resolve_precision("64-true") == "64-true"
-    with pytest.raises(UserError, match="16-mixed is unknown"):
-        resolve_precision("16-mixed")
 
 
 def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fits import fit, same, saved, small_clip
 from torch import nn
 
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, ModifiedResNet
 from diptych.towers.text import TextTransformer
-from diptych.training.optim import Muon, adamw, warmup_cosine
+from diptych.training.optim import Muon, adamw, sgd, warmup_cosine
 
 
 def model() -> CLIP:
@@ -192,3 +195,42 @@ def test_muon_takes_the_first_trained_convolution_of_a_frozen_stem_for_a_hidden_
 def test_a_layer_decay_that_is_none_is_refused(make: Callable, decay: float) -> None:
     with pytest.raises(UserError, match=rf"optim\.layer_decay={decay} must be above 0"):
         make(model(), layer_decay=decay)
+
+
+class Biased(nn.Module):
+    """A loss with parameters of its own, one of them a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        self.matrix = nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
+        logits = logit_scale * image @ text.T + self.logit_bias * self.matrix.mean()
+        signs = 2 * torch.eye(len(image)) - 1
+        return -nn.functional.logsigmoid(signs * logits).sum(-1).mean()
+
+
+@pytest.mark.parametrize("make", [adamw, Muon, sgd])
+def test_a_loss_has_its_parameters_trained_without_decay(make: Callable) -> None:
+    clip, loss = model(), Biased()
+    optimizer = make(clip, loss)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(groups) == len([*clip.parameters(), *loss.parameters()])
+    assert [groups[id(p)]["weight_decay"] for p in loss.parameters()] == [0.0, 0.0]
+    for parameter in loss.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    gradients(clip)
+    before = loss.logit_bias.item()
+    optimizer.step()
+    assert loss.logit_bias.item() < before
+
+
+def test_a_loss_with_parameters_resumes_exactly(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"steps": 4, "optimizer": adamw}
+    fit(tmp_path / "whole", small_clip(), loss=Biased(), **keys)
+    fit(tmp_path / "broken", small_clip(), loss=Biased(), **keys)
+    fit(tmp_path / "broken", small_clip(), loss=Biased(), resume_from=2, **keys)
+    left, right = saved(tmp_path / "whole", 4), saved(tmp_path / "broken", 4)
+    assert same(left["state_dict"], right["state_dict"]) and same(left["optimizer_states"], right["optimizer_states"])
+    assert left["state_dict"]["loss.logit_bias"] != -10

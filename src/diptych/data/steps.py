@@ -49,6 +49,7 @@ class Steps:
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context=context if self.workers else None,
             worker_init_fn=end_with_parent,
+            generator=torch.Generator(),  # of its own: no draw from the global one, which is the training's
         )
         parts = iter(loader)
         for step in range(self.stream.start, self.stream.stop):
@@ -63,10 +64,23 @@ class Steps:
     def _next(self, parts: Iterator[Part], worker: int) -> Part:
         """The part of a worker: DataLoader asks them in turn, so the next `workers` parts are one step's."""
         with Watch(self.stall, lambda waited: self._say(worker, waited)):
-            part = next(parts)
+            part = self._received(parts)
         if part.failure:
             raise UserError(part.failure)
         return part
+
+    def _received(self, parts: Iterator[Part]) -> Part:
+        try:
+            return next(parts)
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker that is gone shows as torch's RuntimeError or as a broken pipe; "Caught" starts what it raised.
+            gone = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)
+            if "Caught" in str(error) or not gone:
+                raise
+            raise UserError(
+                f"A worker of rank {self.stream.place.rank} was killed, perhaps for want of memory: to go on, resume"
+                " the run, with fewer data.workers if that repeats."
+            ) from error
 
     def _say(self, worker: int, waited: float) -> None:
         shard, sample = self.stream.whereabouts[2 * worker : 2 * worker + 2]

@@ -1,4 +1,4 @@
-"""Lightning's sharded checkpoint: a folder that torch.distributed.checkpoint wrote, opened without a process group.
+"""Sharded checkpoints, ours and Lightning's: folders that torch.distributed.checkpoint wrote, opened without a group.
 
 `.metadata` is a pickle that torch would execute; here it is read as a tree (`pickles`), and only names of the
 classes that torch writes there may occur in it. The numbers are slices of `*.distcp` files, each what
@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from diptych.interop.own import PREFIX, from_checkpoint
 from diptych.interop.pickles import Made
 from diptych.interop.weights import Weights
 
-METADATA, REST = ".metadata", "meta.pt"
-STATE = f"state_dict.{PREFIX}"
+METADATA, REST = ".metadata", "meta.pt"  # what is no tensor lies in the second
+STATE = "state_dict."
 CHECKPOINT = "torch.distributed.checkpoint."
 CLASSES = {
     f"{CHECKPOINT}metadata.{name}"
@@ -50,35 +52,53 @@ def read(folder: Path) -> Weights:
     Raises UserError for metadata that names anything else, slices that aren't there, and a description that is
     missing.
     """
-    rest = folder / REST
-    if not rest.is_file():
+    state = read_tensors(folder, f"{STATE}{PREFIX}")
+    return from_checkpoint(read_rest(folder) | {"state_dict": state}, folder)
+
+
+def read_rest(folder: Path) -> dict[str, Any]:
+    """What is no tensor in a sharded checkpoint. Raises UserError where it is missing or no plain data."""
+    if not (folder / REST).is_file():
         raise refuse(folder, f"{REST} is missing in it: not a sharded checkpoint of Lightning's")
+    found = read_torch(folder / REST)
+    if not isinstance(found, dict):
+        raise refuse(folder / REST, f"it holds a {type(found).__name__}")
+    return found
+
+
+def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, joined, by their names less the first part."""
+    with opened(folder, prefix) as reader:
+        return reader.state()
+
+
+@contextmanager
+def opened(folder: Path, prefix: str = "") -> Iterator[Reader]:
+    """The metadata of a folder, read as data. Raises UserError for what it may not be, there and in the block."""
+    read_rest(folder)
     try:
-        tree = pickles.read((folder / METADATA).read_bytes(), _allowed)
-        state = _Reader(folder, tree).state()
+        yield Reader(folder, pickles.read((folder / METADATA).read_bytes(), _allowed), prefix)
     except pickles.Refused as error:
         raise refuse(folder, f"its {METADATA} is {error}") from error
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise refuse(folder, f"its {METADATA} doesn't fit what lies beside it ({error})") from error
-    checkpoint = read_torch(rest)
-    if not isinstance(checkpoint, dict):
-        raise refuse(rest, f"it holds a {type(checkpoint).__name__}")
-    return from_checkpoint(checkpoint | {"state_dict": state}, folder)
 
 
 def _allowed(name: str) -> bool:
     return name in CLASSES or name in DTYPES or name in OTHER
 
 
-class _Reader:
-    def __init__(self, folder: Path, tree: Made) -> None:
-        self.folder = folder
+class Reader:
+    """The tensors in a folder whose names begin with `prefix`. Raises Refused for metadata that lies."""
+
+    def __init__(self, folder: Path, tree: Made, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
         self.tensors: dict[str, Made] = tree.state["state_dict_metadata"]
         self.files = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         self.places: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
         for index, place in tree.state["storage_data"].items():
             key = index.state
-            if key["fqn"].startswith(STATE) and self._is_tensor(self.tensors[key["fqn"]]):
+            if key["fqn"].startswith(prefix) and self._is_tensor(self.tensors[key["fqn"]]):
                 offset = key.get("offset")
                 self.places[key["fqn"], _size(offset) if offset is not None else ()] = place.state
 
@@ -86,25 +106,43 @@ class _Reader:
     def _is_tensor(made: Made) -> bool:
         return made.name == f"{CHECKPOINT}metadata.TensorStorageMetadata"
 
-    def state(self) -> dict[str, Tensor]:
-        wanted = {n: m.state for n, m in self.tensors.items() if n.startswith(STATE) and self._is_tensor(m)}
+    def wanted(self) -> dict[str, dict[str, Any]]:
+        """The metadata of each tensor, no larger in all than the files are."""
+        wanted = {n: m.state for n, m in self.tensors.items() if n.startswith(self.prefix) and self._is_tensor(m)}
         promised = sum(math.prod(_size(meta["size"])) * _dtype(meta).itemsize for meta in wanted.values())
         if promised > self.files:
             raise pickles.Refused(f"a promise of {promised:,} bytes, where {self.files:,} lie beside it")
-        found = {name.removeprefix("state_dict."): self.join(name, meta) for name, meta in wanted.items()}
+        return wanted
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return _size(self.tensors[name].state["size"])
+
+    def state(self) -> dict[str, Tensor]:
+        found = {name.partition(".")[2]: self.join(name, meta) for name, meta in self.wanted().items()}
         return plain_state(found, self.folder)
 
-    def join(self, name: str, meta: dict[str, Any]) -> Tensor:
+    def join(self, name: str, meta: dict[str, Any], rows: range | None = None) -> Tensor:
+        """The tensor, or some rows of it; only pieces that have some of them are read."""
         size, dtype = _size(meta["size"]), _dtype(meta)
-        whole = torch.zeros(size, dtype=dtype)
+        if rows is not None and (rows.stop > size[0] or rows.step != 1):
+            raise pickles.Refused(f"of another shape than is needed: {name} is {list(size)}")
+        whole = torch.zeros(size if rows is None else (len(rows), *size[1:]), dtype=dtype)
         covered = 0
         for chunk in meta["chunks"]:
             offset, shape = _size(chunk.state["offsets"]), _size(chunk.state["sizes"])
+            box = [slice(a, a + n) for a, n in zip(offset, shape, strict=True)]
+            inside: list[slice] = []
+            if rows is not None:
+                first, last = max(offset[0], rows.start), min(offset[0] + shape[0], rows.stop)
+                if first >= last:
+                    continue
+                inside = [slice(first - offset[0], last - offset[0])]
+                box[0] = slice(first - rows.start, last - rows.start)
             piece = self.piece(self.places[name, offset], name)
             if piece.shape != shape or piece.dtype != dtype:
                 raise pickles.Refused(f"wrong about {name}: {list(piece.shape)} there, {list(shape)} promised")
-            target = whole[tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))]
-            if target.shape != shape:
+            piece, target = piece[tuple(inside)], whole[tuple(box)]
+            if target.shape != piece.shape:
                 raise pickles.Refused(f"wrong about {name}: a piece lies outside of it")
             target.copy_(piece)
             covered += piece.numel()
@@ -123,9 +161,9 @@ class _Reader:
             raise pickles.Refused(f"one of compressed pieces ({name}), which aren't read")
         if not 0 <= offset <= offset + length <= file.stat().st_size:
             raise pickles.Refused(f"longer than {relative}, which was cut")
-        with file.open("rb") as opened:
-            opened.seek(offset)
-            raw = opened.read(length)
+        with file.open("rb") as source:
+            source.seek(offset)
+            raw = source.read(length)
         try:
             found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -64,7 +64,7 @@ def _tiled(image: Tensor, text: Tensor, scale: Tensor, groups: Tensor | None, sm
 
 
 class ContrastiveLoss(nn.Module):
-    """`contrastive_loss` as a component of the config: each image against all texts and each text against all images."""
+    """`contrastive_loss` as a component of the config: each image against all texts, each text against all images."""
 
     def __init__(self, tile: Tile = "auto", smoothing: float = 0.0) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""Log-sum-exp of every row and column of the global logits, in memory O(n·D): tiles, a ring over ranks, recomputation.
+"""Log-sum-exp of every row and column of the global logits in memory O(n·D): tiles, a ring over ranks, recomputing.
 
-Running maxima and sums over tiles are Milakov & Gimelshein 2018 ("Online normalizer calculation for softmax"); to keep
-the log-sum-exps alone and compute the tiles again in backward is FlashAttention's way (Dao et al. 2022, section 3.1).
+Running maxima and sums over tiles are those of Milakov & Gimelshein 2018 ("Online normalizer calculation for
+softmax"); to keep the log-sum-exps alone and compute the tiles again in backward is FlashAttention's way (Dao et al.
+2022, section 3.1).
 Both directions come from one tile, so there is one sweep forward and one backward: four matrix products, where the
 dense loss over two matrices has six.
 """
@@ -22,8 +23,8 @@ def log_sum_exps(left: Tensor, right: Tensor, tile: int) -> tuple[Tensor, Tensor
     """left, right: [n, D], this rank's rows; logits are left @ right.T over the rows of all ranks.
 
     Returns the log-sum-exp [n] over all ranks' right for each own left, and over all ranks' left for each own right.
-    Exact in both, gradients too; what other ranks' outputs depend on reaches this rank's gradients in its backward,
-    as with `distributed.gather`. No option of a fixed shift: at scale 100 it would underflow.
+    Gradients are those of the sum of all ranks' outputs, as with `distributed.gather`. A fixed shift instead of
+    running maxima would save passes and underflow at scale 100.
     """
     rows, columns = _LogSumExps.apply(left, right, tile)
     return rows, columns

@@ -12,8 +12,9 @@ from diptych import distributed
 
 
 def positive_shares(groups: Tensor, dtype: torch.dtype) -> Tensor:
-    """groups: int64 [n], equal numbers for the same concept -> [n, N]: each row spreads 1 evenly over the pairs of all
-    ranks that are of its group, itself included"""
+    """groups: int64 [n], equal numbers for the same concept -> [n, N]
+
+    Each row spreads 1 evenly over those pairs of all ranks that are of its group, itself included."""
     same = (groups[:, None] == distributed.gather(groups)).to(dtype)
     return same / same.sum(1, keepdim=True)
 

@@ -68,12 +68,12 @@ class CLIP(nn.Module):
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""
         features = self.image(images)
-        return _unit(features) if normalize else features
+        return unit(features) if normalize else features
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         """Tokens int64 [B, L] -> [B, D]; unit length with `normalize`."""
         features = self.text(tokens)
-        return _unit(features) if normalize else features
+        return unit(features) if normalize else features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Both features at unit length, [B, D] and [B, D], and the scale of their cosines, a scalar."""
@@ -98,7 +98,7 @@ class CLIP(nn.Module):
         return self
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit(features: Tensor) -> Tensor:
     """Rows at length 1, at least in float32: cosines times 100 need more than bf16's three digits."""
     if features.dtype in (torch.bfloat16, torch.float16):
         features = features.float()

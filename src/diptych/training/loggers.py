@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class MetricsFile(Logger):
         if step != self._step:
             self.save()
         self._step = step
-        self._line.update(metrics)
+        self._line.update({name: value for name, value in metrics.items() if math.isfinite(value)})  # NaN is no JSON
 
     @rank_zero_only
     def save(self) -> None:

@@ -1,8 +1,9 @@
-"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, linear warm-up and cosine.
+"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, plain SGD, linear warm-up and cosine.
 
-Both take `layer_decay` for fine-tuning, BEiT's rule (Bao et al. 2021, after ELECTRA's): the learning rate of what
-stands n layers below the head is multiplied by layer_decay to the nth, 1 for the last block of a tower, n + 1 for
-the embeddings before n blocks; each tower counts its own, and heads and the logit scale keep the whole rate.
+All take a model and its loss; a loss's own parameters (SigLIP's bias) never decay. All take `layer_decay` for
+fine-tuning, BEiT's rule (Bao et al. 2021, after ELECTRA's): the learning rate of what stands n layers below the head
+is multiplied by layer_decay to the nth, 1 for the last block of a tower, n + 1 for the embeddings before n blocks;
+each tower counts its own, and heads and the logit scale keep the whole rate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diptych.errors import UserError
@@ -25,8 +26,13 @@ def decays(parameter: Tensor) -> bool:
     return parameter.ndim >= 2
 
 
-def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+LOSS = "loss."
+
+
+def _trainable(model: nn.Module, loss: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
+    """The model's by their names, the loss's behind LOSS."""
+    named = [*model.named_parameters(), *(loss.named_parameters(LOSS.rstrip(".")) if loss is not None else ())]
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def _scales(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
@@ -47,7 +53,8 @@ def _groups(
     """One group a rate and decay. The highest rate comes first: it is the one that is logged."""
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
-        found.setdefault((scales.get(name, 1.0), decays(parameter)), []).append(parameter)
+        decayed = decays(parameter) and not name.startswith(LOSS)
+        found.setdefault((scales.get(name, 1.0), decayed), []).append(parameter)
     return [
         {"params": found[scale, decayed], "lr": lr * scale, "weight_decay": weight_decay if decayed else 0.0}
         for scale, decayed in sorted(found, reverse=True)
@@ -56,6 +63,8 @@ def _groups(
 
 def adamw(
     model: nn.Module,
+    loss: nn.Module | None = None,
+    *,
     lr: float = 5e-4,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
@@ -63,8 +72,23 @@ def adamw(
     layer_decay: float | None = None,
 ) -> AdamW:
     """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
-    groups = _groups(_trainable(model), lr, weight_decay, _scales(model, layer_decay))
+    groups = _groups(_trainable(model, loss), lr, weight_decay, _scales(model, layer_decay))
     return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
+
+
+def sgd(
+    model: nn.Module,
+    loss: nn.Module | None = None,
+    *,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    layer_decay: float | None = None,
+) -> SGD:
+    """Plain SGD with momentum. A gradient that is twice too large moves it twice as far, which AdamW would hide: so
+    it is what runs on several ranks are compared with."""
+    groups = _groups(_trainable(model, loss), lr, weight_decay, _scales(model, layer_decay))
+    return SGD(groups, lr=lr, momentum=momentum)
 
 
 class Muon(Optimizer):
@@ -78,6 +102,8 @@ class Muon(Optimizer):
     def __init__(
         self,
         model: nn.Module,
+        loss: nn.Module | None = None,
+        *,
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.02,
@@ -87,7 +113,7 @@ class Muon(Optimizer):
         adamw_weight_decay: float = 0.2,
         layer_decay: float | None = None,
     ) -> None:
-        named, scales = _trainable(model), _scales(model, layer_decay)
+        named, scales = _trainable(model, loss), _scales(model, layer_decay)
         # The model's first convolution, which may be frozen: the first trained one is a hidden matrix then.
         first = next((name for name, parameter in model.named_parameters() if parameter.ndim == 4), None)
         hidden = [(n, p) for n, p in named if _is_hidden(n, p) and n != first]
@@ -143,7 +169,7 @@ class Muon(Optimizer):
 
 
 def _is_hidden(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim in (2, 4) and "embedding" not in name
+    return parameter.ndim in (2, 4) and "embedding" not in name and not name.startswith(LOSS)
 
 
 def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:

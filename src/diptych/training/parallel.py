@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
@@ -23,37 +23,46 @@ from diptych.distributed import world_size
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, Bottleneck
 from diptych.towers.transformer import ResidualAttentionBlock
+from diptych.training.accumulation import untracked
 
 BLOCKS = (ResidualAttentionBlock, BasicBlock, Bottleneck)
+
+
+def mesh_of(device: str, ranks: int, replicas: int = 1) -> DeviceMesh:
+    """[ranks], or [replicas, ranks / replicas] for copies of the model that are sharded each. All ranks call it."""
+    if replicas == 1:
+        return init_device_mesh(device, (ranks,), mesh_dim_names=("shard",))
+    return init_device_mesh(device, (replicas, ranks // replicas), mesh_dim_names=("replicate", "shard"))
 
 
 def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recompute: bool = False) -> None:
     """Cut the towers' parameters along their first dimension over the ranks of `mesh`, in place.
 
-    mesh: one dimension, or two: replicas × shards (HSDP): gathers stay inside a row, only gradients cross rows
-    dtype: what the Transformer's blocks gather and compute in, bfloat16 for half the bytes; the rest, and all
-        gradients on their way, stay as they are. Convolutions aren't changed: their norms keep statistics.
+    mesh: `mesh_of`; with replicas (HSDP) gathers stay within one, and gradients alone are averaged over them
+    dtype: what the towers gather and compute in, from weights that stay as they are; bfloat16 sends half the bytes.
+        Gradients are summed in float32, and batch norms keep their weights
     recompute: keep a block's input alone for the backward pass, and compute the block again there
 
     Where a parameter lies in memory doesn't survive: channels_last convolutions become contiguous.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
-    low = MixedPrecisionPolicy(
-        param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None, cast_forward_inputs=False
-    )
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
     for tower in (model.image, model.text):
-        for block in _blocks(tower):
+        blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
+        for block in blocks:
             if recompute:
                 _recompute(block)
-            policy = low if isinstance(block, ResidualAttentionBlock) else MixedPrecisionPolicy()
-            fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
-        fully_shard(tower, mesh=mesh, reshard_after_forward=False)
+        for module in (*blocks, tower):
+            if dtype and (norms := _batch_norms(module)):
+                fully_shard(norms, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+            fully_shard(module, mesh=mesh, reshard_after_forward=module is not tower, mp_policy=policy)
     average_gradients([model.logit_scale])
 
 
-def _blocks(tower: nn.Module) -> list[nn.Module]:
-    return [module for module in tower.modules() if isinstance(module, BLOCKS)]
+def _batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Those of `module` that no group has yet."""
+    return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and not isinstance(m, FSDPModule)]
 
 
 def _recompute(block: nn.Module) -> None:
@@ -61,26 +70,10 @@ def _recompute(block: nn.Module) -> None:
     forward = block.forward
 
     def forgetful(*inputs: Any) -> Any:
-        contexts = lambda: (nullcontext(), _statistics_kept(block))  # noqa: E731
+        contexts = lambda: (nullcontext(), untracked(block))  # noqa: E731
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
     block.forward = forgetful
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms have seen the batch when a block is computed again: they don't count it twice."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(1)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -105,11 +98,8 @@ def whole(model: nn.Module) -> Iterator[None]:
     for group in groups:
         group.set_reshard_after_forward(False, recurse=False)
         group.unshard()
-    dtypes = {parameter.dtype for group in groups for parameter in cast(nn.Module, group).parameters()}
-    device = next(model.parameters()).device.type
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=dtypes == {torch.bfloat16, torch.float32}):
-            yield
+        yield
     finally:
         for group in groups:
             group.reshard()
@@ -130,14 +120,31 @@ def joined(tree: Any, keep: bool) -> Any:
     tensor = tree.full_tensor() if isinstance(tree, DTensor) else tree
     if not keep:
         return tensor.new_empty(0, device="cpu")
-    # A run's convolutions are channels_last; a fused optimiser pairs numbers by their place in memory.
-    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    return tensor.detach().cpu().contiguous(memory_format=layout).clone(memory_format=torch.preserve_format)
+    return in_layout(tensor.detach().to("cpu", copy=True))
+
+
+def in_layout(tensor: Tensor) -> Tensor:
+    """As any other run has it in memory: convolutions are channels_last, and a fused optimiser pairs a weight with
+    its moments by their place there, whatever their strides say."""
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor cut as `like` is; as it is where that isn't cut, or has another shape. No rank waits."""
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device).contiguous()
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def rows_of(like: DTensor) -> range:
+    """Those that this rank holds."""
+    places = torch.arange(like.shape[0], device=like.device)
+    mine = distribute_tensor(places, like.device_mesh, like.placements, src_data_rank=None).to_local()
+    return range(int(mine[0]), int(mine[-1]) + 1) if len(mine) else range(0)
+
+
+def from_rows(rows: Tensor, like: DTensor) -> DTensor:
+    """This rank's rows of a tensor that is cut as `like` is."""
+    mesh, rows = like.device_mesh, rows.to(like.device)
+    return DTensor.from_local(rows, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())

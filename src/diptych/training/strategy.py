@@ -3,61 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
-from diptych.errors import UserError
-from diptych.training import parallel
+from diptych.training import parallel, sharded
 from diptych.training.module import ContrastiveModule
 
 
-def replicated() -> DDPStrategy:
-    """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them."""
-    return DDPStrategy(gradient_as_bucket_view=True)
+def replicated(timeout: timedelta) -> DDPStrategy:
+    """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them.
+
+    timeout: how long a rank waits for the others
+    """
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
 
 
 class FullySharded(ModelParallelStrategy):
     """Parameters, gradients and optimiser state cut over ranks (`diptych.training.parallel`).
 
+    timeout: how long a rank waits for the others
     replicas: copies of the model; ranks are divided among them, so that gathers stay within one (HSDP: a node, as a
         rule) and gradients alone are averaged over copies
     activation_checkpointing: keep one tensor a block for the backward pass and compute the block again there
+    sharded_checkpoints: each rank writes its shards to a folder (`diptych.training.sharded`); otherwise rank 0
+        gathers and writes one file, as in every other run
 
-    Checkpoints are one file in the format of every other run: state by its place among the optimiser's parameters,
-    which doesn't depend on the strategy.
+    Either holds state by its place among the optimiser's parameters, which doesn't depend on the strategy; so a run
+    goes on under any.
     """
 
-    def __init__(self, replicas: int = 1, activation_checkpointing: bool = False) -> None:
-        super().__init__(save_distributed_checkpoint=False)
+    def __init__(
+        self,
+        timeout: timedelta,
+        replicas: int = 1,
+        activation_checkpointing: bool = False,
+        sharded_checkpoints: bool = False,
+    ) -> None:
+        super().__init__(save_distributed_checkpoint=sharded_checkpoints, timeout=timeout)
         self.replicas, self.activation_checkpointing = replicas, activation_checkpointing
+        self.sharded_checkpoints = sharded_checkpoints
 
     def setup_environment(self) -> None:
         ranks = self.num_nodes * self.num_processes
         self._data_parallel_size, self._tensor_parallel_size = ranks, 1
         super().setup_environment()
 
-    def mesh(self) -> DeviceMesh:
-        """[ranks], or [replicas, ranks of each]. Raises UserError for replicas that don't divide the ranks."""
-        if self.replicas == 1:
-            return cast(DeviceMesh, self.device_mesh["data_parallel"])
-        check_replicas(self.replicas, self.world_size)
-        shape = (self.replicas, self.world_size // self.replicas)
-        return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
-
     def setup(self, trainer: L.Trainer) -> None:
         module = self.lightning_module
         assert isinstance(module, ContrastiveModule)
-        self.precision_plugin.convert_module(module)  # before: a sharded module's dtype can't be changed
-        low = torch.bfloat16 if trainer.precision == "bf16-mixed" else None
-        parallel.shard(module.model, self.mesh(), low, self.activation_checkpointing)
+        mesh = parallel.mesh_of(self.root_device.type, self.world_size, self.replicas)
+        parallel.shard(module.model, mesh, module.tower_dtype, recompute=self.activation_checkpointing)
+        module.tower_dtype = None  # shards are gathered in it
         parallel.average_gradients(module.loss.parameters())
         super().setup(trainer)
 
@@ -66,17 +70,35 @@ class FullySharded(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """On rank 0 the whole model, as one process has it; every rank calls it."""
+        """This rank's shards; or on rank 0 the whole model, for which every rank calls it."""
         assert self.lightning_module is not None
-        return parallel.joined(self.lightning_module.state_dict(), keep=self.is_global_zero)
+        return self._gathered(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """On rank 0 the whole state; every rank calls it."""
+        """As of the model."""
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        return parallel.joined(inner.state_dict(), keep=self.is_global_zero)
+        return self._gathered(inner.state_dict())
+
+    def _gathered(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state if self.sharded_checkpoints else parallel.joined(state, keep=self.is_global_zero)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        if self.sharded_checkpoints or self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
+        """Of a file all, mapped into memory; of a folder this rank's shards."""
+        path = Path(checkpoint_path)
+        if not path.is_dir():
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        assert self.lightning_module is not None
+        tensors: dict[str, Tensor] = {f"state_dict.{k}": x for k, x in self.lightning_module.state_dict().items()}
+        for number, optimizer in enumerate(self.optimizers):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            tensors |= {f"optimizer_states.{number}.state.{place}": x for place, x in enumerate(parameters)}
+        return sharded.read(path, lambda name: tensors.get(name, tensors.get(name.rpartition(".")[0])))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
@@ -102,11 +124,3 @@ def _divided_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any
             for place, entries in state["state"].items()
         }
     }
-
-
-def check_replicas(replicas: int, ranks: int) -> None:
-    """Raises UserError for replicas that don't divide the ranks."""
-    if replicas < 1 or ranks % replicas:
-        raise UserError(
-            f"trainer.strategy.replicas={replicas} does not divide the {ranks} ranks: give a divisor of them."
-        )

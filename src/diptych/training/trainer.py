@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
-from diptych.errors import UserError
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
+from diptych.training.callbacks.generators import Generators
+from diptych.training.callbacks.gradients import Gradients
 from diptych.training.callbacks.record import Record
+from diptych.training.precision import make_precision, resolve_precision
+from diptych.training.sharded import CheckpointFolders
 from diptych.training.strategy import FullySharded, replicated
+from diptych.training.writing import CheckpointFiles
 
 
 def make_trainer(
@@ -26,40 +31,53 @@ def make_trainer(
     run_dir: str | Path,
     devices: int,
     max_steps: int,
-    strategy: Strategy | None = None,
+    strategy: Callable[..., Strategy] | None = None,
     accelerator: str = "auto",
     precision: str = "auto",
     log_every: int = 10,
     checkpoint_every: int = 1000,
+    checkpoint_minutes: float | None = None,
     keep: int = 2,
+    timeout: float = 30.0,
+    nodes: int = 1,
     clip: float | None = 1.0,
+    nonfinite_steps: int = 0,
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> L.Trainer:
     """The trainer of one rank.
 
     devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
-    strategy: how they share the model; None for a copy each
-    precision: Lightning's names, or "auto": bf16-mixed where the hardware gains from it
+    strategy: (timeout) -> how ranks share the model; None for a copy each
+    nodes: machines, with as many ranks each
+    timeout: minutes after which a rank that waits for the others gives up
+    checkpoint_every, checkpoint_minutes: steps and minutes between two checkpoints; keep: how many stay
+    precision: one of `precision.NAMES`, or "auto": bf16-mixed where the hardware gains from it
     clip: largest norm of the whole gradient; None for no clipping
+    nonfinite_steps: how many steps in a row may be skipped since they are not finite; 0 stops at the first
     """
     run_dir = Path(run_dir)
     quiet()
+    shared = (strategy or replicated)(timeout=timedelta(minutes=timeout))
+    sharded = isinstance(shared, FullySharded) and shared.sharded_checkpoints
+    files = CheckpointFolders(keep) if sharded else CheckpointFiles(keep)
     own = [
+        Gradients(clip, nonfinite_steps, run_dir / "nonfinite"),
         Record(log_every),
         Counts(run_dir / "samples.json", log_every),
         *callbacks,
-        Checkpoints(run_dir / "checkpoints", checkpoint_every, keep),
+        Generators(),
+        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes),
     ]
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        strategy=_strategy(strategy, devices),
-        plugins=[LightningEnvironment()] if devices > 1 else None,
-        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
+        num_nodes=nodes,
+        strategy=shared if devices * nodes > 1 or isinstance(shared, FullySharded) else "auto",
+        plugins=[LightningEnvironment(), files, make_precision(resolve_precision(precision, accelerator), device)],
         max_steps=max_steps,
         max_epochs=1,
-        gradient_clip_val=clip,
         callbacks=own,
         logger=list(loggers) or False,
         enable_checkpointing=False,
@@ -72,30 +90,6 @@ def make_trainer(
     )
 
 
-def _strategy(strategy: Strategy | None, devices: int) -> Strategy | str:
-    """One rank needs no group to hold a copy, but can compute blocks again as shards do."""
-    if devices == 1 and not isinstance(strategy, FullySharded):
-        return "auto"
-    return strategy or replicated()
-
-
-def resolve_precision(precision: str, accelerator: str = "auto") -> str:
-    """ "auto" -> bf16-mixed where the processor multiplies in bf16, 32-true elsewhere; other names as they are.
-
-    Raises UserError for a name that Lightning does not know.
-    """
-    known = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
-    if precision not in known:
-        raise UserError(f"trainer.precision={precision} is unknown: take one of {', '.join(known)}.")
-    if precision != "auto":
-        return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
 def quiet() -> None:
     """Silence what Lightning says about choices that are ours, so that its real warnings are read."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -106,6 +100,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader goes on from the step
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # float16's scaler may skip the first step
         ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen stays there
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,24 +1,37 @@
-"""Checkpoints by step, written under another name and renamed: `last.ckpt` is whole or is not there."""
+"""When a run is saved: every n steps, every m minutes, at the end, and when a signal asks it to stop."""
 
 from __future__ import annotations
 
-import os
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from diptych.errors import Stopped, UserError
+from diptych.training.agreement import Agreement
+from diptych.training.sharded import CheckpointFolders
+from diptych.training.signals import Signals, name
+from diptych.training.writing import CheckpointFiles
+
 
 class Checkpoints(L.Callback):
-    """Writes `step=N.ckpt` every `every` steps and at the end, keeps the newest `keep`, and names two of them:
-    `last.ckpt`, and `best.ckpt` where a validation reported a better number at that step.
+    """Has `step=N.ckpt` written, and names two of them: `last.ckpt`, and `best.ckpt` where a validation reported a
+    better number at that step. It comes last of all callbacks, so that what they changed at a step is in.
 
-    folder: where; every: steps between two; keep: how many step files stay
+    folder: where; files: what writes them; every: steps between two; minutes: of rank 0's clock, None for never
     """
 
-    def __init__(self, folder: str | Path, every: int, keep: int = 2) -> None:
-        self.folder, self.every, self.keep = Path(folder), every, keep
+    def __init__(
+        self, folder: str | Path, files: CheckpointFiles | CheckpointFolders, every: int, minutes: float | None = None
+    ) -> None:
+        self.folder, self.files, self.every = Path(folder), files, every
+        self.seconds = float("inf") if minutes is None else 60 * minutes
         self.best: float | None = None
+        self._better = False
+        self._signals = Signals()
+        self._since = 0.0
+        self._failed = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -26,41 +39,68 @@ class Checkpoints(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
+    def improved(self, value: float) -> None:
+        """Called by a validation: this step's weights become `best.ckpt` if `value` is the highest yet."""
+        if self.best is None or value > self.best:
+            self.best, self._better = value, True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._agreement = Agreement()
+        self._signals.listen()  # here, since Lightning's own handlers come right before
+        self._since = time.monotonic()
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        stop, due = self._agreement(self._signals.received, self._due(trainer))
+        end = trainer.global_step == trainer.max_steps
+        if stop or due or end or self._better or trainer.global_step % self.every == 0:
             self.save(trainer)
+        self._report(trainer)
+        if stop and not end:
+            self._stop(trainer, stop)
 
     def save(self, trainer: L.Trainer) -> None:
         """All ranks call it; rank 0 writes."""
-        file = self.folder / f"step={trainer.global_step}.ckpt"
-        partial = self.folder / f".step={trainer.global_step}.partial"
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            with partial.open("rb+") as written:
-                os.fsync(written.fileno())
-            partial.replace(file)
-            _name(file, self.folder / "last.ckpt")
-            self._drop_old()
+        names = ["last.ckpt", "best.ckpt"] if self._better else ["last.ckpt"]
+        self._better = False
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt", storage_options=names)
 
-    def improved(self, trainer: L.Trainer, value: float) -> None:
-        """Called by a validation: keep this step's weights as `best.ckpt` if `value` is the highest yet."""
-        if self.best is None or value > self.best:
-            self.best = value
-            self.save(trainer)
-            if trainer.is_global_zero:
-                _name(self.folder / f"step={trainer.global_step}.ckpt", self.folder / "best.ckpt")
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._agreement.arrived()
+        self._finish()
 
-    def _drop_old(self) -> None:
-        files = sorted(self.folder.glob("step=*.ckpt"), key=lambda file: int(file.stem.removeprefix("step=")))
-        for file in files[: -self.keep]:
-            file.unlink()
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.files.wait()
 
+    def _due(self, trainer: L.Trainer) -> bool:
+        """Whether the minutes are over, by rank 0's clock, which begins anew."""
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self._since < self.seconds:
+            return False
+        self._since = now
+        return True
 
-def _name(file: Path, name: Path) -> None:
-    """Give `file` a second name at once: there is no moment without a whole file under it."""
-    partial = name.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    os.link(file, partial)
-    partial.replace(name)
+    def _report(self, trainer: L.Trainer) -> None:
+        if self.files.failed > self._failed:
+            self._failed = self.files.failed
+            for logger in trainer.loggers:
+                logger.log_metrics({"checkpoint/failed": self._failed}, trainer.global_step)
+
+    def _finish(self) -> None:
+        """The newest checkpoint is on the disk. Raises UserError where it is not."""
+        self.files.wait()
+        if error := self.files.last_error:
+            raise UserError(
+                f"The last checkpoint could not be written ({error.strerror or error}: {error.filename}): make room"
+                f" and type resume={self.folder.parent}."
+            )
+
+    def _stop(self, trainer: L.Trainer, signum: int) -> None:
+        self._finish()
+        trainer.strategy.barrier("saved")  # whoever starts ranks may end all when one has ended
+        raise Stopped(
+            f"{name(signum)} at step {trainer.global_step}: saved; to go on, type"
+            f" python src/train.py resume={self.folder.parent}",
+            signum,
+        )

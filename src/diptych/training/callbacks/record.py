@@ -10,11 +10,13 @@ import torch
 
 from diptych import distributed
 from diptych.batch import Batch
+from diptych.training.callbacks.gradients import Gradients
 from diptych.training.module import ContrastiveModule
 
 
 class Record(L.Callback):
-    """Logs loss, logit scale, learning rate, pairs/s and the share of time spent waiting for data.
+    """Logs loss, logit scale, learning rate, pairs/s, the share of time spent waiting for data, and what `Gradients`
+    measured.
 
     every: steps between two lines; the first and the last step are always logged
     `latest` holds the newest line, for the progress bar.
@@ -29,6 +31,7 @@ class Record(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()
+        self._gradients = next(c for c in trainer.callbacks if isinstance(c, Gradients))  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -49,8 +52,7 @@ class Record(L.Callback):
             "train/pairs_per_second": self._pairs / seconds,
             "train/data_wait": wait.item() / seconds,
         }
-        if pl_module.gradient_norm is not None:
-            self.latest["train/gradient_norm"] = float(pl_module.gradient_norm)
+        self.latest |= {f"train/{name}": number for name, number in self._gradients.numbers(trainer).items()}
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step)
         self._pairs, self._waited, self._since = 0, 0.0, time.perf_counter()

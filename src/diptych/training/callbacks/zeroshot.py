@@ -39,7 +39,7 @@ class ZeroShot(L.Callback):
                 logger.log_metrics({f"val/zeroshot/{evalset.name}/top1": score}, step)
         if scores:
             keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-            keeper.improved(trainer, sum(scores) / len(scores))
+            keeper.improved(sum(scores) / len(scores))
 
     def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
         model = pl_module.model

@@ -1,0 +1,85 @@
+"""Memory of one step by `trainer.accumulate`: the most bytes of tensors alive at once, beyond weights and gradients,
+and the operations, as ratios to k = 1. Counted, not timed, so the numbers are the same on any machine.
+
+    python benchmarks/accumulation.py
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych import create_model
+from diptych.loss import ContrastiveLoss
+from diptych.towers.clip import CLIP
+from diptych.training.accumulation import features
+
+BATCH, PARTS, IDS = 64, (1, 2, 4, 8, 16), 1000  # few ids: an embedding's gradient is as large as its table, always
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, while they live; `peak` is the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in known | self._seen:
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        name, size = storage._cdata, storage.nbytes()
+        self._seen.add(name)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, name, size)
+
+    def _free(self, name: int, size: int) -> None:
+        self._seen.discard(name)
+        self.now -= size
+
+
+def step(model: CLIP, rows: int, parts: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (rows, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    words = torch.randint(1, IDS - 2, (rows, 8), generator=generator)
+    edges = [torch.full((rows, 1), number) for number in (IDS - 2, IDS - 1)]
+    image, text = features(model, images, torch.cat([edges[0], words, edges[1]], dim=1), parts=parts)
+    ContrastiveLoss()(image, text, model.logit_scale.exp()).backward()
+
+
+def measured(model: CLIP, rows: int, parts: int) -> tuple[int, int]:
+    """Bytes alive at once, and operations, of one step."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with Alive() as alive:
+        step(model, rows, parts)
+    with FlopCounterMode(display=False) as counter:
+        step(model, rows, parts)
+    return alive.peak, counter.get_total_flops()
+
+
+def main() -> None:
+    print(f"{BATCH} pairs{'k':>14}{'peak MB':>10}{'of k=1':>9}{'operations of k=1':>20}")
+    for name in ("vit_tiny", "rn_tiny"):
+        torch.manual_seed(0)
+        model = create_model(name, **{"text.vocab_size": IDS}).train()
+        found = {parts: measured(model, BATCH, parts) for parts in PARTS}
+        for parts, (peak, operations) in found.items():
+            ratios = (peak / found[1][0], operations / found[1][1])
+            print(f"{name:16}{parts:6}{peak / 2**20:10.1f}{ratios[0]:9.2f}{ratios[1]:20.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

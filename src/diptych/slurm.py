@@ -1,0 +1,33 @@
+"""SLURM: a job that is to end before its run does comes back, and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from diptych.errors import Stopped
+
+
+def requeued() -> bool:
+    """Whether this job has run before and was requeued."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def requeue(stopped: Stopped) -> None:
+    """Put the job that this process is part of back into the queue, unless a person stopped it."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else os.environ.get("SLURM_JOB_ID")
+    if job is None or stopped.signum == signal.SIGINT or "JobState=CANCELLED" in _scontrol("show", "job", job):
+        return
+    said = _scontrol("requeue", job)
+    print(f"diptych: SLURM's job {job} is requeued{': ' + said if said else ''}.", file=sys.stderr, flush=True)
+
+
+def _scontrol(*arguments: str) -> str:
+    try:
+        ended = subprocess.run(["scontrol", *arguments], capture_output=True, text=True)
+    except OSError as error:
+        return f"scontrol can't be run ({error.strerror})"
+    return " ".join((ended.stdout + ended.stderr).split())

@@ -1,0 +1,165 @@
+"""Checkpoint files: copied from the model at one moment, written beside the training, whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from diptych.training.sharded import CheckpointReader, remove, replace
+
+
+class CheckpointFiles(CheckpointReader):
+    """Lightning hands it a checkpoint, a background thread writes `step=N.ckpt` and gives it its further names.
+
+    At most one write is under way: the next save waits for it, so a slow disk holds the training up and doesn't
+    fill the memory. A write that fails (a full disk) leaves the older files as they are, is said and counted in
+    `failed`, and the training goes on; any other error is raised at the next save or `wait`.
+
+    keep: how many step files stay
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.failed = 0
+        self.last_error: OSError | None = None  # of the newest write, None where it went well
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = ()) -> None:
+        """storage_options: the names that the file takes over, such as ["last.ckpt"]"""
+        self.wait()
+        copy = snapshot(checkpoint)
+        self._writing = self._thread.submit(self._write, copy, Path(path), storage_options or ())
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what went wrong, but for a disk that refused."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        self.last_error = None
+        try:
+            writing.result()
+        except OSError as error:
+            self.last_error = error
+            self.failed += 1
+            print(
+                f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the older"
+                " ones stay, the training goes on and tries again at the next one.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _write(self, checkpoint: dict[str, Any], file: Path, names: Sequence[str]) -> None:
+        write(checkpoint, file)
+        for name in names:
+            give_name(file, file.with_name(name))
+        sync(file.parent)
+        for old in step_files(file.parent)[self.keep :]:
+            remove(old)
+
+
+def snapshot(tree: Any) -> Any:
+    """The same tree of dicts, lists and tuples with every tensor copied to the CPU: weights move on, a copy not."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return type(tree)((key, snapshot(value)) for key, value in tree.items())
+    if isinstance(tree, list):
+        return [snapshot(value) for value in tree]
+    if type(tree) is tuple:
+        return tuple(snapshot(value) for value in tree)
+    return tree
+
+
+def write(content: Any, file: Path) -> None:
+    """`file` is whole after this, also after a power cut, or is not there. Raises OSError, and leaves no part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb+") as opened:
+            stream = _Stream(opened)
+            try:
+                torch.save(content, stream)  # type: ignore[arg-type]
+                seal(opened, stream.digest.digest())
+            except Exception as error:
+                raise stream.error or error from None  # torch hides what the disk said
+            opened.flush()
+            os.fsync(opened.fileno())
+        replace(partial, file)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(partial)  # a write doesn't know its file's name
+        raise
+    sync(file.parent)
+
+
+class _Stream:
+    """A file for torch to write to that takes the digest of all bytes, and remembers why one could not be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.digest.update(data)
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def seal(file: IO[bytes], digest: bytes) -> None:
+    """Keep the digest of a zip file in the file, as its comment, which every reader skips: so both come to the disk
+    in one rename. A zip ends with the length of its comment, 0 as torch writes it."""
+    file.seek(-2, os.SEEK_END)
+    assert file.read(2) == b"\0\0"
+    file.seek(-2, os.SEEK_END)
+    file.write(len(digest).to_bytes(2, "little") + digest)
+
+
+def digest_of_sealed(path: Path, comment: int) -> bytes:
+    """The digest that a file should have kept in its comment of `comment` bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size - comment - 2
+    with path.open("rb") as file:
+        while chunk := file.read(min(left, 2**20)):
+            digest.update(chunk)
+            left -= len(chunk)
+    digest.update(b"\0\0")  # the length as torch wrote it
+    return digest.digest()
+
+
+def give_name(file: Path, name: Path) -> None:
+    """Give `file` a second name at once: there is no moment without a whole file under it."""
+    partial = name.with_name(f".{name.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.link(file, partial)
+    partial.replace(name)
+
+
+def sync(folder: Path) -> None:
+    """What was renamed in `folder` stays so after a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def step_files(folder: Path) -> list[Path]:
+    """`step=N.ckpt` in `folder`, the newest first."""
+    files = (file for file in folder.glob("step=*.ckpt") if file.stem.removeprefix("step=").isdecimal())
+    return sorted(files, key=lambda file: int(file.stem.removeprefix("step=")), reverse=True)
