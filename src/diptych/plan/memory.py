@@ -1,6 +1,7 @@
 """Bytes that one rank holds at the worst moment of a step, by purpose.
 
-The sum of the parts is a bound from above: in the backward pass gradients come as activations go.
+Their sum counts some twice, since in the backward pass gradients come as activations go, and leaves out what an
+operation needs while it runs: `benchmarks/parallel.py` says how far off that is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ LOGITS = 4  # matrices of pairs × batch that the dense loss holds at once: both
 
 
 def memory(counts: Counts, layout: Layout, precision: Precision) -> dict[str, float]:
-    """What fills a rank; the interpreter, the allocator's gaps and CUDA's own half a gigabyte aside."""
+    """What fills a rank; the interpreter, the allocator's gaps, workspaces and what CUDA takes for itself aside."""
     parts = {
         "weights": counts.parameters * precision.weight / layout.shard,
         "gradients": counts.trained * precision.gradient / layout.shard,

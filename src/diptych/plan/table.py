@@ -77,7 +77,7 @@ def _sent(step: Step) -> Iterator[tuple[str, str]]:
 def _held(step: Step, machine: Machine) -> Iterator[tuple[str, str]]:
     for name, size in step.memory.items():
         yield name, f"{size / 1e9:10,.2f} GB"
-    yield "in all, from above", f"{step.held / 1e9:10,.2f} GB of {machine.memory / 1e9:.0f}"
+    yield "in all", f"{step.held / 1e9:10,.2f} GB of {machine.memory / 1e9:.0f}"
 
 
 def _time(step: Step, machine: Machine) -> Iterator[tuple[str, str]]:
