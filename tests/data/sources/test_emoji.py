@@ -55,6 +55,7 @@ def test_built_twice_the_bytes_are_the_same(tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "one" / "statistics.json").read_text())
     assert (counts["concepts"], counts["core"], counts["seen"], counts["trained"]) == (25, 24, 20, 21)
     assert counts["trained_drawings"] == 21 * len(TRAIN) - 9
+    assert counts["variants"] + counts["variants_left_out"] > 20 * len(TRAIN) - 9
     assert list(json.loads((tmp_path / "one" / "eval" / "sets.json").read_text())) == list(SETS)
 
 
@@ -96,9 +97,12 @@ def test_a_training_sample_is_a_concept_with_drawings_of_training_styles(
 ) -> None:
     for sample in trained:
         images = {name.removesuffix(".webp") for name in sample if name.endswith(".webp")}
+        variants = {name for name in images if "~" in name}
         fields = json.loads(sample["json"])
         assert images
-        assert images <= set(TRAIN)
+        assert images - variants <= set(TRAIN)
+        assert {name.split("~")[0] for name in variants} <= images
+        assert {name.split("~")[1] for name in variants} <= {"line", "contrast", "outlined"}
         assert len(fields["captions"]) == CAPTIONS
         assert fields.keys() == {"label", "captions", "group", "tags"}
 
@@ -108,7 +112,10 @@ def test_nothing_kept_back_is_trained_on(
 ) -> None:
     keys = {sample["__key__"] for sample in trained}
     drawings = {
-        (sample["__key__"], name.removesuffix(".webp")) for sample in trained for name in sample if "." in name
+        (sample["__key__"], name.removesuffix(".webp").split("~")[0])
+        for sample in trained
+        for name in sample
+        if "." in name
     }
     pictures = {sample[name] for sample in trained for name in sample if name.endswith(".webp")}
     assert not keys & {sample["__key__"].rsplit("_", 1)[0] for sample in tested["unseen"]}

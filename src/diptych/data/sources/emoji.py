@@ -11,9 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from diptych.data.sources.emoji_concepts import Concept, concepts
-from diptych.data.sources.emoji_drawings import SIZE, coding_error, draw, drop_shared, encode
+from diptych.data.sources.emoji_drawings import SIZE, coding_error, collect, draw, drop_shared, encode
 from diptych.data.sources.emoji_packages import Contents, Package, fetch, load, pinned
 from diptych.data.sources.emoji_splits import Splits, plan_sets, split
+from diptych.data.sources.emoji_variants import redraw
 from diptych.data.sources.emoji_write import write_json, write_set, write_train
 
 SEED = 0
@@ -37,17 +38,20 @@ def build(names: Contents, styles: list[tuple[Package, Contents]], out: Path, un
     """names: emojibase's files; styles: a package of drawings each; see `pack` and `split`."""
     groups = names["meta/groups.json"]["groups"]
     known = concepts(names["en/data.json"], groups, names["meta/unicode-names.json"])
-    joined = draw(known, styles)
+    sources = collect(known, styles)
+    joined = draw(sources)
     drawings = drop_shared(joined)
     splits = split(known, drawings, SEED, unseen, held_out)
     encoded = {style: {key: encode(pixels) for key, pixels in of.items()} for style, of in drawings.items()}
-    write_train(out / "train", known, splits, encoded, SEED)
+    variants, left_out = redraw(splits, sources, SEED)
+    write_train(out / "train", known, splits, encoded, variants, SEED)
     sets = plan_sets(splits, drawings)
     for plan in sets:
         write_set(out / "eval" / plan.name, plan, encoded, SEED)
     write_json(out / "eval" / "sets.json", {plan.name: plan.describe() for plan in sets})
+    redrawn = {"variants": sum(map(len, variants.values())), "variants_left_out": left_out}
     styles_written = {style: _statistics(known, joined[style], drawings[style], encoded[style]) for style in drawings}
-    write_json(out / "statistics.json", {**_counts(known, splits), "styles": styles_written})
+    write_json(out / "statistics.json", {**_counts(known, splits), **redrawn, "styles": styles_written})
 
 
 def _counts(known: list[Concept], splits: Splits) -> dict[str, int]:

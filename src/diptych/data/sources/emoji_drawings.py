@@ -22,21 +22,25 @@ BORROWED_CODES = {"fluent-3d": "fluent-flat"}
 # the package lost.
 WRONG = frozenset({("emojione-v1", "2328"), ("fxemoji", "2328"), ("fxemoji", "1f68b")})
 
+Sources = dict[str, dict[str, str]]  # style -> concept key -> SVG
 Drawings = dict[str, dict[str, bytes]]  # style -> concept key -> RGB pixels, SIZE × SIZE × 3 bytes
 
 
-def draw(known: list[Concept], packages: list[tuple[Package, Contents]]) -> Drawings:
-    """Every drawing of every concept. Raises UserError when resvg is not installed."""
+def collect(known: list[Concept], packages: list[tuple[Package, Contents]]) -> Sources:
+    """The SVG of every drawing of every concept."""
     chars = {pin.style: contents["chars.json"] for pin, contents in packages}
-    drawings: Drawings = {}
+    found: Sources = {}
     for pin, contents in packages:
         assert pin.style is not None
         icons = contents["icons.json"]
         joined = join(known, icons, chars[BORROWED_CODES.get(pin.style, pin.style)])
-        drawings[pin.style] = {
-            key: render(svg(icons, name)) for key, name in joined.items() if (pin.style, key) not in WRONG
-        }
-    return drawings
+        found[pin.style] = {key: svg(icons, name) for key, name in joined.items() if (pin.style, key) not in WRONG}
+    return found
+
+
+def draw(sources: Sources) -> Drawings:
+    """Every drawing. Raises UserError when resvg is not installed."""
+    return {style: {key: render(image) for key, image in of.items()} for style, of in sources.items()}
 
 
 def svg(icons: Mapping[str, Any], name: str) -> str:

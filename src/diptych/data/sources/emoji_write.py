@@ -17,13 +17,16 @@ from diptych.data.sources.emoji_captions import caption, captions
 from diptych.data.sources.emoji_concepts import Concept
 from diptych.data.sources.emoji_drawings import Drawings
 from diptych.data.sources.emoji_splits import SetPlan, Splits
+from diptych.data.sources.emoji_variants import Variants
 from diptych.data.sources.writing import TAR
 
 SHARDS = 4
 TEMPLATES = ("{c}", "a drawing of a {c}.", "a picture of a {c}.", "an icon of a {c}.", "an emoji of a {c}.")
 
 
-def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Drawings, seed: int) -> None:
+def write_train(
+    folder: Path, known: list[Concept], splits: Splits, encoded: Drawings, variants: Variants, seed: int
+) -> None:
     """SHARDS shards for core concepts and as many for the others; in each, concepts in a seeded order, so that no
     shard is one topic. `index.json` lists all of them, `core.json` those that the classes come from."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +35,7 @@ def write_train(folder: Path, known: list[Concept], splits: Splits, encoded: Dra
         trained = [concept for concept in known if concept.key in splits.train and concept.core is core]
         Random(f"{seed}/shards").shuffle(trained)
         shards += _write_shards(
-            folder, [_sample(c, splits.train[c.key], encoded, seed) for c in trained], len(shards)
+            folder, [_sample(c, splits.train[c.key], encoded, variants, seed) for c in trained], len(shards)
         )
         if core:
             write_json(folder / "core.json", {"version": 1, "shards": shards})
@@ -55,7 +58,9 @@ def _write_shards(folder: Path, samples: list[dict[str, str | bytes]], start: in
     return entries
 
 
-def _sample(concept: Concept, styles: list[str], encoded: Drawings, seed: int) -> dict[str, str | bytes]:
+def _sample(
+    concept: Concept, styles: list[str], encoded: Drawings, variants: Variants, seed: int
+) -> dict[str, str | bytes]:
     text = {
         "label": concept.label,
         "captions": captions(concept, seed),
@@ -63,6 +68,8 @@ def _sample(concept: Concept, styles: list[str], encoded: Drawings, seed: int) -
         "tags": concept.tags,
     }
     images = {f"{style}.webp": encoded[style][concept.key] for style in styles}
+    for style in styles:
+        images |= {f"{style}~{name}.webp": data for name, data in variants.get((concept.key, style), {}).items()}
     return {"__key__": concept.key, "json": _json(text), **images}
 
 
