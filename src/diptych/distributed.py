@@ -174,7 +174,11 @@ def gather_objects(value: object) -> list:
 
 
 class SyncBatchNorm(torch.nn.BatchNorm2d):
-    """Batch norm over the global batch, on any backend: torch's own refuses CPU tensors.
+    """Batch norm over all ranks' rows, on any backend: torch's own refuses CPU tensors.
+
+    Its rows are those of one forward pass: the global batch, or, where a batch is encoded in parts
+    (`training.accumulation`), one micro-batch over all ranks. What it sees, and its running statistics, which move
+    once a pass, then depend on the number of parts and not on that of ranks.
 
     Same mathematics and state dict as BatchNorm2d; the gradient flows through the gathered statistics. Every
     rank must bring as many pixels as the others.

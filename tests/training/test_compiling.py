@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from fits import batch, small_clip
+from gloo import on_ranks
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from diptych import create_model
+from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
@@ -52,3 +58,40 @@ def test_compiled_towers_are_the_towers(tmp_path: Path, monkeypatch: pytest.Monk
         assert (gradient - exact).norm() / exact.norm() < 1e-5
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+
+
+def compiled_steps(rank: int, world: int, cache: str) -> dict[str, float]:
+    """Of each small CLIP, compiled, in parts and data-parallel: the gradient's difference to the plain one's."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache}/{rank}"
+    differences = {}
+    for kind in ("vit", "resnet"):
+        gradients = []
+        for compile in (False, True):
+            model = synchronise_batch_norm(small_clip(kind))
+            if compile:
+                compile_towers(model)
+            module = DistributedDataParallel(InParts(model))
+            mine = batch(rank)
+            module(mine.images, mine.tokens).backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        differences[kind] = float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
+    return differences
+
+
+class InParts(nn.Module):
+    """What DDP wraps: one step's forward pass, in two parts."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        image, text = features(self.model, images, tokens, parts=2)
+        return ContrastiveLoss()(image, text, self.model.logit_scale.exp())
+
+
+@pytest.mark.slow
+def test_compiled_towers_on_ranks(tmp_path: Path) -> None:
+    """Also with batch norms over ranks, whose statistics are gathered inside of what is compiled."""
+    for differences in on_ranks(2, compiled_steps, str(tmp_path)):
+        assert max(differences.values()) < 1e-5, differences
