@@ -123,10 +123,9 @@ def on_two(rank: int, world: int, folder: str) -> dict[str, Any]:
     """Every run of two ranks, in one group: a process costs more than a run."""
     at, found = Path(folder), {}
     run = functools.partial(fit, rank, world)
-    for kind in ("vit-transformer", "resnet-transformer"):
-        found[f"{kind} replicated"] = run(at / f"{kind}-0", replicated(), kind)
-        found[f"{kind} sharded"] = run(at / f"{kind}-1", FullySharded(), kind)
-        found[f"{kind} recomputed"] = run(at / f"{kind}-2", FullySharded(activation_checkpointing=True), kind)
+    resnet = "resnet-transformer"
+    found["resnet replicated"] = run(at / "resnet-0", replicated(), resnet)
+    found["resnet sharded"] = run(at / "resnet-1", FullySharded(activation_checkpointing=True), resnet)
     found["replicated"] = run(at / "replicated", replicated())
     found["sharded"] = run(at / "sharded", FullySharded())
     found["folders"] = run(at / "folders", FullySharded(sharded_checkpoints=True))
@@ -137,21 +136,22 @@ def on_two(rank: int, world: int, folder: str) -> dict[str, Any]:
     found["replicated after shards"] = run(at / "b", replicated(), last=shards)
     found["sharded after plain"] = run(at / "c", FullySharded(), last=plain)
     found["sharded after shards"] = run(at / "d", FullySharded(), last=shards)
-    found["half"] = run(at / "half", FullySharded(), precision="bf16-mixed")
-    found["half replicated"] = run(at / "half-0", replicated(), precision="bf16-mixed")
     return found
 
 
 def on_four(rank: int, world: int, folder: str) -> dict[str, Any]:
     at = Path(folder)
     run = functools.partial(fit, rank, world)
-    return {
+    found = {
         f"{name} after {before}": run(
             at / f"four-{name}-{before}", strategy, last=at / before / "checkpoints" / f"step={HALF}.ckpt"
         )
         for before in ("sharded", "folders")
         for name, strategy in (("four", FullySharded()), ("two of two", FullySharded(replicas=2)))
     }
+    for name, strategy in (("mixed replicated", replicated()), ("mixed sharded", FullySharded())):
+        found[name] = run(at / name, strategy, precision="bf16-mixed")
+    return found
 
 
 def mean(ranks: list[dict[str, Any]], name: str) -> Tensor:
@@ -175,13 +175,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     return folder, on_ranks(2, on_two, str(folder))
 
 
-@pytest.mark.parametrize("kind", ["vit-transformer", "resnet-transformer"])
-def test_twenty_steps_of_shards_are_those_of_copies(kind: str, two: Any) -> None:
+def test_twenty_steps_of_shards_are_those_of_copies(two: Any) -> None:
+    """A ViT's, and a ResNet's whose blocks are computed again."""
     _, ranks = two
-    name = f"{kind} replicated"
-    like = {"losses": mean(ranks, name), "state": ranks[0][name]["state"]}
-    for name in (f"{kind} sharded", f"{kind} recomputed"):
-        close(ranks, name, like, 1e-5)
+    for kind in ("", "resnet "):
+        name = f"{kind}replicated"
+        like = {"losses": mean(ranks, name), "state": ranks[0][name]["state"]}
+        close(ranks, f"{kind}sharded", like, 1e-5)
 
 
 def test_a_run_goes_on_from_any_checkpoint_under_any_strategy(two: Any, tmp_path: Path) -> None:
@@ -196,18 +196,15 @@ def test_a_run_goes_on_from_any_checkpoint_under_any_strategy(two: Any, tmp_path
         close([{"alone": fit(0, 1, tmp_path / before, None, last=last)}], "alone", like, 1e-5)
 
 
-def test_mixed_precision_is_that_of_copies(two: Any) -> None:
-    _, ranks = two
-    torch.testing.assert_close(mean(ranks, "half"), mean(ranks, "half replicated"), rtol=1e-3, atol=0)
-
-
 @pytest.mark.slow
 def test_four_ranks_go_on_from_two(two: Any) -> None:
     folder, ranks = two
     like = {"losses": mean(ranks, "replicated"), "state": ranks[0]["replicated"]["state"]}
     four = on_ranks(4, on_four, str(folder))
     for name in four[0]:
-        close(four, name, like, 1e-5)
+        if "after" in name:
+            close(four, name, like, 1e-5)
+    torch.testing.assert_close(mean(four, "mixed sharded"), mean(four, "mixed replicated"), rtol=1e-3, atol=0)
 
 
 def test_folders_are_named_when_whole_and_convert(two: Any, tmp_path: Path) -> None:
