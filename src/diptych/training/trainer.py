@@ -51,19 +51,19 @@ def make_trainer(
     """
     run_dir = Path(run_dir)
     quiet()
-    files = CheckpointFiles(keep)
+    files, wait = CheckpointFiles(keep), timedelta(minutes=timeout)
     own = [
         Record(log_every),
         Counts(run_dir / "samples.json", log_every),
         *callbacks,
         Generators(),
-        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes),
+        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes, wait),
     ]
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy=DDPStrategy(timeout=timedelta(minutes=timeout)) if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(timeout=wait) if devices * nodes > 1 else "auto",
         plugins=[LightningEnvironment(), files],
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
         max_steps=max_steps,
