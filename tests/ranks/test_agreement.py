@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from gloo import on_ranks
 
 from diptych.training.agreement import Agreement
 
 
 def work(rank: int, world: int) -> list[list[int]]:
-    agreement = Agreement()
+    agreement = Agreement(timedelta(minutes=1))
     heard = [agreement(15 if (rank, step) == (1, 2) else 0, step if rank == 0 else 0) for step in range(5)]
     return [*heard, agreement.arrived() or [], agreement.arrived() or []]
 
@@ -19,5 +21,5 @@ def test_all_ranks_hear_the_same_one_step_later() -> None:
 
 
 def test_one_process_hears_itself_at_once() -> None:
-    agreement = Agreement()
+    agreement = Agreement(timedelta(minutes=1))
     assert agreement(2, 0) == [2, 0] and agreement.arrived() is None

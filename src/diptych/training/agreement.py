@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,10 +16,12 @@ class Agreement:
 
     The flags travel while the step is computed, on the CPU, so a step costs neither a wait for the slowest rank nor
     one for the GPU. Every rank must make it, and call it, at the same steps.
+
+    timeout: after which a rank that never hears from another gives up
     """
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+    def __init__(self, timeout: timedelta) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
         self._travelling: tuple[dist.Work, Tensor] | None = None
 
     def __call__(self, *flags: int) -> list[int]:

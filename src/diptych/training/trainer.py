@@ -58,7 +58,8 @@ def make_trainer(
     """
     run_dir = Path(run_dir)
     quiet()
-    shared = (strategy or replicated)(timeout=timedelta(minutes=timeout))
+    wait = timedelta(minutes=timeout)
+    shared = (strategy or replicated)(timeout=wait)
     sharded = isinstance(shared, FullySharded) and shared.sharded_checkpoints
     files = CheckpointFolders(keep) if sharded else CheckpointFiles(keep)
     own = [
@@ -67,7 +68,7 @@ def make_trainer(
         Counts(run_dir / "samples.json", log_every),
         *callbacks,
         Generators(),
-        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes),
+        Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes, wait),
     ]
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     return L.Trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ class Checkpoints(L.Callback):
     better number at that step. It comes last of all callbacks, so that what they changed at a step is in.
 
     folder: where; files: what writes them; every: steps between two; minutes: of rank 0's clock, None for never
+    timeout: of a rank's wait for the others
     """
 
     def __init__(
-        self, folder: str | Path, files: CheckpointFiles | CheckpointFolders, every: int, minutes: float | None = None
+        self,
+        folder: str | Path,
+        files: CheckpointFiles | CheckpointFolders,
+        every: int,
+        minutes: float | None,
+        timeout: timedelta,
     ) -> None:
-        self.folder, self.files, self.every = Path(folder), files, every
+        self.folder, self.files, self.every, self.timeout = Path(folder), files, every, timeout
         self.seconds = float("inf") if minutes is None else 60 * minutes
         self.best: float | None = None
         self._better = False
@@ -46,7 +53,7 @@ class Checkpoints(L.Callback):
             self.best, self._better = value, True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._agreement = Agreement()
+        self._agreement = Agreement(self.timeout)
         self._signals.listen()  # here, since Lightning's own handlers come right before
         self._since = time.monotonic()
 

@@ -30,10 +30,8 @@ class Generators(L.Callback):
     ) -> None:
         self._states = checkpoint.get("generators", [])
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        # Not before the first batch: the loader's start draws too.
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Before the first batch: what is done to it may draw. The loader's start draws from a generator of its own.
         if len(self._states) == trainer.world_size:
             restore(self._states[trainer.global_rank], pl_module.device)
         self._states = []
