@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from sockets import bytes_sent
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +17,7 @@ from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.plan.layout import Layout
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import shard
+from diptych.training.parallel import mesh_of, shard
 
 TOKENS, DIMENSIONS = 12, 256
 
@@ -79,9 +78,7 @@ def _model_step(case: Case) -> Callable[[], None]:
     if layout.shard == 1:
         trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
     else:
-        shape, names = (layout.replicas, layout.shard), ("replicate", "shard")
-        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
-        shard(model, mesh if layout.replicas > 1 else mesh["shard"], recompute=layout.recompute)
+        shard(model, mesh_of("cpu", layout.ranks, layout.replicas), recompute=layout.recompute)
 
     def step() -> None:
         loss(*encoded(trained, *batch(layout.pairs), layout.micro)).backward()

@@ -32,6 +32,9 @@ def test_shards_divide_what_is_replicated_and_micro_batches_what_is_kept() -> No
     assert copy["logits"] == 4 * 4 * 512 * 32_768
     parts = memory(counts, replace(WIDE, micro=8), MIXED)
     assert parts["activations"] < copy["activations"] / 8 and parts["logits"] == copy["logits"]
+    # autocast's copies are each rank's own; where shards are gathered in 16 bits there are none
+    assert shards["16-bit copies"] == copy["16-bit copies"] > counts.parameters
+    assert "16-bit copies" not in memory(counts, replace(WIDE, shard=64), PRECISIONS["bf16-true"])
     again = memory(counts, replace(WIDE, recompute=True), MIXED)
     assert again["activations"] < copy["activations"] / 3
     assert flops(counts, replace(WIDE, micro=8)) > 1.3 * flops(counts, WIDE)

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
-from diptych.towers.transformer import ResidualAttentionBlock
 from diptych.training.parallel import BLOCKS  # what FSDP gathers, and checkpointing recomputes, one by one
 
 CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
@@ -28,8 +27,8 @@ class Tower:
     """A tower in numbers.
 
     flops: of one sample's forward pass, multiply and add being two
-    parameters, trained: elements; buffers: bytes; blocks: parameters of each block, narrow: of all that FSDP may
-        gather in 16 bits; norms: channels of each batch norm
+    parameters, trained: elements; buffers: bytes; blocks: parameters of each block; norms: channels of each
+        batch norm
     kept: bytes that a sample leaves for the backward pass, its own aside; inputs: of its blocks' inputs; outside:
         of what is no block; block: of the largest block
     copies: bytes kept whatever the batch: weights that autocast wrote in 16 bits
@@ -40,7 +39,6 @@ class Tower:
     trained: int
     buffers: int
     blocks: tuple[int, ...]
-    narrow: int
     norms: tuple[int, ...]
     kept: float
     inputs: float
@@ -83,7 +81,8 @@ class Counts:
 def count(model: CLIP, tokens: int, half: bool) -> Counts:
     """The numbers of `model`, as a GPU runs it with fused attention.
 
-    tokens: of every caption; half: whether matrices multiply in 16 bits (autocast)
+    tokens: of every caption; half: whether matrices multiply in 16 bits, by autocast: under bf16-true, where the rest
+        is 16 bits wide too, less is kept
     """
     if not 2 <= tokens <= model.context_length:
         raise UserError(f"tokens={tokens} is no caption: give 2 to the text tower's {model.context_length}.")
@@ -105,7 +104,6 @@ def _tower(tower: nn.Module, make: Callable[[int], Tensor], tokens: int, half: b
     each = [(b - a) / (MORE - FEW) for a, b in zip(few.kept, more.kept, strict=True)]
     parameters = list(tower.parameters())
     blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
-    attention = [block for block in blocks if isinstance(block, ResidualAttentionBlock)]
     norms = [m.num_features for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
     return Tower(
         flops=few.flops / FEW,
@@ -113,7 +111,6 @@ def _tower(tower: nn.Module, make: Callable[[int], Tensor], tokens: int, half: b
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         buffers=sum(b.nbytes for b in tower.buffers()),
         blocks=tuple(sum(p.numel() for p in block.parameters()) for block in blocks),
-        narrow=sum(p.numel() for block in attention for p in block.parameters()),
         norms=tuple(norms),
         kept=sum(each),
         inputs=more.inputs / MORE,

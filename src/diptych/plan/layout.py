@@ -111,23 +111,18 @@ def _arranged(ranks: int, batch: int, micro: int, loss: nn.Module, shard: int, r
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes an element. half: whether matrices multiply in 16 bits; gathered: of a weight on its way to all ranks
-
-    state: of AdamW, two moments in fp32, and a copy of the weights in fp32 where they are 16 bits wide
-    """
+    """half: whether matrices multiply in 16 bits; gathered: bytes of a weight's element on FSDP's way to all ranks.
+    Weights, gradients and optimiser's state have 4 bytes in all of them (`diptych.training.precision`)."""
 
     half: bool
-    weight: int = 4
-    gradient: int = 4
-    state: int = 8
     gathered: int = 4
 
 
 PRECISIONS = {
     "32-true": Precision(half=False),
-    "bf16-mixed": Precision(half=True, gathered=2),
-    "16-mixed": Precision(half=True, gathered=2),
-    "bf16-true": Precision(half=True, weight=2, gradient=2, state=12, gathered=2),
+    "bf16-mixed": Precision(half=True),
+    "16-mixed": Precision(half=True),
+    "bf16-true": Precision(half=True, gathered=2),
 }
 
 

@@ -16,6 +16,7 @@ from diptych.towers.text import MIN_PART, PARTS
 
 FEATURE = 4  # bytes of a feature's element: unit length is taken in fp32, whatever the precision
 STATISTIC = 4
+GRADIENT = 4
 BUCKET = 25 * 2**20  # bytes that DDP reduces in one call
 
 
@@ -58,7 +59,7 @@ def traffic(counts: Counts, layout: Layout, precision: Precision, backend: Backe
         return []
     parts = [features(counts.embed_dim, layout, backend)]
     parts += _norms(counts, layout, backend)
-    parts += _gradients(counts, layout, precision, backend)
+    parts += _gradients(counts, layout, backend)
     if layout.shard > 1:
         parts.append(_weights(counts, layout, precision))
     elif buffers := sum(tower.buffers for tower in counts.towers):
@@ -94,9 +95,9 @@ def _norms(counts: Counts, layout: Layout, backend: Backend) -> Iterator[Traffic
     yield Traffic("batch norm", sent, ranks, hops, hidden=False)
 
 
-def _gradients(counts: Counts, layout: Layout, precision: Precision, backend: Backend) -> Iterator[Traffic]:
+def _gradients(counts: Counts, layout: Layout, backend: Backend) -> Iterator[Traffic]:
     """Once a step: over all ranks (DDP), or scattered in each group and then summed over groups."""
-    whole = counts.trained * precision.gradient
+    whole = counts.trained * GRADIENT
     if layout.shard > 1:
         sent = reduce_scatter(layout.shard, whole, backend)
         yield Traffic("gradients, in a shard group", sent, layout.shard, _units(counts) * (layout.shard - 1))
@@ -114,8 +115,7 @@ def _weights(counts: Counts, layout: Layout, precision: Precision) -> Traffic:
     shard, whole, calls = layout.shard, 0.0, 0
     for tower, parts in ((counts.image, 1), (counts.text, _parts(layout.at_once))):
         passes, blocks = 2 * layout.micro * parts, sum(tower.blocks)
-        whole += passes * (tower.narrow * precision.gathered + (blocks - tower.narrow) * precision.weight)
-        whole += (tower.parameters - blocks) * precision.weight
+        whole += (passes * blocks + tower.parameters - blocks) * precision.gathered
         calls += passes * len(tower.blocks) + 1
     return Traffic("weights", all_gather(shard, whole / shard), shard, calls * (shard - 1))
 
