@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,20 +31,15 @@ TENSOR = "tensor"  # in meta.pt, {"tensor": name} stands for one that lies in th
 SHARDED = ("state_dict", "optimizer_states")  # of a checkpoint
 
 
-class CheckpointReader(TorchCheckpointIO):
-    """Reads files and folders as data, so that a run goes on from either."""
+class CheckpointIO(TorchCheckpointIO):
+    """Reads files and folders as data, so that a run goes on from either; writes one checkpoint at a time, from a
+    copy, while the training goes on.
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        if Path(path).is_dir():
-            return read(Path(path))
-        return super().load_checkpoint(path, map_location, weights_only)
+    The next save waits for the one under way, so a slow disk holds the training up and doesn't fill the memory. A
+    write that a disk refuses leaves the older checkpoints as they are and is counted in `failed`; any other error is
+    raised at the next save or `wait`.
 
-
-class CheckpointFolders(CheckpointReader):
-    """Writes one checkpoint at a time, from a copy, while the training goes on; the next save waits for it, so a slow
-    disk holds the training up and doesn't fill the memory. All ranks make the same calls.
-
-    keep: how many step folders stay, beside those with another name
+    keep: how many step checkpoints stay
     """
 
     def __init__(self, keep: int) -> None:
@@ -54,7 +48,33 @@ class CheckpointFolders(CheckpointReader):
         self.last_error: OSError | None = None  # of the newest write, None where it went well
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
-        self._group: dist.ProcessGroup | None = None
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        if Path(path).is_dir():
+            return read(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    def begin(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Call `write` in the background. Nothing else may be under way: `wait` before."""
+        self._writing = self._thread.submit(write, *arguments)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what went wrong, but for a disk that refused."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        self.last_error = None
+        try:
+            writing.result()
+        except (OSError, CheckpointException) as error:
+            self.last_error = _refusal(error)
+            self.failed += 1
+
+
+class CheckpointFolders(CheckpointIO):
+    """Every rank writes its shards to a folder. All ranks make the same calls."""
+
+    _group: dist.ProcessGroup | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = ()) -> None:
         """storage_options: what else the folder is called, such as ["last.ckpt"]"""
@@ -65,26 +85,7 @@ class CheckpointFolders(CheckpointReader):
         rest = copy.deepcopy({key: value for key, value in checkpoint.items() if key not in SHARDED})
         for key in SHARDED:
             rest[key] = _apart(checkpoint[key], key, tensors)
-        self._writing = self._thread.submit(self._write, tensors, rest, Path(path), storage_options or ())
-
-    def wait(self) -> None:
-        """Until nothing is being written. Raises what went wrong, but for a disk that refused: that is said."""
-        writing, self._writing = self._writing, None
-        if writing is None:
-            return
-        self.last_error = None
-        try:
-            writing.result()
-        except (OSError, CheckpointException) as error:
-            self.last_error = _refusal(error)
-            self.failed += 1
-            if dist.get_rank() == 0:
-                print(
-                    f"diptych: a checkpoint could not be written ({self.last_error}); the older ones stay, the"
-                    " training goes on and tries again at the next one.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        self.begin(self._write, tensors, rest, Path(path), storage_options or ())
 
     def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path, names: Sequence[str]) -> None:
         partial = path.with_name(f".{path.name}.partial")

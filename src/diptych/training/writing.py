@@ -5,50 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from diptych.training.sharded import CheckpointReader, remove, replace
+from diptych.training.sharded import CheckpointIO, remove, replace
 
 
-class CheckpointFiles(CheckpointReader):
-    """Lightning hands it a checkpoint, a background thread writes `step=N.ckpt` and gives it its further names.
-
-    At most one write is under way: the next save waits for it, so a slow disk holds the training up and doesn't
-    fill the memory. A write that fails (a full disk) leaves the older files as they are and is counted in
-    `failed`; any other error is raised at the next save or `wait`.
-
-    keep: how many step files stay
-    """
-
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-        self.failed = 0
-        self.last_error: OSError | None = None  # of the newest write, None where it went well
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+class CheckpointFiles(CheckpointIO):
+    """Lightning hands it a checkpoint, the background writes `step=N.ckpt` and gives it its further names."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = ()) -> None:
         """storage_options: the names that the file takes over, such as ["last.ckpt"]"""
         self.wait()
-        copy = snapshot(checkpoint)
-        self._writing = self._thread.submit(self._write, copy, Path(path), storage_options or ())
-
-    def wait(self) -> None:
-        """Until nothing is being written. Raises what went wrong, but for a disk that refused."""
-        writing, self._writing = self._writing, None
-        if writing is None:
-            return
-        self.last_error = None
-        try:
-            writing.result()
-        except OSError as error:
-            self.last_error = error
-            self.failed += 1
+        self.begin(self._write, snapshot(checkpoint), Path(path), storage_options or ())
 
     def _write(self, checkpoint: dict[str, Any], file: Path, names: Sequence[str]) -> None:
         write(checkpoint, file)

@@ -12,9 +12,8 @@ import lightning as L
 
 from diptych.errors import Stopped, UserError
 from diptych.training.agreement import Agreement
-from diptych.training.sharded import CheckpointFolders
+from diptych.training.sharded import CheckpointIO
 from diptych.training.signals import Signals, name
-from diptych.training.writing import CheckpointFiles
 
 
 class Checkpoints(L.Callback):
@@ -28,7 +27,7 @@ class Checkpoints(L.Callback):
     def __init__(
         self,
         folder: str | Path,
-        files: CheckpointFiles | CheckpointFolders,
+        files: CheckpointIO,
         every: int,
         minutes: float | None,
         timeout: timedelta,
@@ -94,12 +93,13 @@ class Checkpoints(L.Callback):
         error = self.files.last_error
         if self.files.failed > self._failed and error is not None:
             self._failed = self.files.failed
-            print(
-                f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the older"
-                " ones stay, the training goes on and tries again at the next one.",
-                file=sys.stderr,
-                flush=True,
-            )
+            if trainer.is_global_zero:
+                print(
+                    f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the"
+                    " older ones stay, the training goes on and tries again at the next one.",
+                    file=sys.stderr,
+                    flush=True,
+                )
             for logger in trainer.loggers:
                 logger.log_metrics({"checkpoint/failed": self._failed}, trainer.global_step)
 
