@@ -86,6 +86,32 @@ def _model_step(case: Case) -> Callable[[], None]:
     return step
 
 
+def copies(rank: int, world: int, gathered: torch.dtype | None) -> int:
+    """Bytes that a forward pass of shards keeps whatever the batch: under autocast, or with weights
+    `gathered` in that type."""
+    model = small("vit_tiny")
+    shard(model, mesh_of("cpu", world), gathered)
+    few, more = (_kept(model, pairs, autocast=gathered is None) for pairs in (8, 16))
+    return 2 * few - more
+
+
+def _kept(model: CLIP, pairs: int, autocast: bool) -> int:
+    seen: dict[int, torch.UntypedStorage] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    images, tokens = batch(pairs)
+    images = images if autocast else images.bfloat16()
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        features = model.encode_image(images), model.encode_text(tokens)
+    kept = sum(storage.nbytes() for storage in seen.values())
+    sum(each.float().sum() for each in features).backward()
+    return kept
+
+
 def encoded(model: nn.Module, images: Tensor, tokens: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
     """In micro-batches that are encoded again in backward."""
     if parts == 1:

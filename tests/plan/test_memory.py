@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import counted
+import pytest
 import torch
+from gloo import on_ranks
 
 from diptych.config import create_model
 from diptych.loss import ContrastiveLoss, SigLIPLoss
@@ -60,3 +63,11 @@ def test_a_step_never_takes_less_than_its_computing_and_hiding_never_hurts() -> 
     for layout in (WIDE, replace(WIDE, shard=64), replace(WIDE, shard=8)):
         step = step_of(counts, layout, MIXED, Machine())
         assert step.compute < step.seconds <= step.slowest
+
+
+@pytest.mark.slow
+def test_shards_keep_autocasts_copies_whole_and_none_where_they_are_gathered_in_16_bits() -> None:
+    """By real passes on two ranks; what is left of the second is inputs and statistics."""
+    plain = sum(tower.copies for tower in count(counted.small("vit_tiny"), counted.TOKENS, half=True).towers)
+    assert on_ranks(2, counted.copies, None) == pytest.approx([plain] * 2, rel=0.02)
+    assert max(on_ranks(2, counted.copies, torch.bfloat16)) < plain / 10
