@@ -189,12 +189,18 @@ class SyncBatchNorm(torch.nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(x)
         wide = x if x.dtype == torch.float64 else x.float()
-        mean = gather(wide.mean(dim=(0, 2, 3))[None]).mean(0)
+        mean, variance = self._over_ranks(*_statistics(wide))
         centred = wide - mean[None, :, None, None]
-        variance = gather(centred.square().mean(dim=(0, 2, 3))[None]).mean(0)
         self._track(mean.detach(), variance.detach(), wide.numel() // wide.shape[1] * world_size())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[None, :, None, None] + self.bias[None, :, None, None]).to(x.dtype)
+
+    @staticmethod
+    def _over_ranks(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """[C] and [C] of each rank -> of all (Chan et al. 1979), by one exchange: ranks wait for it at every norm."""
+        means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each W×C
+        of_all = means.mean(0)
+        return of_all, (variances + (means - of_all).square()).mean(0)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
@@ -202,6 +208,12 @@ class SyncBatchNorm(torch.nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, C, H, W] -> mean [C], biased variance [C]"""
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    return mean, variance
 
 
 def synchronise_batch_norm(model: torch.nn.Module) -> torch.nn.Module:

@@ -83,7 +83,7 @@ def features(dimensions: int, layout: Layout, backend: Backend = NCCL) -> Traffi
 
 
 def _norms(counts: Counts, layout: Layout, backend: Backend) -> Iterator[Traffic]:
-    """Batch norm gathers a mean and a variance a channel; backward scatters their gradients."""
+    """Batch norm gathers a mean and a variance a channel, both at once; backward scatters their gradients."""
     ranks = layout.ranks
     norms = [channels for tower in counts.towers for channels in tower.norms]
     if not norms:
@@ -91,7 +91,7 @@ def _norms(counts: Counts, layout: Layout, backend: Backend) -> Iterator[Traffic
     own = sum(norms) * STATISTIC
     forward, backward = 2 * all_gather(ranks, own), 2 * reduce_scatter(ranks, ranks * own, backend)
     sent = layout.micro * (layout.forwards * forward + backward)
-    hops = layout.micro * (layout.forwards + 1) * 2 * len(norms) * (ranks - 1)
+    hops = layout.micro * (layout.forwards + 1) * len(norms) * (ranks - 1)
     yield Traffic("batch norm", sent, ranks, hops, hidden=False)
 
 
