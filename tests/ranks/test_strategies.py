@@ -204,7 +204,8 @@ def test_four_ranks_go_on_from_two(two: Any) -> None:
     for name in four[0]:
         if "after" in name:
             close(four, name, like, 1e-5)
-    torch.testing.assert_close(mean(four, "mixed sharded"), mean(four, "mixed replicated"), rtol=1e-3, atol=0)
+    # bfloat16 has a digit at 2^-8: what a convolution's layout changes in it grows over twenty steps.
+    torch.testing.assert_close(mean(four, "mixed sharded"), mean(four, "mixed replicated"), rtol=2e-2, atol=0)
 
 
 def test_folders_are_named_when_whole_and_convert(two: Any, tmp_path: Path) -> None:
