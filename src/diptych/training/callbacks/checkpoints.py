@@ -61,9 +61,12 @@ class Checkpoints(L.Callback):
     ) -> None:
         stop, due = self._agreement(self._signals.received, self._due(trainer))
         end = trainer.global_step == trainer.max_steps
-        if stop or due or end or self._better or trainer.global_step % self.every == 0:
-            self.save(trainer)
+        saves = stop or due or end or self._better or trainer.global_step % self.every == 0
+        if saves:
+            self.files.wait()
         self._report(trainer)
+        if saves:
+            self.save(trainer)
         if stop and not end:
             self._stop(trainer, stop)
 
@@ -72,6 +75,14 @@ class Checkpoints(L.Callback):
         names = ["last.ckpt", "best.ckpt"] if self._better else ["last.ckpt"]
         self._better = False
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt", storage_options=names)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What was logged up to a checkpoint is on the disk before it: a run that is killed right after it goes on
+        from there, and would not log it again."""
+        for logger in trainer.loggers:
+            logger.save()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._agreement.arrived()
