@@ -17,8 +17,10 @@ from torch.optim import Optimizer
 from diptych.training import parallel, sharded
 from diptych.training.module import ContrastiveModule
 
+PATIENCE = timedelta(minutes=30)
 
-def replicated(timeout: timedelta) -> DDPStrategy:
+
+def replicated(timeout: timedelta = PATIENCE) -> DDPStrategy:
     """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them.
 
     timeout: how long a rank waits for the others
@@ -42,7 +44,7 @@ class FullySharded(ModelParallelStrategy):
 
     def __init__(
         self,
-        timeout: timedelta,
+        timeout: timedelta = PATIENCE,
         replicas: int = 1,
         activation_checkpointing: bool = False,
         sharded_checkpoints: bool = False,
