@@ -2,10 +2,10 @@
 
 python benchmarks/loss.py [--loss clip|siglip] [--n 32768] [--dense 16384] [--threads 1] [--rounds 3]
 
-The dense clip loss is tile=None, whose formula open_clip's ClipLoss has too; the dense siglip loss is its formula over
-one matrix, since ours has no dense way. The dense loss runs at --dense pairs; where that is below --n, its figures at
---n are those times the square of the ratio, marked ~. Before anything is timed, gradients are compared: of both in fp32
-at --dense pairs, and of each with float64 at 2,048, at scales of 20 and 100.
+The dense clip loss is tile=None, whose formula open_clip's ClipLoss has too; the dense siglip loss is its formula
+over one matrix, since ours has no dense way. The dense loss runs at --dense pairs; where that is below --n, its
+figures at --n are those times the square of the ratio, marked ~. Before anything is timed, gradients are compared: of
+both in fp32 at --dense pairs, and of each with float64 at 2,048, at scales of 20 and 100.
 
 Memory: for each loss and size a process of its own, in which the system's mark of the most resident memory is reset
 once the features are there and a small loss has been run. Time: rounds alternate between the losses in one process;
@@ -157,9 +157,8 @@ def main() -> None:
         wall, own = (
             a / (b * factor) for a, b in zip(medians["tiled", n], medians["dense", given.dense], strict=True)
         )
-        print(
-            f"{n:,} pairs, tiled to dense: memory {mark}1/{less:.0f}, own time {mark}{own:.2f}, clock {mark}{wall:.2f}"
-        )
+        ratios = f"memory {mark}1/{less:.0f}, own time {mark}{own:.2f}, clock {mark}{wall:.2f}"
+        print(f"{n:,} pairs, tiled to dense: {ratios}")
 
 
 if __name__ == "__main__":
