@@ -61,6 +61,7 @@ def test_what_can_not_be_is_refused_before_any_data_is_read(
     refused(cli("train", *TINY, f"data.shards={tmp_path / 'gone.json'}", *arguments), message)
 
 
+@pytest.mark.slow
 def test_parts_may_change_on_resume_unless_a_batch_norm_sees_them(cli: Cli, shards: Path, tmp_path: Path) -> None:
     arguments = (*TINY, f"data.shards={shards}", "trainer.precision=32-true", "trainer.checkpoint_every=1")
     for model in ("vit_tiny", "rn_tiny"):

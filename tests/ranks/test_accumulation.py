@@ -11,6 +11,7 @@ from gloo import on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diptych.batch import normalise
 from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
@@ -108,7 +109,7 @@ def test_parts_of_a_batch_have_its_gradient(alone: dict[str, Any], parts: int) -
     assert difference(ours["gradients"], whole["gradients"]) < 1e-10
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_ranks_and_parts_have_one_gradient(alone: dict[str, Any], world: int) -> None:
     """With batch norms for the same parts: what a norm sees is a micro-batch over all ranks."""
     ranks = on_ranks(world, steps)
@@ -128,8 +129,6 @@ def test_statistics_move_once_a_part(alone: dict[str, Any]) -> None:
     for parts in PARTS:
         model = small_clip("resnet")
         images, _ = batch()
-        from diptych.batch import normalise
-
         for part in range(parts):
             model.encode_image(normalise(images[part::parts], model.mean, model.std).double())
         for name, buffer in model.named_buffers():

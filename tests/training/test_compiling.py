@@ -60,22 +60,18 @@ def test_compiled_towers_are_the_towers(tmp_path: Path, monkeypatch: pytest.Monk
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
 
 
-def compiled_steps(rank: int, world: int, cache: str) -> dict[str, float]:
-    """Of each small CLIP, compiled, in parts and data-parallel: the gradient's difference to the plain one's."""
+def compiled_step(rank: int, world: int, cache: str) -> float:
+    """A small CLIP with batch norms, in parts and data-parallel: how far its gradient is from the plain one's."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache}/{rank}"
-    differences = {}
-    for kind in ("vit", "resnet"):
-        gradients = []
-        for compile in (False, True):
-            model = synchronise_batch_norm(small_clip(kind))
-            if compile:
-                compile_towers(model)
-            module = DistributedDataParallel(InParts(model))
-            mine = batch(rank)
-            module(mine.images, mine.tokens).backward()
-            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-        differences[kind] = float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
-    return differences
+    gradients = []
+    for compiled in (False, True):
+        model = synchronise_batch_norm(small_clip("resnet"))
+        if compiled:
+            compile_towers(model)
+        module, mine = DistributedDataParallel(InParts(model)), batch(rank)
+        module(mine.images, mine.tokens).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    return float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
 
 
 class InParts(nn.Module):
@@ -92,6 +88,5 @@ class InParts(nn.Module):
 
 @pytest.mark.slow
 def test_compiled_towers_on_ranks(tmp_path: Path) -> None:
-    """Also with batch norms over ranks, whose statistics are gathered inside of what is compiled."""
-    for differences in on_ranks(2, compiled_steps, str(tmp_path)):
-        assert max(differences.values()) < 1e-5, differences
+    """With batch norms over ranks, whose statistics are gathered inside of what is compiled."""
+    assert max(on_ranks(2, compiled_step, str(tmp_path))) < 1e-5

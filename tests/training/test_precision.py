@@ -30,16 +30,13 @@ def test_precision_by_name() -> None:
 
 
 @pytest.mark.parametrize("precision", NAMES)
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_weights_and_optimiser_state_are_wide_and_a_resume_is_exact(
-    tmp_path: Path, precision: str, kind: str
-) -> None:
+def test_weights_and_optimiser_state_are_wide_and_a_resume_is_exact(tmp_path: Path, precision: str) -> None:
     wide = torch.float64 if precision == "64-true" else torch.float32
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     keys: dict[str, Any] = {"precision": precision, "accumulate": 2, "steps": 5}
-    trainer = fit(whole, small_clip(kind), **keys)
-    fit(broken, small_clip(kind), **keys)
-    fit(broken, small_clip(kind), resume_from=3, **keys)
+    trainer = fit(whole, small_clip("resnet"), **keys)
+    fit(broken, small_clip("resnet"), **keys)
+    fit(broken, small_clip("resnet"), resume_from=3, **keys)
     left, right = saved(whole, 5), saved(broken, 5)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert same(left[part], right[part]), part
