@@ -5,13 +5,14 @@ The only module that holds a raw config. Everything it builds takes plain argume
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
@@ -34,9 +35,9 @@ from diptych.config import (
 )
 from diptych.errors import RankFailed, Stopped, UserError
 from diptych.ranks import follow, launch, lead
+from diptych.resuming import check_parts, resumed_config
 from diptych.slurm import requeue, requeued
-from diptych.targets import refuse_foreign_targets
-from diptych.vocabulary import carrying_vocabulary, keep_vocabulary, name_vocabulary
+from diptych.vocabulary import carrying_vocabulary, keep_vocabulary
 from diptych.world import adopt, nodes, outside
 
 register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
@@ -46,35 +47,6 @@ if TYPE_CHECKING:
 
     from diptych.data.evalset import EvalSet
     from diptych.towers.clip import CLIP
-
-# What may change when a run goes on: nothing here touches the experiment.
-RESUMABLE = (
-    "trainer",
-    "trainer.devices",
-    "trainer.accelerator",
-    "trainer.strategy.replicas",
-    "trainer.strategy.activation_checkpointing",
-    "trainer.strategy.sharded_checkpoints",
-    "trainer.log_every",
-    "trainer.checkpoint_every",
-    "trainer.checkpoint_minutes",
-    "trainer.keep",
-    "trainer.accumulate",
-    "trainer.nonfinite_steps",
-    "trainer.timeout",
-    "data.workers",
-    "data.memory",
-    "data.stall",
-    "data.allow_pipe",
-    "data.files.retries",
-    "data.files.timeout",
-    "data.files.backoff",
-    "data.files.cache",
-    "data.files.cache_gb",
-    "logger",
-    "callbacks.progress",
-    "allow_targets",
-)
 
 
 def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
@@ -141,7 +113,7 @@ def train(cfg: DictConfig) -> Path:
     again = requeued() and (run_dir / "config.yaml").is_file()
     resume = cfg.resume is not None or again
     if resume:
-        cfg = _resumed(cfg, run_dir, [] if again else HydraConfig.get().overrides.task)
+        cfg = resumed_config(cfg, run_dir, [] if again else HydraConfig.get().overrides.task)
         if recover(run_dir) is None:
             resume = False
             print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
@@ -149,10 +121,11 @@ def train(cfg: DictConfig) -> Path:
     validate(cfg)
     if not resume:
         check_start(cfg)
+    _check_loss(cfg)
     outline = _outline(cfg)
     _warn_if_slow(cfg, outline)
     if resume:
-        _check_parts(cfg, run_dir, outline)
+        check_parts(cfg, run_dir, outline)
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
         keep_vocabulary(cfg, run_dir)
@@ -202,9 +175,14 @@ def fit(run_dir: Path, resume: bool) -> None:
     data = instantiate(cfg["data"], _convert_="all")
     data.start = start
     data.evaluate = _affordable(data.evaluate, model)
+    loss = instantiate(cfg["loss"], _convert_="all")
+    if first and hasattr(loss, "describe"):
+        ranks = cfg["trainer"]["devices"] * nodes()
+        device = "cuda" if cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+        print(f"loss: {loss.describe(data.batch_size // ranks, ranks, device)}", flush=True)
     module = ContrastiveModule(
         model,
-        instantiate(cfg["loss"], _convert_="all"),
+        loss,
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
@@ -360,37 +338,6 @@ def _given(cfg: DictConfig, key: str) -> str:
     return cfg[key]
 
 
-def _resumed(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:
-    """The run's own config, with what the command line may change. Raises UserError for the rest."""
-    stored = run_dir / "config.yaml"
-    if not stored.is_file():
-        if not any(run_dir.iterdir()):
-            run_dir.rmdir()  # Hydra made it
-        raise UserError(f"resume={run_dir} can't go on: config.yaml is missing there.")
-    resumed = OmegaConf.load(stored)
-    assert isinstance(resumed, DictConfig)
-    if "allow_pipe" in resumed.data:
-        resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
-        if key == "resume":
-            continue
-        if key not in RESUMABLE:
-            raise UserError(
-                f"{key} belongs to the experiment and can't change on resume={run_dir}:"
-                " leave it out, or start a new run."
-            )
-        if key == "trainer":
-            for name in ("devices", "accelerator", "strategy"):
-                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
-        else:
-            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
-    OmegaConf.update(resumed, "allow_targets", cfg.allow_targets)  # what the folder says of it does not count
-    refuse_foreign_targets(OmegaConf.to_container(resumed, resolve=True), run_dir, cfg.allow_targets)  # type: ignore[arg-type]
-    name_vocabulary(resumed, run_dir)
-    return resumed
-
-
 def _outline(cfg: DictConfig) -> CLIP:
     """The model without memory. One that can't be built or frozen as said is refused here."""
     import torch
@@ -399,15 +346,20 @@ def _outline(cfg: DictConfig) -> CLIP:
         return _model(OmegaConf.to_container(cfg, resolve=True), start=False)[0]  # type: ignore[arg-type]
 
 
-def _check_parts(cfg: DictConfig, run_dir: Path, model: CLIP) -> None:
-    """What a batch norm sees depends on the micro-batches: refused on a resume with others."""
-    from diptych.training.accumulation import batch_norms
-
-    before = OmegaConf.load(run_dir / "config.yaml").trainer.get("accumulate", 1)
-    if batch_norms(model) and cfg.trainer.get("accumulate", 1) != before:
+def _check_loss(cfg: DictConfig) -> None:
+    """The loss can be built, and gets groups if and only if it takes them."""
+    loss = instantiate(cfg.loss, _convert_="all")
+    takes = "groups" in inspect.signature(loss.forward).parameters
+    field = cfg.data.get("groups")
+    if takes and field is None:
         raise UserError(
-            f"trainer.accumulate={cfg.trainer.accumulate} can't change on resume={run_dir}: the model has batch"
-            f" norms, whose statistics are those of a micro-batch, so leave it at {before}, or start a new run."
+            f"{cfg.loss._target_} needs to know which samples are of one concept: say data.groups=FIELD, a field of"
+            " their .json, or take loss=clip."
+        )
+    if field is not None and not takes:
+        raise UserError(
+            f"data.groups={field} is nothing that {cfg.loss._target_} looks at: take loss=multi_positive, or leave"
+            " data.groups out."
         )
 
 
