@@ -121,9 +121,8 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
     note = read_note(run_dir)
     if note and note["user"]:
         raise UserError(note["text"])
-    if received and all(code in (None, 0, *Stopped.CODES, -received) for code in codes) and any(codes or [1]):
-        saved = any(code in Stopped.CODES for code in codes)  # then rank 0 has said so
-        raise Stopped("" if saved else f"{signal.Signals(received).name} before the first step.", received)
+    if stopped := _stopped(codes, received):
+        raise stopped
     for rank, code in enumerate(codes):
         if code and code < 0:
             raise UserError(
@@ -139,6 +138,18 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
     for rank, code in enumerate(codes):
         if code:  # pragma: no cover (a rank leaves a note, unless its disk is full)
             raise RankFailed(f"rank {rank} ended with code {code} and left no error.")
+
+
+def _stopped(codes: list[int | None], received: int) -> Stopped | None:
+    """Where ranks ended by a signal that asked for it: one that we passed on, or that reached them alone."""
+    if not all(code in (None, 0, *Stopped.CODES, -received) for code in codes):
+        return None
+    saved = [code for code in codes if code in Stopped.CODES]
+    if saved:  # rank 0 has said so
+        return Stopped("", received or (signal.SIGINT if 128 + signal.SIGINT in saved else signal.SIGTERM))
+    if received and (any(codes) or not codes):
+        return Stopped(f"{signal.Signals(received).name} before the first step.", received)
+    return None
 
 
 def leave_note(run_dir: Path, error: BaseException) -> bool:

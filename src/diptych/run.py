@@ -94,11 +94,11 @@ def _join_others(arguments: list[str]) -> None:
     world = outside()
     if world is None:
         return
-    if {"-m", "--multirun"} & set(arguments):
-        raise UserError(f"{world.launcher} has started ranks for one run: type a sweep without it.")
     adopt(world)
     if world.rank > 0:
         follow()
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"{world.launcher} has started ranks for one run: type a sweep without it.")
 
 
 def train(cfg: DictConfig) -> Path:

@@ -198,7 +198,8 @@ def parent(pid: int) -> int:
 def test_no_process_outlives_another(
     small: list[str], tmp_path: Path, victim: Kill, sent: signal.Signals, message: str
 ) -> None:
-    command = [*small, "data.workers=1", "trainer.timeout=0.1", "trainer.max_steps=10000", "run_dir=run"]
+    timeout = 0.1 if sent == signal.SIGSTOP else 10
+    command = [*small, "data.workers=1", f"trainer.timeout={timeout}", "trainer.max_steps=10000", "run_dir=run"]
     process = start([sys.executable, TRAIN, *command], tmp_path)
     at_step(process, 3)
     os.kill(victim(tmp_path, process.pid), sent)
