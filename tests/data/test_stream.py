@@ -22,7 +22,7 @@ from diptych.data.files import Files
 from diptych.data.image import TrainImage
 from diptych.data.index import Index, open_index, open_sources, scan
 from diptych.data.order import Order
-from diptych.data.pairs import Pairs
+from diptych.data.pairs import Pair, Pairs
 from diptych.data.shards import Sample, read_whole
 from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
@@ -116,9 +116,9 @@ def test_crops_change_from_epoch_to_epoch(reference: list[Batch]) -> None:
     assert all(first[key] != later[key] for key in first)
 
 
-def words(sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def words(sample: Sample, seed: int) -> Pair:
     """A pair small enough for many streams: the caption and the seed."""
-    return torch.tensor([seed >> 40]), letters([sample["txt"].decode()])[0]
+    return Pair(torch.tensor([seed >> 40]), letters([sample["txt"].decode()])[0])
 
 
 QUICK = [phase for phase in Phase if phase is not Phase.shrink]  # an example takes too long to shrink it

@@ -24,7 +24,7 @@ def lines(run: Path) -> list[dict]:
         (("trainer.precision=16-mixed",), "trainer.precision=16-mixed needs a gradient scaler"),
         (("optim=muon",), "optim=muon orthogonalises whole matrices"),
         (("callbacks=ema",), "callbacks=ema averages a whole copy of the model"),
-        (("trainer.strategy.replicas=3",), "trainer.strategy.replicas=3 does not divide trainer.devices=2"),
+        (("trainer.strategy.replicas=3",), "trainer.strategy.replicas=3 does not divide the 2 ranks"),
         (("trainer.strategy.replicas=0",), "trainer.strategy.replicas=0 does not divide"),
         (("trainer.strategy.replica=2",), "did you mean trainer.strategy.replicas?"),
     ],
