@@ -20,6 +20,13 @@ from samples import COLOURS, picture, write_shards
 torch.set_num_threads(1)  # suites run side by side; more threads than cores make all of them slow
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist, whoever needs the peers' environment runs in one process: two would make it at the same time."""
+    for item in items:
+        if "peers_python" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("peers"))
+
+
 @pytest.fixture(scope="session")
 def peers_python() -> Path:
     """The Python of .venv-peers, which is made where it is missing."""

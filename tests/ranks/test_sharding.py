@@ -25,6 +25,8 @@ VARIANTS = {  # replicas, micro-batches, blocks computed again
     "all of these": (2, 2, True),
 }
 
+pytestmark = pytest.mark.xdist_group("sharding")  # what they compare is made once
+
 
 class Scaled(nn.Module):
     """A loss with a parameter of its own, as SigLIP's bias."""

@@ -35,6 +35,8 @@ from diptych.training.trainer import make_trainer
 STEPS, HALF = 20, 10
 TINY = replace(VIT, vocab_size=65)
 
+pytestmark = pytest.mark.xdist_group("strategies")  # what they compare is made once
+
 
 class Losses(L.Callback):
     """This rank's loss at every step."""
