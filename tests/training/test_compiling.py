@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from fits import batch, small_clip
-from gloo import on_ranks
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from diptych import create_model
-from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
@@ -58,35 +52,3 @@ def test_compiled_towers_are_the_towers(tmp_path: Path, monkeypatch: pytest.Monk
         assert (gradient - exact).norm() / exact.norm() < 1e-5
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
-
-
-def compiled_step(rank: int, world: int, cache: str) -> float:
-    """A small CLIP with batch norms, in parts and data-parallel: how far its gradient is from the plain one's."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache}/{rank}"
-    gradients = []
-    for compiled in (False, True):
-        model = synchronise_batch_norm(small_clip("resnet"))
-        if compiled:
-            compile_towers(model)
-        module, mine = DistributedDataParallel(InParts(model)), batch(rank)
-        module(mine.images, mine.tokens).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    return float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
-
-
-class InParts(nn.Module):
-    """What DDP wraps: one step's forward pass, in two parts."""
-
-    def __init__(self, model: CLIP) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        image, text = features(self.model, images, tokens, parts=2)
-        return ContrastiveLoss()(image, text, self.model.logit_scale.exp())
-
-
-@pytest.mark.slow
-def test_compiled_towers_on_ranks(tmp_path: Path) -> None:
-    """With batch norms over ranks, whose statistics are gathered inside of what is compiled."""
-    assert max(on_ranks(2, compiled_step, str(tmp_path))) < 1e-5
