@@ -69,7 +69,7 @@ def test_kill_nine_then_resume_equals_never_stopped(tmp_path: Path, layout: tupl
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 6/"):
+        if line.startswith("step 9/"):  # the save at step 8 waited for that at step 4
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
