@@ -15,14 +15,13 @@ def recover(run_dir: Path) -> Path | None:
     Damaged files are said and moved aside (`step=N.ckpt.damaged`), unfinished ones are removed.
     Raises UserError, naming each, where there are checkpoints and none is whole.
     """
-    from diptych.training.sharded import link, remove
-    from diptych.training.writing import give_name, step_files
+    from diptych.training.naming import give_name, remove, step_checkpoints
 
     folder = run_dir / "checkpoints"
     last = folder / "last.ckpt"
     for partial in folder.glob(".*.partial"):
         remove(partial)
-    files = step_files(folder)
+    files = step_checkpoints(folder)
     if last.exists() and not any(last.samefile(file) for file in files):
         files.append(last)
     damaged: dict[Path, str] = {}
@@ -31,7 +30,7 @@ def recover(run_dir: Path) -> Path | None:
         if reason is None:
             _set_aside(damaged, f"the run goes on from {file.name}")
             if file != last:
-                (link if file.is_dir() else give_name)(file, last)
+                give_name(file, last)
             return last
         damaged[file] = reason
     if damaged:

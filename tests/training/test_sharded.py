@@ -13,7 +13,8 @@ import torch.distributed.checkpoint as dcp
 
 from diptych.errors import UserError
 from diptych.loading import read_checkpoint
-from diptych.training.sharded import CheckpointIO, _apart, link, read, remove, replace
+from diptych.training.naming import give_name, remove, replace
+from diptych.training.sharded import CheckpointIO, _apart, read
 
 
 @pytest.fixture
@@ -93,12 +94,12 @@ def test_file_and_folder_take_each_others_place(folder: Path) -> None:
 
 
 def test_a_folder_with_a_name_stays(folder: Path) -> None:
-    link(folder, folder.with_name("last.ckpt"))
+    give_name(folder, folder.with_name("last.ckpt"))
     remove(folder)
     assert torch.equal(read(folder.with_name("last.ckpt"))["state_dict"]["model.w"][2], torch.tensor([4.0, 5.0]))
     other = folder.with_name("step=4.ckpt")
     folder.rename(other)
-    link(other, folder.with_name("last.ckpt"))
+    give_name(other, folder.with_name("last.ckpt"))
     file = folder.with_name("step=2.ckpt")
     file.touch()
     remove(file)

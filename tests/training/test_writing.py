@@ -14,7 +14,8 @@ import torch
 
 from diptych.errors import UserError
 from diptych.recovery import damage, recover
-from diptych.training.writing import CheckpointFiles, give_name, snapshot, step_files, write
+from diptych.training.naming import give_name, step_checkpoints
+from diptych.training.writing import CheckpointFiles, snapshot, write
 
 
 def state(step: int) -> dict:
@@ -62,7 +63,7 @@ def test_the_newest_stay_and_a_name_moves_at_once(tmp_path: Path) -> None:
     for step in (2, 4, 10):
         files.save_checkpoint(state(step), tmp_path / f"step={step}.ckpt", ["last.ckpt"])
     files.wait()
-    assert [file.name for file in step_files(tmp_path)] == ["step=10.ckpt", "step=4.ckpt"]
+    assert [file.name for file in step_checkpoints(tmp_path)] == ["step=10.ckpt", "step=4.ckpt"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "step=10.ckpt", "step=4.ckpt"]
     assert (tmp_path / "last.ckpt").samefile(tmp_path / "step=10.ckpt")
     give_name(tmp_path / "step=4.ckpt", tmp_path / "last.ckpt")
@@ -84,7 +85,7 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "write", slow)
     files = CheckpointFiles(keep=9)
     files.save_checkpoint(state(1), tmp_path / "step=1.ckpt")
-    assert begun.wait(30) and not step_files(tmp_path)
+    assert begun.wait(30) and not step_checkpoints(tmp_path)
     second = threading.Thread(target=files.save_checkpoint, args=(state(2), tmp_path / "step=2.ckpt"))
     second.start()
     second.join(0.2)
@@ -92,7 +93,7 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.M
     go_on.set()
     second.join(30)
     files.wait()
-    assert len(step_files(tmp_path)) == 2
+    assert len(step_checkpoints(tmp_path)) == 2
 
 
 def test_a_full_disk_is_counted_and_what_was_there_stays(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_recovery_takes_a_last_that_came_alone_and_nothing_where_there_is_nothin
 
 def test_where_none_is_whole_each_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "checkpoints", 1, 2)
-    for file in step_files(tmp_path / "checkpoints"):
+    for file in step_checkpoints(tmp_path / "checkpoints"):
         spoil(file)
     with pytest.raises(
         UserError, match=r"none of its checkpoints is whole: step=2.ckpt \(.*\); step=1.ckpt \(.*\)\."

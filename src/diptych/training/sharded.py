@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from diptych.errors import UserError
 from diptych.interop.sharded import REST, opened, read_rest
+from diptych.training.naming import replace, settle, sync
 from diptych.training.parallel import from_rows, in_layout, rows_of
 
 TENSOR = "tensor"  # in meta.pt, {"tensor": name} stands for one that lies in the shards
@@ -102,35 +103,9 @@ class CheckpointFolders(CheckpointIO):
                 torch.save(rest, file)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(partial)
+            sync(partial)
             replace(partial, path)
-            for name in names:
-                link(path, path.with_name(name))
-            _sync(path.parent)
-            self._drop_old(path.parent)
-
-    def _drop_old(self, folder: Path) -> None:
-        folders = sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
-        for old in folders[: -self.keep]:
-            remove(old)
-
-
-def replace(partial: Path, path: Path) -> None:
-    """Give a whole checkpoint its name. What is there was left by a run that was killed before it could call it
-    `last.ckpt`; and neither a file replaces a folder nor a folder a file."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif partial.is_dir():
-        path.unlink(missing_ok=True)
-    partial.replace(path)
-
-
-def remove(checkpoint: Path) -> None:
-    """A checkpoint, file or folder; not a folder that still has another name."""
-    if checkpoint.is_symlink() or not checkpoint.is_dir():
-        checkpoint.unlink()
-    elif not any(link.is_symlink() and link.samefile(checkpoint) for link in checkpoint.parent.iterdir()):
-        shutil.rmtree(checkpoint)
+            settle(path, names, self.keep)
 
 
 def read(folder: Path, like: Callable[[str], Tensor | None] = lambda name: None) -> dict[str, Any]:
@@ -184,20 +159,3 @@ def _refusal(error: OSError | CheckpointException) -> OSError:
         if isinstance(cause, OSError):
             return cause
     raise error
-
-
-def link(path: Path, name: Path) -> None:
-    """Give a folder a second name at once: there is no moment without a whole checkpoint under it."""
-    partial = name.with_name(f".{name.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(path.name)
-    partial.replace(name)
-
-
-def _sync(folder: Path) -> None:
-    """What was renamed in `folder` stays so after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

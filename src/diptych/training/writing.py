@@ -11,7 +11,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from diptych.training.sharded import CheckpointIO, remove, replace
+from diptych.training.naming import replace, settle, sync
+from diptych.training.sharded import CheckpointIO
 
 
 class CheckpointFiles(CheckpointIO):
@@ -24,11 +25,7 @@ class CheckpointFiles(CheckpointIO):
 
     def _write(self, checkpoint: dict[str, Any], file: Path, names: Sequence[str]) -> None:
         write(checkpoint, file)
-        for name in names:
-            give_name(file, file.with_name(name))
-        sync(file.parent)
-        for old in step_files(file.parent)[self.keep :]:
-            remove(old)
+        settle(file, names, self.keep)
 
 
 def snapshot(tree: Any) -> Any:
@@ -105,26 +102,3 @@ def digest_of_sealed(path: Path, comment: int) -> bytes:
             left -= len(chunk)
     digest.update(b"\0\0")  # the length as torch wrote it
     return digest.digest()
-
-
-def give_name(file: Path, name: Path) -> None:
-    """Give `file` a second name at once: there is no moment without a whole file under it."""
-    partial = name.with_name(f".{name.name}.partial")
-    partial.unlink(missing_ok=True)
-    os.link(file, partial)
-    partial.replace(name)
-
-
-def sync(folder: Path) -> None:
-    """What was renamed in `folder` stays so after a power cut."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def step_files(folder: Path) -> list[Path]:
-    """`step=N.ckpt` in `folder`, the newest first."""
-    files = (file for file in folder.glob("step=*.ckpt") if file.stem.removeprefix("step=").isdecimal())
-    return sorted(files, key=lambda file: int(file.stem.removeprefix("step=")), reverse=True)
