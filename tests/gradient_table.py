@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from drawn_tokens import drawn_tokens
 from gloo import on_ranks
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -47,12 +48,7 @@ def pairs() -> tuple[Tensor, Tensor]:
     """images float 0–1 [BATCH, 3, 16, 16]; tokens of 4 to 10 ids [BATCH, 10]"""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(BATCH, 3, 16, 16, generator=generator, dtype=torch.float64)
-    tokens = torch.zeros(BATCH, 10, dtype=torch.long)
-    for row in range(BATCH):
-        length = 2 + row % 7
-        tokens[row, 1 : length + 1] = torch.randint(1, 48, (length,), generator=generator)
-        tokens[row, 0], tokens[row, length + 1] = 48, 49
-    return images, tokens
+    return images, drawn_tokens(BATCH, generator)
 
 
 def written_out(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from drawn_tokens import drawn_tokens
 from gloo import on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -52,12 +53,7 @@ def small_clip(kind: str) -> CLIP:
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (BATCH, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    tokens = torch.zeros(BATCH, 10, dtype=torch.long)
-    for row in range(BATCH):
-        length = 2 + row % 7
-        tokens[row, 1 : length + 1] = torch.randint(1, 48, (length,), generator=generator)
-        tokens[row, 0], tokens[row, length + 1] = 48, 49
-    return images, tokens
+    return images, drawn_tokens(BATCH, generator)
 
 
 def step(rank: int, world: int, kind: str, parts: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawn_tokens import drawn_tokens
 from gloo import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -43,12 +44,7 @@ def small_clip(kind: str) -> CLIP:
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64)
-    tokens = torch.zeros(BATCH, 10, dtype=torch.long)
-    for row in range(BATCH):
-        length = 2 + row % 7
-        tokens[row, 1 : length + 1] = torch.randint(1, 48, (length,), generator=generator)
-        tokens[row, 0], tokens[row, length + 1] = 48, 49
-    return images, tokens
+    return images, drawn_tokens(BATCH, generator)
 
 
 def step(rank: int, world: int, kind: str) -> dict[str, Any]:
