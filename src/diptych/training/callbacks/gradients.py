@@ -18,6 +18,7 @@ from diptych.errors import UserError
 from diptych.training.accumulation import batch_norms
 from diptych.training.gradients import gradient_norms
 from diptych.training.module import ContrastiveModule
+from diptych.training.sharded import CheckpointIO
 
 
 class Gradients(L.Callback):
@@ -115,6 +116,10 @@ class Gradients(L.Callback):
             self.folder.mkdir(exist_ok=True)
             file.write_text(json.dumps(told, indent=1) + "\n")
         if self._in_a_row == self.limit:
+            writer = trainer.strategy.checkpoint_io
+            if isinstance(writer, CheckpointIO):
+                writer.wait()
+            trainer.strategy.barrier("refused")  # whoever starts ranks may end all, a writing one too, when one ended
             raise UserError(_sentence(step.number, what, file, self._in_a_row))
         self._in_a_row += 1
         self.skipped += 1
