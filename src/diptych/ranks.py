@@ -28,6 +28,12 @@ from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
 LOST = 3  # exit code of a rank whose peers don't answer or have gone
+# What gloo, NCCL and the store say of another rank. A timeout of one collective closes those beside it too.
+SILENT = "timed out waiting|collective operation timeout|application timeout|wait timeout"
+GONE = (
+    "closed by peer|reset by peer|broken pipe|remote process exited|connection was likely closed|failed to recv"
+    "|no route to host|network is unreachable|connection timed out"
+)
 PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a signal, or has waited in vain for them
 
 
@@ -48,6 +54,9 @@ def launch(run_dir: Path, ranks: int, resume: bool) -> None:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+    if started.interrupted:
+        (run_dir / NOTE).unlink(missing_ok=True)
+        raise Stopped("Ctrl-C again: ended at once; what came after the last checkpoint is lost.", signal.SIGINT)
     _raise_first(run_dir, codes, started.received)
 
 
@@ -74,11 +83,12 @@ def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> sub
 
 
 class _Started:
-    """The processes, and the newest signal that was passed on to them."""
+    """The processes, the newest signal that was passed on to them, and whether it was a second Ctrl-C."""
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen] = []
         self.received = 0
+        self.interrupted = False
 
 
 @contextmanager
@@ -86,10 +96,11 @@ def _passing_signals_on() -> Iterator[_Started]:
     started = _Started()
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
+        started.interrupted = signum == signal.SIGINT and started.received == signal.SIGINT
         started.received = signum
         for process in started.processes:
             if process.poll() is None:
-                process.send_signal(signum)
+                process.send_signal(signal.SIGKILL if started.interrupted else signum)
 
     before = {signum: signal.signal(signum, pass_on) for signum in TO_STOP}
     try:
@@ -172,9 +183,9 @@ def of_others(error: BaseException) -> str | None:
     text, rank = str(error), os.environ["RANK"]
     if not isinstance(error, RuntimeError):
         return None
-    if re.search("timed out waiting|collective operation timeout", text, re.IGNORECASE):
+    if re.search(SILENT, text, re.IGNORECASE):
         return f"Rank {rank} waited for the others longer than trainer.timeout allows"
-    if re.search("closed by peer|reset by peer|broken pipe|remote process exited", text, re.IGNORECASE):
+    if re.search(GONE, text, re.IGNORECASE):
         return f"Rank {rank} lost its connection to another rank, which has ended"
     return None
 

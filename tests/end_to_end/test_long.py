@@ -90,8 +90,8 @@ def test_kill_nine_then_resume_equals_never_stopped(tmp_path: Path, layout: tupl
 
 
 def test_vit_b16_on_two_ranks_as_typed(tmp_path: Path) -> None:
-    """`python src/train.py model=vit_b16 trainer=ddp`, stopped after two steps."""
-    ended = run("train", "model=vit_b16", "trainer=ddp", "trainer.max_steps=2", cwd=tmp_path)
+    """`python src/train.py model=vit_b16 trainer=ddp` on a quarter of the default batch, stopped after two steps."""
+    ended = run("train", "model=vit_b16", "trainer=ddp", "data.batch_size=16", "trainer.max_steps=2", cwd=tmp_path)
     (folder,) = (tmp_path / "runs/vit_b16").iterdir()
     metrics = json.loads((folder / "metrics.json").read_text())["zeroshot"]
     if not torch.cuda.is_available():
