@@ -16,7 +16,7 @@ ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "cal
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
 ENTRIES |= {"plan": ("model", "trainer", "loss")}
 GROUPLESS = ("convert",)
-GIVEN = {"webdataset": ["data.shards=x.tar"], "folder": ["data.path=x"], "benchmark": ["data.path=x"]}
+GIVEN = {"webdataset": ["data.shards=x.tar"]}
 
 
 def choices() -> Iterator[tuple[str, list[str]]]:
@@ -24,8 +24,8 @@ def choices() -> Iterator[tuple[str, list[str]]]:
     for entry, groups in ENTRIES.items():
         for group in groups:
             for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
-                if entry == "train" and file.stem in ("folder", "benchmark"):
-                    continue
+                if entry == "train" and group == "data" and "\nshards:" not in file.read_text():
+                    continue  # sets to evaluate on
                 yield entry, [f"{group}={file.stem}", *(GIVEN.get(file.stem, []) if group == "data" else [])]
     yield from ((entry, []) for entry in GROUPLESS)
     for file in sorted((ROOT / "conf/model/text").glob("*.yaml")):

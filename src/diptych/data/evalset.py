@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,16 @@ from diptych.data.shards import Sample, read_whole
 from diptych.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+class Readable(Protocol):
+    """An encoded picture that is read when its turn comes: a file, or a place in one."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+Item = tuple[str, bytes | Readable, int, str]
+"""key, encoded picture, label, caption"""
 
 
 @dataclass
@@ -35,15 +46,17 @@ class EvalSet:
     """One set: classes, templates with `{}`, and encoded pictures. `skipped` counts what could not be read.
 
     role: what its number stands for: "validation", "shift", "redrawn", "unseen", or "test"
+    border: pixels that are cut off every side of a picture
     """
 
     name: str
     classnames: list[str]
     templates: list[str]
-    items: list[tuple[str, bytes, int, str]]  # key, encoded image, label, caption
+    items: list[Item]
     role: str = "test"
     note: str = ""
     skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> keys
+    border: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -63,7 +76,8 @@ class EvalSet:
             images, labels, keys, captions = [], [], [], []
             for key, data, label, caption in self.items[start : start + batch_size]:
                 try:
-                    images.append(eval_image(data, size))
+                    encoded = data if isinstance(data, bytes) else data.read_bytes()
+                    images.append(eval_image(encoded, size, self.border))
                 except BadImage as error:
                     self.skipped.setdefault(str(error), []).append(key)
                     continue
@@ -83,15 +97,15 @@ def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
     if not root.is_dir():
         raise UserError(f"data.path={path} is not a folder: give one with a sub-folder of pictures a class.")
     classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    items = [
-        (f"{folder.name}/{file.name}", file.read_bytes(), label, "")
+    items: list[Item] = [
+        (f"{folder.name}/{file.name}", file, label, "")
         for label, folder in enumerate(classes)
         for file in sorted(folder.iterdir())
         if file.suffix.lower() in IMAGES
     ]
     if not items:
         raise UserError(f"data.path={path} holds no picture: give a folder with a sub-folder a class.")
-    templates = _lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else ["a photo of a {}."]
+    templates = lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else ["a photo of a {}."]
     return [EvalSet(name or root.name, [folder.name for folder in classes], templates, items)]
 
 
@@ -112,8 +126,8 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
     for needed in (root / "classnames.txt", root / TEMPLATES):
         if not needed.is_file():
             raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
-    names = _lines(root / "classnames.txt")
-    items = []
+    names = lines(root / "classnames.txt")
+    items: list[Item] = []
     for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
         for sample in read_whole(open_index(str(tar))):
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
@@ -125,7 +139,7 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
             items.append((key, image, int(label), caption or _text(sample, "txt")))
     if not items:
         raise UserError(f"{root / 'test'} holds no sample: the set has class names but no pictures.")
-    templates = [line.replace("{c}", "{}") for line in _lines(root / TEMPLATES)]
+    templates = [line.replace("{c}", "{}") for line in lines(root / TEMPLATES)]
     return EvalSet(root.name, names, templates, items, described.get("role", "test"), described.get("note", ""))
 
 
@@ -134,5 +148,6 @@ def _text(sample: Sample, name: str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace").strip()
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """A file's lines, stripped, without empty ones."""
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]

@@ -80,9 +80,16 @@ class TrainImage:
         return pixels
 
 
-def eval_image(data: bytes, size: int) -> Tensor:
-    """Bytes -> uint8 [3, size, size]: shorter side resized (bicubic, antialiased), centre crop. Raises BadImage."""
-    return _centre(decode(data), size)
+def eval_image(data: bytes, size: int, border: int = 0) -> Tensor:
+    """Bytes -> uint8 [3, size, size]: `border` pixels cut off every side, shorter side resized (bicubic,
+    antialiased), centre crop. Raises BadImage."""
+    picture = decode(data)
+    if border:
+        inner = picture.pixels[border:-border, border:-border]
+        if not inner.size:
+            raise BadImage("nothing is left inside the border")
+        picture = Picture(inner, inner.shape[1], inner.shape[0])
+    return _centre(picture, size)
 
 
 def eval_pixels(image: Image.Image, size: int) -> Tensor:

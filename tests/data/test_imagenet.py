@@ -1,0 +1,96 @@
+"""ImageNet's sets from small folders of the real layout: exact subsets, and what is missing named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.data import benchmarks
+from diptych.data.imagenet import numbered_folders, objectnet, wnid_folders
+from diptych.errors import UserError
+from samples import picture
+
+
+def fill(root: Path, folders: list[str]) -> Path:
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "one.JPEG").write_bytes(picture(number))
+    return root
+
+
+def test_two_hundred_classes_of_imagenet_r_in_imagenets_order_and_by_its_names(tmp_path: Path) -> None:
+    ids = benchmarks.wnids("imagenet-r")
+    root = fill(tmp_path, ids)
+    (found,) = wnid_folders(str(root), "imagenet-r", "imagenet-r", 200)
+    assert len(found.classnames) == len(found) == 200 and len(found.templates) == 80
+    assert [key for key, *_ in found.items] == [f"{each}/one.JPEG" for each in ids]
+    assert [label for *_, label, _ in found.items] == list(range(200))
+    names = dict(zip(benchmarks.wnids("imagenet1k"), benchmarks.class_names("imagenet1k"), strict=True))
+    assert found.classnames == [names[each] for each in ids]
+    (batch,) = found.batches(256, 16)
+    assert batch.images.shape == (200, 3, 16, 16)
+
+
+def test_v2_goes_by_number_not_by_the_order_of_strings(tmp_path: Path) -> None:
+    root = fill(tmp_path, [str(label) for label in range(1000)])
+    (found,) = numbered_folders(str(root), "imagenet-v2", 1000)
+    assert [key for key, *_ in found.items][9:12] == ["9/one.JPEG", "10/one.JPEG", "11/one.JPEG"]
+    assert found.classnames[10] == benchmarks.class_names("imagenet1k")[10]
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    ids = benchmarks.wnids("imagenet-a")
+    with pytest.raises(UserError, match="is not a folder"):
+        wnid_folders(str(tmp_path / "none"), "imagenet-a", "imagenet-a", None)
+    root = fill(tmp_path / "few", ids[1:])
+    with pytest.raises(UserError, match=rf"lacks 1 of the 200 class folders of imagenet-a \({ids[0]}\)"):
+        wnid_folders(str(root), "imagenet-a", "imagenet-a", None)
+    fill(root, [ids[0], "n99999999"])
+    with pytest.raises(UserError, match=r"1 folders of no class of imagenet-a \(n99999999\)"):
+        wnid_folders(str(root), "imagenet-a", "imagenet-a", None)
+    (root / "n99999999/one.JPEG").unlink()
+    (root / "n99999999").rmdir()
+    with pytest.raises(UserError, match=r"holds 200 pictures, and imagenet-a has 7,500"):
+        wnid_folders(str(root), "imagenet-a", "imagenet-a", 7500)
+
+
+@pytest.fixture
+def red_framed(tmp_path: Path) -> Path:
+    """ObjectNet's layout: three classes, of which ImageNet has two; blue pictures in a red frame."""
+    (tmp_path / "mappings").mkdir()
+    labels = {"zebra_print": "Zebra print", "chair": "Chair", "banana": "Banana"}
+    (tmp_path / "mappings/folder_to_objectnet_label.json").write_text(json.dumps(labels))
+    shared = {"Chair": "barber chair; folding chair", "Banana": "banana"}
+    (tmp_path / "mappings/objectnet_to_imagenet_1k.json").write_text(json.dumps(shared))
+    for folder in labels:
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        image = Image.new("RGB", (44, 36), "red")
+        image.paste((0, 0, 255), (2, 2, 42, 34))
+        image.save(tmp_path / "images" / folder / "one.png")
+    return tmp_path
+
+
+def test_objectnet_takes_the_shared_classes_and_cuts_the_frame_off(red_framed: Path) -> None:
+    (found,) = objectnet(str(red_framed), "objectnet", 2)
+    assert found.classnames == ["banana", "chair"]
+    assert [key for key, *_ in found.items] == ["banana/one.png", "chair/one.png"]
+    (batch,) = found.batches(8, 16)
+    assert (batch.images[:, 2] == 255).all() and (batch.images[:, :2] == 0).all()
+    found.border = 0
+    (framed,) = found.batches(8, 16)
+    assert framed.images[:, 0].any()
+
+
+def test_objectnet_names_what_is_missing(red_framed: Path) -> None:
+    (red_framed / "mappings/objectnet_to_imagenet_1k.json").write_text('{"Chair": "x", "Sofa": "y"}')
+    with pytest.raises(UserError, match="2 classes are in objectnet_to_imagenet_1k"):
+        objectnet(str(red_framed), "objectnet", None)
+    (red_framed / "mappings/objectnet_to_imagenet_1k.json").write_text("[]")
+    with pytest.raises(UserError, match="not a JSON object"):
+        objectnet(str(red_framed), "objectnet", None)
+    (red_framed / "mappings/objectnet_to_imagenet_1k.json").unlink()
+    with pytest.raises(UserError, match="is missing: it comes with ObjectNet"):
+        objectnet(str(red_framed), "objectnet", None)

@@ -1,0 +1,72 @@
+"""Labelled sets in Parquet, written as Hugging Face's `datasets` lays them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from diptych.data import benchmarks
+from diptych.data.evalset import folder_set
+from diptych.data.parquet_set import parquet_set
+from diptych.errors import UserError
+from samples import COLOURS
+
+
+def write(folder: Path, pictures: list[Any], labels: list[Any]) -> str:
+    table = pa.table({"img": pictures, "fine_label": labels})
+    half = len(table) // 2
+    folder.mkdir()
+    for number, part in enumerate((table[:half], table[half:])):
+        pq.write_table(part, folder / f"test-{number:05d}.parquet", row_group_size=2)
+    return str(folder)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> str:
+    (tmp_path / "classnames.txt").write_text("\n".join(sorted(COLOURS)) + "\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} square.\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_the_pictures_of_a_folder_in_parquet(class_folder: Path, classes: str, tmp_path: Path, wrapped: bool) -> None:
+    (plain,) = folder_set(str(class_folder))
+    data = [file.read_bytes() for _, file, *_ in plain.items]  # type: ignore[union-attr]
+    column = [{"bytes": each, "path": None} for each in data] if wrapped else data
+    path = write(tmp_path / "set", column, [label for *_, label, _ in plain.items])
+    (found,) = parquet_set(path, classes, image="img", label="fine_label")
+    assert (found.name, found.templates, found.classnames) == ("set", ["a {} square."], plain.classnames)
+    ours, theirs = next(found.batches(99, 16)), next(plain.batches(99, 16))
+    assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
+    assert len(set(ours.keys)) == len(found)
+
+
+def test_pinned_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "set", [b"", b"x"], [0, 101])
+    (found,) = parquet_set(path, "flowers", image="img", label="fine_label")
+    assert found.classnames == benchmarks.class_names("flowers")
+    assert not list(found.batches(2, 8))
+    assert found.skipped == {"image of zero bytes": ["test-00000/0/0"], "not a readable image": ["test-00001/0/0"]}
+
+
+def test_what_does_not_fit_is_said(classes: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a Parquet file nor a folder of some"):
+        parquet_set(str(tmp_path / "none"), classes)
+    path = write(tmp_path / "set", [b"x", b"x", b"x"], [0, 4, None])
+    with pytest.raises(UserError, match=r"has no column 'image': say data.image=NAME, one of img, fine_label"):
+        parquet_set(path, classes)
+    with pytest.raises(UserError, match=r"test-00001.parquet: row 0 of row group 0 has the label 4, outside the 4"):
+        parquet_set(path, classes, image="img", label="fine_label")
+    with pytest.raises(UserError, match=r"no pinned classnames.txt of the benchmark 'nothing'"):
+        parquet_set(path, "nothing", image="img", label="fine_label")
+    (tmp_path / "classnames.txt").unlink()
+    with pytest.raises(UserError, match=r"classnames.txt is missing: data.classes="):
+        parquet_set(path, classes)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="is not a readable Parquet file"):
+        parquet_set(str(tmp_path / "bad.parquet"), "flowers")
