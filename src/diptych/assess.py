@@ -43,7 +43,7 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     scale = model.logit_scale.exp().item()
     _write(out / "examples.json", examples(shown, scale))
     _write(out / "gallery.json", _gallery(model, tokenizer, shown))
-    return _merge(out / "metrics.json", metrics)
+    return merge_metrics(out / "metrics.json", metrics)
 
 
 def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[
     for evalset in sets:
         encoded = encode_set(loaded.model, evalset)
         recalls[evalset.name] = _recall(loaded.model, loaded.tokenizer, encoded)
-    return _merge(out / "metrics.json", {"retrieval": recalls})
+    return merge_metrics(out / "metrics.json", {"retrieval": recalls})
 
 
 def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path:
@@ -169,7 +169,8 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
     return gallery(shown, texts, concepts, _encode_texts(model, tokenizer, texts))
 
 
-def _merge(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write `metrics` beside what the file holds already, and return all of it."""
     before = json.loads(file.read_text()) if file.is_file() else {}
     _write(file, {**before, **metrics})
     return {**before, **metrics}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.config import (
@@ -39,6 +39,8 @@ from diptych.resuming import check_parts, resumed_config
 from diptych.slurm import requeue, requeued
 from diptych.vocabulary import carrying_vocabulary, keep_vocabulary
 from diptych.world import adopt, nodes, outside
+
+TASKS_ONLY = ("labelled", "synonyms")  # keys of `data` that evaluations read, and a training does not
 
 register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
 
@@ -172,7 +174,7 @@ def fit(run_dir: Path, resume: bool) -> None:
         compile_towers(model)
     trainer_keys = dict(cfg["trainer"])
     accumulate = trainer_keys.pop("accumulate", 1)
-    data = instantiate(cfg["data"], _convert_="all")
+    data = instantiate({k: v for k, v in cfg["data"].items() if k not in TASKS_ONLY}, _convert_="all")
     data.start = start
     data.evaluate = _affordable(data.evaluate, model)
     loss = instantiate(cfg["loss"], _convert_="all")
@@ -266,7 +268,6 @@ def _affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
 
 def evaluate(cfg: DictConfig) -> Path:
     """Evaluate a checkpoint on labelled sets; returns the folder of `metrics.json` and `report.html`."""
-    from diptych import assess
     from diptych.loading import load
     from diptych.study.report import write_report
 
@@ -276,9 +277,14 @@ def evaluate(cfg: DictConfig) -> Path:
     _write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
     _write(out / "environment.txt", environment())
     metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
-    print(assess.table(metrics), flush=True)
+    print(_table_of(cfg.task._target_)(metrics), flush=True)
     print(f"report: {write_report(out)}", flush=True)
     return out
+
+
+def _table_of(task: str) -> Callable[[dict[str, Any]], str]:
+    """What a task's module says of its metrics on the terminal."""
+    return get_method(f"{task.rpartition('.')[0]}.table")
 
 
 def embed(cfg: DictConfig) -> Path:

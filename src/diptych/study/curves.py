@@ -73,6 +73,11 @@ def _chart(record: Record, title: str, keys: dict[str, str], form: str, factor: 
             lines[label] = (steps, [value * factor for value in values])
     if not lines:
         return Chart(title, absent=", ".join(keys.values()) or "val/zeroshot/…")
+    return line_chart(title, lines, form)
+
+
+def line_chart(title: str, lines: dict[str, tuple[list[int], list[float]]], form: str) -> Chart:
+    """Label -> the x and y of its line, some of them finite; `form` writes a line's last value into the legend."""
     legend = [_key(label, i, values, form) for i, (label, (_, values)) in enumerate(lines.items())]
     return Chart(title, _svg(title, list(lines.values())), legend)
 

@@ -18,6 +18,12 @@ def percent(share: Any, digits: int = 1) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
+def gain(points: Any) -> str:
+    """-0.0123 -> "−1.2": points in per cent with their sign."""
+    value = number(points)
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
 def count(value: Any) -> str:
     """1234567 -> "1,234,567"."""
     value = number(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from diptych.study import formats, view
 from diptych.study.curves import charts
+from diptych.study.prompts import prompts
 from diptych.study.record import PARTS, read
 
 
@@ -34,6 +35,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         queries=view.queries(record),
         gallery_sets=record.gallery.get("sets"),
         samples=view.samples(record),
+        prompts=prompts(record),
     )
     out = out or run_dir / "report.html"
     partial = out.with_name(out.name + ".partial")
@@ -48,6 +50,6 @@ def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("diptych.study"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (formats.percent, formats.count, formats.decimal, formats.picture)
+    filters = (formats.percent, formats.count, formats.decimal, formats.gain, formats.picture)
     environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template("report.html")

@@ -1,0 +1,37 @@
+"""Other names of classes: from a JSON file, or from a field of pair shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diptych.data.index import open_index
+from diptych.data.shards import read_whole
+from diptych.errors import UserError
+
+
+def from_file(path: str) -> dict[str, list[str]]:
+    """`{"class name": ["other name", …]}`. Raises UserError where the file is missing or says something else."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path} is missing or not JSON: synonyms are a JSON object of lists of names.") from error
+    if not isinstance(found, dict) or not all(_names(each) for each in found.values()):
+        raise UserError(f'{path} must map class names to lists of names, such as {{"cat": ["house cat"]}}.')
+    return found
+
+
+def from_pairs(shards: str, field: str) -> dict[str, list[str]]:
+    """Of training pairs whose KEY.json has a `label`: label -> its list `field`, samples without one left out."""
+    found = {}
+    for sample in read_whole(open_index(shards)):
+        described = json.loads(sample.get("json", b"{}"))
+        if isinstance(described, dict) and described.get("label") and _names(described.get(field)):
+            found[described["label"]] = described[field]
+    if not found:
+        raise UserError(f"No sample of {shards} has a label and a list {field!r} in its .json: say synonyms=null.")
+    return found
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
