@@ -125,6 +125,8 @@ def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> di
 
 def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, Any]:
     captions = encoded.captions
+    if not model.reads_sentences:
+        return {"not_computed": "the model reads class names alone, no captions"}
     if not all(captions):
         return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
     if len(set(captions)) < len(captions):
@@ -165,7 +167,7 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
     names = shown[0].classnames
     pick = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))[:QUERIES].tolist()
     concepts = [names[i] for i in pick]
-    texts = [f"a drawing of {concept}" for concept in concepts]
+    texts = [f"a drawing of {concept}" if model.reads_sentences else concept for concept in concepts]
     return gallery(shown, texts, concepts, _encode_texts(model, tokenizer, texts))
 
 

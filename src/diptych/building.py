@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,20 @@ from torch import nn
 from diptych.errors import UserError
 
 OURS = re.compile(r"diptych\.towers\.[a-z0-9_]+\.[A-Za-z]\w*")
-ALLOWED = {"torch.nn.GELU": nn.GELU, "torch.nn.modules.activation.GELU": nn.GELU}
+
+
+def _openai_tokenizer(context_length: int = 77) -> Callable[..., Any]:
+    """What a tower of fixed phrases reads them with; a vocabulary, which may name any file, is not taken."""
+    from diptych.data.tokenizer import Tokenizer
+
+    return Tokenizer(context_length)
+
+
+ALLOWED: dict[str, Callable[..., Any]] = {
+    "torch.nn.GELU": nn.GELU,
+    "torch.nn.modules.activation.GELU": nn.GELU,
+    "diptych.data.tokenizer.Tokenizer": _openai_tokenizer,
+}
 
 
 def build(config: Any) -> Any:
@@ -44,7 +57,7 @@ def build(config: Any) -> Any:
         raise UserError(f"The checkpoint's config can't be built by this version: {target}: {error}.") from error
 
 
-def _class(target: Any) -> type[nn.Module]:
+def _class(target: Any) -> Callable[..., Any]:
     """A tower, or a part of one, that is defined in the module which the target names: what a module imports
     can be reached through it too, and is refused."""
     if isinstance(target, str) and target in ALLOWED:

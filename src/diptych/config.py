@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diptych.errors import UserError
@@ -26,6 +26,7 @@ def register_resolvers() -> None:
     `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
     `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
     `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
+    `lines:file`: the lines of a list that the config holds from then on; `count:list`: how many.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
@@ -33,6 +34,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
     OmegaConf.register_new_resolver("streams_for", _streams_for, replace=True)
+    OmegaConf.register_new_resolver("lines", _lines, replace=True)
+    OmegaConf.register_new_resolver("count", len, replace=True)
 
 
 def _gpus_or(number: int) -> int:
@@ -71,6 +74,12 @@ def _vocab_size(vocabulary: str | None) -> int:
     from diptych.data.tokenizer import Tokenizer
 
     return Tokenizer(vocabulary=vocabulary).vocab_size
+
+
+def _lines(file: str) -> ListConfig:
+    if not Path(file).is_file():
+        raise UserError(f"{file} is missing: it is to hold one phrase a line.")
+    return ListConfig([line.strip() for line in Path(file).read_text().splitlines() if line.strip()])
 
 
 def quote_braces(argument: str) -> str:

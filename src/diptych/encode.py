@@ -38,7 +38,7 @@ def tokenizer_for(model: CLIP) -> Tokenizer:
     return tokenizer
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
 def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size."""
     device = next(model.parameters()).device

@@ -24,7 +24,7 @@ class PairData(L.LightningDataModule):
 
     shards: an index.json, a brace pattern of tars, or a list of either; or
     sources: several such sets, {name: {"shards": …, "weight": how often an epoch takes each sample}}
-    image: (encoded bytes, seed) -> uint8 [3, H, W]; tokenizer: texts -> int64 [N, L]; groups: see `Pairs`
+    image: (encoded bytes, seed) -> uint8 [3, H, W]; tokenizer: texts -> int64 [N, L]; groups, captions: see `Pairs`
     batch_size: global, over all ranks
     streams: K canonical streams, a multiple of ranks × workers
     block: samples of a stream that are shuffled together; each stream holds as many, encoded
@@ -57,11 +57,12 @@ class PairData(L.LightningDataModule):
         files: Files | None = None,
         allow_pipe: bool = False,
         groups: str | None = None,
+        captions: str | None = None,
         augment: Callable[[Batch, float], Batch] | None = None,
         evaluate: Sequence[EvalSet] | None = None,
     ) -> None:
         super().__init__()
-        self.pairs = Pairs(image, tokenizer, groups)
+        self.pairs = Pairs(image, tokenizer, groups, captions)
         self.batch_size, self.streams, self.seed, self.block = batch_size, streams, seed, block
         self.steps, self.workers, self.max_bad, self.memory, self.stall = steps, workers, max_bad, memory, stall
         self.augment, self.evaluate = augment, list(evaluate or ())

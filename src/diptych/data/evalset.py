@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -109,26 +109,40 @@ def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
     return [EvalSet(name or root.name, [folder.name for folder in classes], templates, items)]
 
 
-def benchmark_sets(path: str) -> list[EvalSet]:
+def benchmark_sets(
+    path: str, templates: Sequence[str] | None = None, names: Sequence[str] | None = None
+) -> list[EvalSet]:
     """CLIP_benchmark's webdataset layout: `path` is one set, or a folder of sets (with an optional `sets.json`
-    that says each one's role and note, and their order). Raises UserError for what is missing or damaged."""
-    root = Path(path)
+    that says each one's role and note, and their order).
+
+    templates: in the place of each set's own; names: the sets to take, of a folder's
+    Raises UserError for what is missing or damaged.
+    """
+    sets = _sets(Path(path), path, names)
+    return sets if templates is None else [replace(each, templates=list(templates)) for each in sets]
+
+
+def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
     if (root / "classnames.txt").is_file():
-        return [_benchmark_set(root, {})]
+        return [tar_set(root, {})]
     described = json.loads((root / "sets.json").read_text()) if (root / "sets.json").is_file() else {}
     names = list(described) or sorted(entry.parent.name for entry in root.glob("*/classnames.txt"))
     if not names:
         raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
-    return [_benchmark_set(root / name, described.get(name, {})) for name in names]
+    if missing := sorted(set(chosen or ()).difference(names)):
+        raise UserError(f"data.path={path} has no set {missing[0]!r}: take some of {', '.join(names)}.")
+    names = [name for name in names if chosen is None or name in chosen]
+    return [tar_set(root / name, described.get(name, {})) for name in names]
 
 
-def _benchmark_set(root: Path, described: dict) -> EvalSet:
+def tar_set(root: Path, described: dict, split: str = "test") -> EvalSet:
+    """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars"""
     for needed in (root / "classnames.txt", root / TEMPLATES):
         if not needed.is_file():
             raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
     names = lines(root / "classnames.txt")
     items: list[Item] = []
-    for tar in sorted((root / "test").glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
+    for tar in sorted((root / split).glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
         for sample in read_whole(open_index(str(tar))):
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
             key = f"{root.name}/{_text(sample, '__key__')}"
@@ -138,7 +152,7 @@ def _benchmark_set(root: Path, described: dict) -> EvalSet:
             caption = json.loads(sample["json"]).get("caption", "") if "json" in sample else ""
             items.append((key, image, int(label), caption or _text(sample, "txt")))
     if not items:
-        raise UserError(f"{root / 'test'} holds no sample: the set has class names but no pictures.")
+        raise UserError(f"{root / split} holds no sample: the set has class names but no pictures.")
     templates = [line.replace("{c}", "{}") for line in lines(root / TEMPLATES)]
     return EvalSet(root.name, names, templates, items, described.get("role", "test"), described.get("note", ""))
 

@@ -39,6 +39,7 @@ class Pairs:
 
     image: (encoded bytes, seed) -> uint8 [3, size, size]
     tokenizer: texts -> int64 [N, L]
+    captions: the field of `key.json` that holds the caption or captions, in the place of the usual ones
     groups: the field of `key.json` by which samples belong together, for losses that take all of a group's texts as
         right for all of its images; None for none
     """
@@ -48,8 +49,9 @@ class Pairs:
         image: Callable[[bytes, int], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         groups: str | None = None,
+        captions: str | None = None,
     ) -> None:
-        self.image, self.tokenizer, self.groups = image, tokenizer, groups
+        self.image, self.tokenizer, self.groups, self.captions = image, tokenizer, groups, captions
 
     def __call__(self, sample: Sample, seed: int) -> Pair:
         """Raises BadSample."""
@@ -63,7 +65,7 @@ class Pairs:
         return Pair(image, self.tokenizer([text])[0], group)
 
     def _caption(self, sample: Sample, seed: int) -> str:
-        captions = captions_of(sample)
+        captions = captions_of(sample) if self.captions is None else field_of(sample, self.captions)
         return captions[int(seeding.uniform_one(seed, _CAPTION) * len(captions))]
 
 
@@ -92,6 +94,19 @@ def _captions_of_json(data: bytes) -> tuple[str, ...]:
         raise ValueError("not an object")
     captions = fields.get("captions") or [fields.get("caption")]
     return _stripped(captions if isinstance(captions, list) else [])
+
+
+def field_of(sample: Sample, field: str) -> tuple[str, ...]:
+    """The texts in `field` of `key.json`, at least one. Raises BadSample."""
+    try:
+        fields = json.loads(sample.get("json", b""))
+    except ValueError as error:
+        raise BadSample(f"no .json that holds {field}, the caption") from error
+    value = fields.get(field) if isinstance(fields, dict) else None
+    texts = _stripped(value if isinstance(value, list) else [value])
+    if not texts:
+        raise BadSample(f"no {field} in its .json, which data.captions takes as the caption")
+    return texts
 
 
 def group_of(sample: Sample, field: str) -> int:

@@ -65,6 +65,11 @@ class CLIP(nn.Module):
         it for whoever makes the tokenizer and doesn't read it."""
         return cast(str | None, self.text.vocabulary)
 
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether the text tower takes any text, not class names alone."""
+        return getattr(self.text, "reads_sentences", True)
+
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""
         features = self.image(images)

@@ -20,7 +20,7 @@ def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", log
     above = model.layers_above()
     for tower, given in (("image", image), ("text", text)):
         layers = {key: n for key, n in above.items() if key.startswith(f"{tower}.")}
-        limit = _limit(tower, given, blocks=max(layers.values()) - 1)
+        limit = _limit(tower, given, blocks=max(layers.values(), default=1) - 1)
         for name, n in layers.items():
             model.get_parameter(name).requires_grad_(n <= limit)
     model.logit_scale.requires_grad_(bool(logit_scale))

@@ -1,0 +1,55 @@
+"""Labelled training pictures, for probes: from pair shards, CLIP_benchmark's layout, or folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diptych.data.evalset import EvalSet, Item, folder_set, lines, tar_set
+from diptych.data.index import open_index
+from diptych.data.pairs import IMAGES
+from diptych.data.shards import read_whole
+from diptych.errors import UserError
+
+VARIANT = "~"  # in a picture's name: a training picture that was made from another one
+
+
+def labelled_pairs(shards: str, classes: str) -> EvalSet:
+    """The pictures of training pairs whose KEY.json has a `label`, each drawing one; those made from another
+    (`KEY.NAME~VARIANT.webp`) are left out.
+
+    classes: the file of class names that gives the labels their numbers
+    Samples of other labels, or of none, are in `skipped`. Raises UserError where nothing is left.
+    """
+    names = lines(Path(classes))
+    numbers = {name: label for label, name in enumerate(names)}
+    items: list[Item] = []
+    skipped: dict[str, list[str]] = {}
+    for sample in read_whole(open_index(shards)):
+        key, described = str(sample["__key__"]), json.loads(sample.get("json", b"{}"))
+        label = described.get("label") if isinstance(described, dict) else None
+        if label not in numbers:
+            skipped.setdefault(f"the label is not in {Path(classes).name}", []).append(key)
+            continue
+        for name, data in sample.items():
+            if f".{name}".endswith(IMAGES) and VARIANT not in name and isinstance(data, bytes):
+                items.append((f"{key}.{name}", data, numbers[label], ""))
+    if not items:
+        raise UserError(f"No sample of {shards} has a label that is in {classes}: the two are not of one set.")
+    return EvalSet("train", names, ["a photo of a {}."], items, role="train", skipped=skipped)
+
+
+def train_split(path: str) -> EvalSet:
+    """`path/train/*.tar` beside `path/test` in CLIP_benchmark's layout. Raises UserError where there is none."""
+    if not (Path(path) / "train").is_dir():
+        raise UserError(f"{path}/train is missing: a probe needs labelled training pictures, in tars like test/'s.")
+    return tar_set(Path(path), {"role": "train"}, "train")
+
+
+def train_folder(path: str | None) -> EvalSet:
+    """One sub-folder a class, as `folder_set` reads it. Raises UserError without a path."""
+    if path is None:
+        raise UserError("data.train_path= is missing: a probe needs a folder of labelled training pictures.")
+    (found,) = folder_set(path, "train")
+    found.role = "train"
+    return found

@@ -1,0 +1,71 @@
+"""The n-grams that captions are made of: Visual N-Grams' vocabulary (Li et al. 2017, section 3.1).
+
+python -m diptych.data.ngrams data/emoji/train/core.json --out data/emoji-ngrams.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from diptych.data.cleaning import clean_words
+from diptych.data.index import open_index
+from diptych.data.pairs import captions_of
+from diptych.data.shards import read_whole
+from diptych.data.tokenizer import Tokenizer
+from diptych.errors import UserError
+
+LONGEST = 3
+
+
+def mine(samples: Iterable[Iterable[str]], least: int) -> list[str]:
+    """samples: the captions of each -> all n-grams of up to three words that occur in at least `least` samples, by
+    frequency, then in the order of letters. A sample counts once: many captions of one picture are no evidence. Of
+    those that read the same ("8 ball", "8ball") the most frequent stays."""
+    counts: Counter[str] = Counter()
+    for captions in samples:
+        counts.update({ngram for caption in captions for ngram in ngrams(caption)})
+    often = sorted((ngram for ngram, n in counts.items() if n >= least), key=lambda ngram: (-counts[ngram], ngram))
+    tokens = Tokenizer()(often).tolist() if often else []
+    return list({tuple(row): ngram for row, ngram in zip(tokens[::-1], often[::-1], strict=True)}.values())[::-1]
+
+
+def ngrams(caption: str) -> set[str]:
+    """Of one caption, cleaned and lower-cased as for the tokenizer, punctuation ending a phrase."""
+    found: set[str] = set()
+    for part in _phrases(caption):
+        for size in range(1, LONGEST + 1):
+            found.update(" ".join(part[start : start + size]) for start in range(len(part) - size + 1))
+    return found
+
+
+def _phrases(caption: str) -> list[list[str]]:
+    phrases: list[list[str]] = [[]]
+    for word in clean_words(caption):
+        bare = word.strip(".,;:!?()\"'“”")
+        if bare:
+            phrases[-1].append(bare)
+        if word[-1:] != bare[-1:]:
+            phrases.append([])
+    return phrases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the n-grams of captions, one a line.")
+    parser.add_argument("shards")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--least", type=int, default=1, help="samples that an n-gram must occur in")
+    args = parser.parse_args()
+    try:
+        found = mine((captions_of(sample) for sample in read_whole(open_index(args.shards))), args.least)
+    except UserError as error:
+        sys.exit(f"diptych: {error}")
+    args.out.write_text("\n".join(found) + "\n")
+    print(f"{len(found):,} n-grams: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

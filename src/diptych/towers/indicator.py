@@ -1,0 +1,99 @@
+"""Text towers without a weight: which of a fixed list of phrases a text is, or holds.
+
+They stand in a text tower's place where an image tower is trained to predict phrases themselves: class names (a
+supervised classifier) or n-grams (Visual N-Grams, Li et al. 2017). One dimension of the space is one phrase, so an
+image's features are its phrases' logits, and the zero-shot classifier of a class name is that phrase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import UserError
+from diptych.towers.text import trim
+
+
+class Indicator(nn.Module):
+    """Base of both.
+
+    embed_dim: the image tower's, which must be the number of phrases
+    tokenizer: texts -> int64 [N, L], what the tower's input is from
+    width: what the model's file gives its Transformer, of no use here
+    Raises UserError where the number differs, or a phrase is there twice.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        phrases: Sequence[str],
+        tokenizer: Callable[[list[str]], Tensor],
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        vocabulary: str | None = None,
+        width: int | None = None,
+    ) -> None:
+        super().__init__()
+        if embed_dim != len(phrases):
+            raise UserError(
+                f"model.image.embed_dim={embed_dim}, but there are {len(phrases):,} phrases: each is one dimension."
+            )
+        self.embed_dim, self.context_length = embed_dim, context_length
+        self.vocab_size, self.vocabulary = vocab_size, vocabulary
+        tokens = tokenizer(list(phrases))
+        self.bodies = [tuple(row[1:end].tolist()) for row, end in zip(tokens, tokens.argmax(dim=1), strict=True)]
+        self.places = {body: place for place, body in enumerate(self.bodies)}
+        if len(self.places) < len(phrases):
+            twice = next(p for p, body in enumerate(self.bodies) if self.places[body] != p)
+            raise UserError(f"The phrase {phrases[twice]!r} is there twice, or reads as another does: leave one out.")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [B, L] -> float32 [B, embed_dim], 1 at the text's phrases and else 0"""
+        tokens, ends = trim(tokens, self.context_length)
+        found = torch.zeros(len(tokens), self.embed_dim)
+        for row, (ids, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
+            found[row, self.phrases_of(tuple(ids[1:end]))] = 1.0
+        return found.to(tokens.device)
+
+    def phrases_of(self, body: tuple[int, ...]) -> list[int]:
+        """The phrases of one text, by number."""
+        raise NotImplementedError
+
+    def layers_above(self) -> dict[str, int]:
+        """No weight has layers above it: there is none."""
+        return {}
+
+
+class LabelTower(Indicator):
+    """Texts that are class names -> one-hot rows. Raises UserError for a text that is none."""
+
+    reads_sentences = False
+
+    def phrases_of(self, body: tuple[int, ...]) -> list[int]:
+        if body not in self.places:
+            raise UserError(
+                f"A text of {len(body)} tokens is none of the {self.embed_dim:,} class names in model.text.phrases: a"
+                " supervised model reads class names alone, without a template, and only those it was trained on."
+            )
+        return [self.places[body]]
+
+
+class NGramTower(Indicator):
+    """Texts -> all their n-grams of the list in training; in eval mode the longest ones alone, from left to right,
+    which is what a class name stands for: "cow face" is that bigram where the list has it, else "cow" and "face"."""
+
+    def phrases_of(self, body: tuple[int, ...]) -> list[int]:
+        longest = max(map(len, self.bodies))
+        found, start = [], 0
+        while start < len(body):
+            here = [self.places.get(body[start:end]) for end in range(start + 1, min(start + longest, len(body)) + 1)]
+            known = [(size, place) for size, place in enumerate(here, 1) if place is not None]
+            if known and not self.training:
+                found.append(known[-1][1])
+                start += known[-1][0]
+                continue
+            found += [place for _, place in known]
+            start += 1
+        return found
