@@ -14,7 +14,7 @@ CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow peers peers-table bench-peers bench bench-loader lint figures clean
+.PHONY: help setup demo study test test-slow peers peers-table bench-peers bench bench-loader lint figures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ $(READY): pyproject.toml constraints-cpu.txt
 
 demo: $(READY) ## train on the embedded pairs, then tables and report.html (RECIPE=demo_long STEPS=n)
 	$(BIN)/python src/train.py recipe=$(RECIPE) $(if $(STEPS),trainer.max_steps=$(STEPS))
+
+study: $(READY) ## CLIP, a supervised baseline and Visual N-Grams at equal compute: the robustness table (STEPS=n)
+	$(BIN)/python src/study.py $(STEPS)
 
 test: $(READY) ## the fast suite, with line coverage of src/diptych
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
@@ -72,9 +75,11 @@ lint: $(READY) ## ruff, format, mypy, notebooks without output, every config com
 	$(BIN)/python tests/checks/notebooks.py notebooks/*.ipynb
 	$(BIN)/python tests/checks/configs.py
 
-figures: $(READY) ## the README's figure from the newest demo run
+figures: $(READY) ## the README's figures from the newest runs of demo and study
 	$(BIN)/python -c "from pathlib import Path; from diptych.study.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
+	$(BIN)/python -c "from pathlib import Path; from diptych.study.robustness import robustness_figure; \
+	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/robustness.png'))"
 
 clean: ## remove the environments and caches; runs stay
 	rm -rf $(VENV) $(PEERS) $(LOADERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

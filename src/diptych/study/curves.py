@@ -123,7 +123,7 @@ def _svg(title: str, lines: list[tuple[list[int], list[float]]]) -> str:
         _quiet(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
-    return _inline(buffer.getvalue(), title)
+    return inline(buffer.getvalue(), title)
 
 
 def _quiet(axes: "Axes") -> None:
@@ -140,7 +140,7 @@ def _quiet(axes: "Axes") -> None:
     axes.set_ylim(bottom=min(0, axes.dataLim.y0))  # from zero: half as high is half as much
 
 
-def _inline(svg: str, title: str) -> str:
+def inline(svg: str, title: str) -> str:
     """A stand-alone SVG file -> an element for a page: no prologue, metadata, name spaces or global style."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)

@@ -11,6 +11,7 @@ from diptych.study import formats, view
 from diptych.study.curves import charts
 from diptych.study.prompts import prompts
 from diptych.study.record import PARTS, read
+from diptych.study.robustness import robustness
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -36,6 +37,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         gallery_sets=record.gallery.get("sets"),
         samples=view.samples(record),
         prompts=prompts(record),
+        robustness=robustness(record),
     )
     out = out or run_dir / "report.html"
     partial = out.with_name(out.name + ".partial")

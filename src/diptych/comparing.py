@@ -1,0 +1,169 @@
+"""`task=robustness`: one zero-shot model beside a supervised baseline, Visual N-Grams and its own linear probe.
+
+It is the comparison of the CLIP paper's section 3.3, and its table of views of ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.assess import merge_metrics
+from diptych.data.evalset import EvalSet
+from diptych.encode import Encoded, encode_set
+from diptych.errors import UserError
+from diptych.evaluation.features import similarity
+from diptych.evaluation.probe import LinearProbe, fit_probe
+from diptych.evaluation.robustness import effective_robustness, interval
+from diptych.evaluation.zeroshot import zero_shot_classifier
+from diptych.loading import Loaded, load
+
+COLUMNS = ("supervised", "visual_ngrams", "zeroshot", "linear_probe")
+Hits = Tensor | str
+"""bool [N], whether each picture's first class is the true one; or why that can't be had."""
+
+
+def write_robustness(
+    out: Path,
+    loaded: Loaded,
+    sets: Sequence[EvalSet],
+    supervised: str | None,
+    ngrams: str | None,
+    train: EvalSet | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The table of all sets and columns with 95 % intervals, into `out/metrics.json`: "robustness" by set,
+    "robustness_mean" of the shifts, "robustness_how" what the columns are.
+
+    supervised, ngrams: run folders of the baselines; train: labelled pictures for the linear probe; None leaves a
+    column empty, and the table says so. Raises UserError where a folder holds no model, or there is no set.
+    """
+    encoded = {evalset.name: encode_set(loaded.model, evalset) for evalset in sets}
+    probe = None if train is None else _probe(loaded, train, seed)
+    by_column: dict[str, Callable[[EvalSet], Hits]] = {
+        "supervised": _of_baseline(supervised, "task.supervised"),
+        "visual_ngrams": _of_baseline(ngrams, "task.ngrams"),
+        "zeroshot": lambda evalset: _zero_shot(loaded, evalset, encoded[evalset.name]),
+        "linear_probe": lambda evalset: _probed(probe, train, evalset, encoded[evalset.name]),
+    }
+    hits = {evalset.name: {name: column(evalset) for name, column in by_column.items()} for evalset in sets}
+    usual = next((evalset for evalset in sets if evalset.role == "validation"), None)
+    rows = {evalset.name: _row(evalset, hits[evalset.name], usual, hits, seed) for evalset in sets}
+    metrics = {
+        "robustness": rows,
+        "robustness_mean": _mean([hits[each.name] for each in sets if each.role == "shift"], seed),
+        "robustness_how": {
+            "usual": usual.name if usual else None,
+            "line": "slope 1 in logits through the supervised baseline",
+            "linear_probe": _described(probe, train),
+        },
+    }
+    return merge_metrics(out / "metrics.json", metrics)
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The terminal's table."""
+    titles = "".join(f"{title:>12}" for title in ("supervised", "n-grams", "zero-shot", "probe"))
+    lines = [f"{'robustness, top-1':<24}{'n':>6}{titles}{'zero-shot − supervised':>26}"]
+    rows = dict(metrics["robustness"])
+    if metrics["robustness_mean"]:
+        rows["mean of the shifts"] = metrics["robustness_mean"]
+    for name, row in rows.items():
+        cells = "".join(f"{row[each]:>12.1%}" if row[each] is not None else f"{'–':>12}" for each in COLUMNS)
+        ends = row["intervals"]["difference"]
+        gain = f"{row['difference']:>+10.1%} ({ends[0]:+.1%} … {ends[1]:+.1%})" if ends else ""
+        lines.append(f"{name:<24}{row['n']:>6}{cells}{gain:>26}")
+    for why in dict.fromkeys(why for row in metrics["robustness"].values() for why in row["not_computed"].values()):
+        lines.append(f"–: {why}")
+    return "\n".join(lines)
+
+
+def _of_baseline(path: str | None, key: str) -> Callable[[EvalSet], Hits]:
+    if path is None:
+        return lambda evalset: f"{key}= names no run"
+    baseline = load(path)
+
+    def hits(evalset: EvalSet) -> Hits:
+        try:
+            classifier = zero_shot_classifier(baseline.model, baseline.tokenizer, evalset.classnames, ["{}"]).cpu()
+        except UserError:
+            return f"the model of {key} knows none of some classes of {evalset.name}"
+        return _right(encode_set(baseline.model, evalset), classifier)
+
+    return hits
+
+
+def _zero_shot(loaded: Loaded, evalset: EvalSet, encoded: Encoded) -> Tensor:
+    classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, evalset.classnames, evalset.templates)
+    return _right(encoded, classifier.cpu())
+
+
+def _probe(loaded: Loaded, train: EvalSet, seed: int) -> LinearProbe:
+    encoded = encode_set(loaded.model, train)
+    return fit_probe(encoded.features, encoded.labels, len(train.classnames), seed)
+
+
+def _probed(probe: LinearProbe | None, train: EvalSet | None, evalset: EvalSet, encoded: Encoded) -> Hits:
+    if probe is None or train is None:
+        return "data.labelled= gives no labelled training pictures"
+    if evalset.classnames != train.classnames:
+        return f"the labelled training pictures are of other classes than {evalset.name}"
+    return probe.scores(encoded.features).argmax(dim=1) == encoded.labels
+
+
+def _described(probe: LinearProbe | None, train: EvalSet | None) -> dict[str, Any] | None:
+    if probe is None or train is None:
+        return None
+    told = {"pictures": len(train), "c": probe.c, "converged": probe.converged, "skipped": train.skipped}
+    return {**told, "chosen_on": "a fifth of the training pictures"}
+
+
+def _right(encoded: Encoded, classifier: Tensor) -> Tensor:
+    parts = encoded.features.split(4096)
+    return torch.cat([similarity(part, classifier).argmax(dim=1) for part in parts]) == encoded.labels
+
+
+def _row(
+    evalset: EvalSet, hits: dict[str, Hits], usual: EvalSet | None, every: dict[str, dict[str, Hits]], seed: int
+) -> dict[str, Any]:
+    row = _cells([hits], seed)
+    row |= {"role": evalset.role, "not_computed": {name: why for name, why in hits.items() if isinstance(why, str)}}
+    row["effective_robustness"] = None
+    base, shifted = hits["supervised"], hits["zeroshot"]
+    if usual is not None and evalset is not usual and isinstance(base, Tensor) and isinstance(shifted, Tensor):
+        known = every[usual.name]["supervised"], every[usual.name]["zeroshot"]
+        if isinstance(known[0], Tensor) and isinstance(known[1], Tensor):
+            n = len(known[0])
+            row["effective_robustness"] = effective_robustness(
+                (_share(known[1]), _share(shifted)), (_share(known[0]), _share(base)), min(n, len(base))
+            )
+    return row
+
+
+def _mean(sets: list[dict[str, Hits]], seed: int) -> dict[str, Any] | None:
+    return _cells(sets, seed) if sets else None
+
+
+def _cells(sets: list[dict[str, Hits]], seed: int) -> dict[str, Any]:
+    """Of one set, or the mean of several: columns' accuracies, the difference, intervals; None where one lacks it."""
+    found: dict[str, list[Tensor]] = {}
+    for name in COLUMNS:
+        hits = [each[name] for each in sets]
+        tensors = [each.double() for each in hits if isinstance(each, Tensor)]
+        if len(tensors) == len(hits):
+            found[name] = tensors
+    if {"zeroshot", "supervised"} <= found.keys():
+        pairs = zip(found["zeroshot"], found["supervised"], strict=True)
+        found["difference"] = [ours - theirs for ours, theirs in pairs]
+    every = (*COLUMNS, "difference")
+    shares = {name: sum(map(_share, found[name])) / len(sets) if name in found else None for name in every}
+    ends = {name: list(interval(found[name], seed)) if name in found else None for name in every}
+    n = sum(len(each) for each in found["zeroshot"])
+    return {**shares, "n": n, "interval": ends["zeroshot"], "intervals": ends}
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
