@@ -37,17 +37,27 @@ class LinearProbe:
 
 
 def fit_logistic(
-    features: Tensor, labels: Tensor, classes: int, c: float, start: LinearProbe | None = None, most: int = 1000
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    c: float,
+    start: LinearProbe | None = None,
+    most: int = 1000,
+    known: Tensor | None = None,
 ) -> LinearProbe:
     """features [N, D], in whose type it is solved, labels int64 [N] -> the minimum, by L-BFGS with a strong Wolfe
-    line search. start: a probe to begin from; most: iterations. Raises UserError for features that are not finite."""
+    line search.
+
+    start: a probe to begin from; most: iterations; known: logits [N, C] that are there already and are added to
+    Raises UserError for features that are not finite.
+    """
     if not features.isfinite().all():
         raise UserError("The features of a linear probe hold NaN or infinity: look at the model they are from.")
     shape = (classes, features.shape[1])
     weight = torch.zeros(shape, dtype=features.dtype) if start is None else start.weight.to(features.dtype, copy=True)
     bias = torch.zeros(classes, dtype=features.dtype) if start is None else start.bias.to(features.dtype, copy=True)
     weight.requires_grad_(True), bias.requires_grad_(True)
-    count = len(labels)
+    count, more = len(labels), 0.0 if known is None else known.to(features.dtype)
     tolerance = 1e-7 if features.dtype == torch.float64 else 1e-5
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=most, max_eval=2 * most, history_size=10, line_search_fn="strong_wolfe",
@@ -56,7 +66,7 @@ def fit_logistic(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = cross_entropy(features @ weight.T + bias, labels) + weight.square().sum() / (2 * c * count)
+        loss = cross_entropy(features @ weight.T + bias + more, labels) + weight.square().sum() / (2 * c * count)
         loss.backward()
         return loss
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from diptych.study import formats, view
 from diptych.study.curves import charts
+from diptych.study.fewshot import fewshot
 from diptych.study.prompts import prompts
 from diptych.study.record import PARTS, read
 from diptych.study.robustness import robustness
@@ -38,6 +39,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         samples=view.samples(record),
         prompts=prompts(record),
         robustness=robustness(record),
+        fewshot=fewshot(record),
     )
     out = out or run_dir / "report.html"
     partial = out.with_name(out.name + ".partial")
