@@ -13,10 +13,11 @@ from torch import Tensor
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
+from diptych.evaluation.calibration import details
 from diptych.evaluation.retrieval import recall
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
-from diptych.study.gallery import Pictures, examples, gallery
+from diptych.study.gallery import Pictures, examples, gallery, told_details
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
@@ -24,9 +25,10 @@ QUERIES = 12  # rows of the retrieval gallery
 
 def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
     """Zero-shot classification, retrieval by caption and the report's pictures of every set, into `out`:
-    `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`. Returns the metrics."""
+    `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`, `details.json`. Returns the
+    metrics."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    results, recalls, pictures = {}, {}, []
+    results, recalls, behind, pictures = {}, {}, {}, []
     classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
     for evalset in sets:
         key = (*evalset.classnames, "", *evalset.templates)
@@ -35,7 +37,10 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
             classifiers[key] = built.cpu()
         classifier = classifiers[key]
         encoded = encode_set(model, evalset)
-        results[evalset.name] = _described(evalset, encoded, classify(encoded.features, classifier, encoded.labels))
+        found = details(encoded.features, classifier, encoded.labels, model.logit_scale.exp().item())
+        result = {**classify(encoded.features, classifier, encoded.labels), "ece": found["ece"]}
+        results[evalset.name] = _described(evalset, encoded, result)
+        behind[evalset.name] = found
         recalls[evalset.name] = _recall(model, tokenizer, encoded)
         pictures.append(_pictures(evalset, encoded, classifier))
     metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
@@ -43,6 +48,7 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     scale = model.logit_scale.exp().item()
     _write(out / "examples.json", examples(shown, scale))
     _write(out / "gallery.json", _gallery(model, tokenizer, shown))
+    _write(out / "details.json", told_details(pictures, behind))
     return merge_metrics(out / "metrics.json", metrics)
 
 
@@ -120,6 +126,7 @@ def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> di
         "role": evalset.role,
         "note": evalset.note,
         "skipped": encoded.skipped,
+        "hashes": evalset.hashes(),
     }
 
 

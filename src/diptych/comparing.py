@@ -20,6 +20,7 @@ from diptych.evaluation.probe import LinearProbe, fit_probe
 from diptych.evaluation.robustness import effective_robustness, interval
 from diptych.evaluation.zeroshot import zero_shot_classifier
 from diptych.loading import Loaded, load
+from diptych.probing import describe
 
 COLUMNS = ("supervised", "visual_ngrams", "zeroshot", "linear_probe")
 Hits = Tensor | str
@@ -117,8 +118,8 @@ def _probed(probe: LinearProbe | None, train: EvalSet | None, evalset: EvalSet, 
 def _described(probe: LinearProbe | None, train: EvalSet | None) -> dict[str, Any] | None:
     if probe is None or train is None:
         return None
-    told = {"pictures": len(train), "c": probe.c, "converged": probe.converged, "skipped": train.skipped}
-    return {**told, "chosen_on": "a fifth of the training pictures"}
+    counts = torch.bincount(torch.tensor([label for _, _, label, _ in train.items]), minlength=len(train.classnames))
+    return describe(probe, train, counts.tolist())
 
 
 def _right(encoded: Encoded, classifier: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,13 @@ class EvalSet:
         chosen = sorted(seeding.permutation(len(self.items), 0)[:count].tolist())
         note = f"{self.note + '; ' if self.note else ''}a sample of {count} of {len(self.items)} pictures"
         return replace(self, items=[self.items[i] for i in chosen], note=note, skipped={})
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of what the numbers depend on beside the model: class names, templates, and the pictures' keys with
+        their labels, in order."""
+        pictures = [f"{key} {label}" for key, _, label, _ in self.items]
+        texts = {"classnames": self.classnames, "templates": self.templates, "pictures": pictures}
+        return {name: sha256("\n".join(lines).encode()).hexdigest() for name, lines in texts.items()}
 
     def batches(self, batch_size: int, size: int) -> Iterator[Labelled]:
         """All pictures in order; one that can't be read is left out and named in `skipped`."""

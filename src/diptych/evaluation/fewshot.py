@@ -30,8 +30,8 @@ def draw_shots(labels: Tensor, k: int, seed: int) -> Tensor:
 
 def probe_from_zero_shot(shots: Tensor, labels: Tensor, classifier: Tensor, scale: float, images: Tensor) -> Tensor:
     """shots [M, D], labels int64 [M], classifier [C, D], images [N, D], all of unit length -> scores [N, C] of
-    logistic regression whose weights are drawn to the zero-shot classifier's, not to 0: a probe that begins at nothing
-    needs some four pictures a class to reach zero-shot (CLIP paper, section 3.1.5, figure 6)."""
+    logistic regression whose weights are drawn to the zero-shot classifier's, not to 0: a probe that begins at
+    nothing needs some four pictures a class to reach zero-shot (CLIP paper, section 3.1.5, figure 6)."""
     known = scale * similarity(shots, classifier)
     learned = fit_logistic(shots, labels, len(classifier), C, most=200, known=known)
     return scale * similarity(images, classifier) + learned.scores(images)

@@ -6,7 +6,7 @@ successes is one.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from diptych.evaluation.zeroshot import top_k
 
 SHOWN = 5
 """Classes shown under a picture."""
+
+CONFUSIONS = 6
+"""Confusions of a set that are shown with pictures."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,27 @@ def gallery(
         hits = [_hit(where[row], score, concept) for row, score in zip(rows, scores, strict=True)]
         queries.append({"text": text, "hits": hits})
     return {"sets": [pictures.name for pictures in sets], "queries": queries}
+
+
+def told_details(sets: Sequence[Pictures], behind: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `evaluation.calibration.details` found of each set, with names for numbers, and for the most frequent
+    confusions a picture that was misread beside one of the class it was taken for, where the set has one ->
+    {set: {"bins", "per_class": [[name, right, n]], "confusions": [{"true", "said", "n", "image", "other"}]}}"""
+    return {pictures.name: _told(pictures, behind[pictures.name]) for pictures in sets}
+
+
+def _told(pictures: Pictures, found: Mapping[str, Any]) -> dict[str, Any]:
+    names = pictures.classnames
+    said = similarity(unit(pictures.features, "image features"), pictures.classifier).argmax(dim=1)
+    confusions = []
+    for true, taken, n in found["confusions"][:CONFUSIONS]:
+        misread = ((pictures.labels == true) & (said == taken)).nonzero()[0, 0]
+        like = (pictures.labels == taken).nonzero()
+        other = encode(pictures.images[int(like[0, 0])]) if len(like) else None
+        row = {"true": names[true], "said": names[taken], "n": n, "image": encode(pictures.images[int(misread)])}
+        confusions.append({**row, "other": other})
+    per_class = [[name, *counts] for name, counts in zip(names, found["per_class"], strict=True)]
+    return {"bins": found["bins"], "per_class": per_class, "confusions": confusions}
 
 
 def encode(image: Tensor) -> str:

@@ -17,6 +17,7 @@ PARTS = {
     "metrics.json": "the evaluation",
     "examples.json": "the examples",
     "gallery.json": "the retrieval gallery",
+    "details.json": "calibration, classes and confusions",
 }
 """File -> what a reader misses without it."""
 
@@ -33,6 +34,7 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     examples: dict[str, Any] = field(default_factory=dict)
     gallery: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     damaged: int = 0
     """Lines of metrics.jsonl that could not be read."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from diptych.study import formats, view
 from diptych.study.curves import charts
+from diptych.study.details import details
 from diptych.study.fewshot import fewshot
+from diptych.study.probe import probe
 from diptych.study.prompts import prompts
 from diptych.study.record import PARTS, read
 from diptych.study.robustness import robustness
@@ -39,6 +41,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         samples=view.samples(record),
         prompts=prompts(record),
         robustness=robustness(record),
+        probe=probe(record),
+        details=details(record),
         fewshot=fewshot(record),
     )
     out = out or run_dir / "report.html"

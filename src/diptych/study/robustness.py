@@ -23,7 +23,7 @@ COLUMNS = {
     "linear_probe": "linear probe of CLIP",
 }
 COLOURS = ["#9a3d20", "#8a8378", "#2f4f9e", "#3c7d5a"]
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 def robustness(record: Record) -> dict[str, Any]:
@@ -93,6 +93,9 @@ def _figure(record: Record, colours: list[str], ink: str, rule: str) -> Figure:
     mean = mapping(record.metrics.get("robustness_mean"))
     usual = told.get(str(mapping(record.metrics.get("robustness_how")).get("usual")), {})
     _scatter(left, usual, mean, colours, ink, rule)
+    handles = [left.plot([], [], color=colour, marker="o", markersize=4)[0] for colour in colours[: len(COLUMNS)]]
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": len(COLUMNS), "frameon": False}
+    figure.legend(handles, list(COLUMNS.values()), labelcolor=ink, fontsize=8, **place)
     _sets(right, {name: row for name, row in told.items() if row.get("role") != "unseen"}, colours, ink, rule)
     return figure
 
@@ -137,8 +140,6 @@ def _sets(axes: Axes, rows: dict[str, dict[str, Any]], colours: list[str], ink: 
     axes.set_yticks(range(len(rows)), labels=list(rows))
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 100))
     axes.set_xlabel("top-1, %", color=ink)
-    handles = [axes.plot([], [], color=colour, marker="o", markersize=3.5)[0] for colour in colours[: len(COLUMNS)]]
-    axes.legend(handles, list(COLUMNS.values()), frameon=False, fontsize=7, labelcolor=ink, loc="best")
     _quiet(axes, ink, rule)
 
 
