@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.study.gallery import Pictures, examples, gallery
+from diptych.evaluation.calibration import details
+from diptych.study.gallery import Pictures, examples, gallery, told_details
 
 STYLES = {"flat": 0.5, "outline": 0.25}
 CLASSNAMES = ["cow face", "owl", "grapes", "rocket", "violin", "pizza"]
@@ -24,6 +25,55 @@ def pictures(name: str, n: int = 12, seed: int = 0) -> Pictures:
         classnames=CLASSNAMES,
         classifier=torch.eye(len(CLASSNAMES)),
     )
+
+
+ENDS = [0.4, 0.6]
+SHARES = {"supervised": 0.55, "visual_ngrams": None, "zeroshot": 0.5, "linear_probe": 0.625}
+INTERVALS = {name: ENDS if share else None for name, share in SHARES.items()}
+COMPARED_ROW = {
+    **SHARES, "n": 12, "difference": -0.05, "interval": ENDS, "intervals": {**INTERVALS, "difference": [-0.1, 0.02]},
+}  # fmt: skip
+ROBUST = COMPARED_ROW | {
+    "not_computed": {"visual_ngrams": "task.ngrams= names no run"},
+    "effective_robustness": 0.015,
+}
+WAY = {"top1": 0.5, "gain": 0.25, "interval": [0.2, 0.3]}
+POINT = {"top1": 0.75, "interval": [0.7, 0.8]}
+COMPARED = {
+    "robustness": {"noto": ROBUST | {"role": "validation"}, "flat": ROBUST | {"role": "shift"}},
+    "robustness_mean": COMPARED_ROW,
+    "robustness_how": {"usual": "noto", "line": "slope 1", "linear_probe": {"pictures": 30, "c": 3.16}},
+    "probe": {
+        "flat": {"zeroshot": 0.5, "knn": 0.25, "linear_probe": 0.875, "n": 12, "interval": ENDS},
+        "novel": {"not_computed": "other classes"},
+    },
+    "probe_how": {"pictures": 30, "c": 3.16, "chosen_on": "a fifth", "k": 20, "converged": True, "empty_classes": []},
+    "fewshot": {
+        "draws": 5,
+        "sets": {
+            "flat": {
+                "zeroshot": 0.5, "n": 12, "shots_from": "train", "curves": {"ridge": {"1": POINT, "4": POINT}},
+                "not_computed": {"16": "0 of 6 classes have 16 pictures in train"},
+            }
+        },
+    },
+    "prompts": {
+        "tuned_on": "noto",
+        "search": {"candidates": 9, "chosen": ["an icon of a {}.", "{}"], "taken": 1, "accuracy": [0.5, 0.5]},
+        "synonyms": {"rule": "the name alone", "classes": 3, "of": 6},
+        "context": {"start": "a photo of a", "losses": [2.0, 1.5]},
+        "sets": {
+            "flat": {
+                "n": 12, "tuned_here": False, "plain": {"top1": 0.25}, "own_templates": WAY, "searched": WAY,
+                "synonyms": None, "learned_context": WAY,
+            }
+        },
+    },
+}  # fmt: skip
+
+
+def _behind(shown: Pictures) -> dict:
+    return details(shown.features, shown.classifier, shown.labels, 10.0)
 
 
 def line(step: int) -> dict[str, float]:
@@ -55,8 +105,10 @@ def run_dir(tmp_path: Path) -> Path:
                 "flat": {"image_to_text": shares, "text_to_image": shares, "n": 12, "captions": 48},
                 "outline": {"not_computed": "no captions"},
             },
+            **COMPARED,
             "training": {"steps": 40, "seconds": 75, "pairs": 4096, "augmentation": "square crop and flip."},
         },
+        "details.json": told_details(shown, {each.name: _behind(each) for each in shown}),
         "examples.json": examples(shown, scale=10.0, per_set=4),
         "gallery.json": gallery(shown, texts, CLASSNAMES[:2], torch.eye(6)[:2], k=4),
     }

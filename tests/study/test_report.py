@@ -61,10 +61,21 @@ def test_the_page_says_what_the_run_wrote(run_dir):
         "noto 40.0 %",
         "flat 48 12.5 50.0 100.0 12.5 50.0 100.0",
         "outline not computed: no captions",
+        "flat shift 12 55.0 40.0–60.0 – 50.0 40.0–60.0 62.5 40.0–60.0 −5.0 −10.0 … +2.0 +1.5",
+        "mean of the shifts 12 55.0",
+        "–: task.ngrams= names no run.",
+        "flat 12 50.0 25.0 87.5 40.0–60.0",
+        "novel not computed: other classes",
+        "ridge 75.0 ±5.0 75.0 ±5.0",
+        "flat, 16 a class: 0 of 6 classes have 16 pictures in train",
+        "flat 12 25.0 +25.0 +20.0 … +30.0 +25.0 +20.0 … +30.0 – +25.0",
+        "Templates taken, of 9: an icon of a {}. .",
+        "Reliability, flat",
     ]:
         assert said in page.text, said
     assert "Missing" not in page.text and "Not logged" not in page.text
-    assert page.tags.count("svg") == 6 + 1  # the charts, and one line of a legend
+    # The charts, and lines of legends: training, reliability, robustness, few-shot, prompts.
+    assert page.tags.count("svg") == (6 + 1) + 2 * 1 + 1 + (1 + 2) + 2
     assert page.tags.count("article") == 8 and page.text.count("of 8 right") == 1
 
 
@@ -92,7 +103,15 @@ def test_the_page_needs_nothing_and_asks_for_nothing(run_dir):
 
 @pytest.mark.parametrize(
     "file",
-    ["environment.txt", "metrics.jsonl", "samples.json", "metrics.json", "examples.json", "gallery.json"],
+    [
+        "environment.txt",
+        "metrics.jsonl",
+        "samples.json",
+        "metrics.json",
+        "examples.json",
+        "gallery.json",
+        "details.json",
+    ],
 )
 @pytest.mark.parametrize("content", [None, "", "[1]", '{"zeroshot": 3, "examples": {}, "queries": [1]}'])
 def test_a_part_that_is_missing_or_damaged_is_named(run_dir, file, content):
@@ -156,10 +175,16 @@ def test_strings_from_the_data_stay_strings(run_dir):
             return [poison(item) for item in value]
         return EVIL if isinstance(value, str) and value not in ("shift", "redrawn") else value
 
-    for name in ("examples.json", "gallery.json", "metrics.json"):
+    for name in ("examples.json", "gallery.json", "metrics.json", "details.json"):
         (run_dir / name).write_text(json.dumps(poison(json.loads((run_dir / name).read_text()))))
     metrics = json.loads((run_dir / "metrics.json").read_text())
     metrics["zeroshot"]["sets"] = {EVIL: metrics["zeroshot"]["sets"]["flat"]}
+    for section in (metrics["robustness"], metrics["probe"], metrics["fewshot"]["sets"], metrics["prompts"]["sets"]):
+        section[EVIL] = section.pop("flat")
+    metrics["robustness_how"]["usual"] = EVIL
+    (run_dir / "details.json").write_text(
+        json.dumps({EVIL: json.loads((run_dir / "details.json").read_text())["flat"]})
+    )
     metrics["retrieval"] = {EVIL: {"image_to_text": {EVIL: EVIL}}, EVIL * 2: {"not_computed": EVIL}}
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
     (run_dir / "samples.json").write_text(json.dumps({"read": EVIL, "skipped": {EVIL: {EVIL: 2}}}))
@@ -170,6 +195,20 @@ def test_strings_from_the_data_stay_strings(run_dir):
     assert "script" not in page.tags and "img" not in page.tags
     assert not page.values("onerror") and not page.values("src")
     assert page.text.count("<script>alert(1)</script>") > 20
+
+
+def test_the_page_of_a_task_lacks_nothing_that_was_not_asked_for(run_dir):
+    for name in ("metrics.jsonl", "samples.json", "examples.json", "gallery.json", "details.json"):
+        (run_dir / name).unlink()
+    (run_dir / "config.yaml").write_text("task: {k: 20}\n")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    (run_dir / "metrics.json").write_text(json.dumps({key: metrics[key] for key in ("probe", "probe_how")}))
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "incomplete" not in page.text and "Missing" not in page.text
+    assert page.values("href") == ["#probe", "#setup"]
+    (run_dir / "metrics.json").unlink()
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "metrics.json : the run did not write it" in page.text
 
 
 def test_an_evaluation_without_training_or_roles_has_its_headline(run_dir):

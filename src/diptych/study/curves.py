@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from diptych.study.record import Record
@@ -108,7 +109,7 @@ def _svg(title: str, lines: list[tuple[list[int], list[float]]]) -> str:
     from matplotlib.figure import Figure
 
     # A salt of its own keeps this chart's ids apart from those of the other charts in the page.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(4.2, 2.1), layout="constrained")
         axes = figure.subplots()
         for i, (steps, values) in enumerate(lines):
@@ -146,7 +147,8 @@ def inline(svg: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="([\d. ]+)"', svg)
     assert box is not None  # matplotlib always writes one
-    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" role="img" aria-label="{title}">', svg, count=1)
+    opening = f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(title)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
     # Of its ids only those of markers and clip paths are referred to; the others repeat in every drawing.
     svg = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r"font-family: [^;]*; ", "", svg)

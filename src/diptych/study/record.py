@@ -21,6 +21,8 @@ PARTS = {
 }
 """File -> what a reader misses without it."""
 
+UNWRITTEN = "the run did not write it"
+
 
 @dataclass
 class Record:
@@ -36,6 +38,8 @@ class Record:
     gallery: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    evaluation: bool = False
+    """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
     damaged: int = 0
     """Lines of metrics.jsonl that could not be read."""
 
@@ -56,9 +60,12 @@ def read(run_dir: Path) -> Record:
     if not path.is_file():
         raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
     config = path.read_text(encoding="utf-8", errors="replace")
-    record = Record(name=_name(config, run_dir), config=config)
+    record = Record(name=_name(config, run_dir), config=config, evaluation="task" in _parsed(config))
     for file in PARTS:
         _read_part(record, run_dir / file)
+    if record.evaluation:
+        wanted = ("environment.txt", "metrics.json")
+        record.missing = {file: why for file, why in record.missing.items() if file in wanted or why != UNWRITTEN}
     return record
 
 
@@ -66,7 +73,7 @@ def _read_part(record: Record, path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        record.missing[path.name] = "the run did not write it"
+        record.missing[path.name] = UNWRITTEN
         return
     if path.suffix == ".txt":
         setattr(record, path.stem, text)
@@ -103,12 +110,14 @@ def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def _name(config: str, run_dir: Path) -> str:
+    return str(_parsed(config).get("name") or run_dir.resolve().name)
+
+
+def _parsed(config: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(config)
+        return mapping(yaml.safe_load(config))
     except yaml.YAMLError:
-        content = None
-    name = content.get("name") if isinstance(content, dict) else None
-    return str(name or run_dir.resolve().name)
+        return {}
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         queries=view.queries(record),
         gallery_sets=record.gallery.get("sets"),
         samples=view.samples(record),
+        evaluation=record.evaluation,
         prompts=prompts(record),
         robustness=robustness(record),
         probe=probe(record),

@@ -49,11 +49,13 @@ def robustness(record: Record) -> dict[str, Any]:
 def robustness_figure(run_dir: Path, out_png: Path) -> None:
     """Draw 1400 × 700 pixels: shift accuracy against usual accuracy, and set by set. Raises UserError where the
     folder has no robustness in its metrics.json."""
+    from matplotlib import rc_context
+
     record = read(run_dir)
     if not mapping(record.metrics.get("robustness")):
         raise UserError(f"{run_dir}/metrics.json holds no robustness: run src/evaluate.py task=robustness first.")
-    figure = _figure(record, COLOURS, "#1f1d1a", "#e3dfd7")
-    figure.savefig(out_png, format="png", dpi=200)
+    with rc_context({"font.size": 9, "text.parse_math": False}):
+        _figure(record, COLOURS, "#1f1d1a", "#e3dfd7").savefig(out_png, format="png", dpi=200)
 
 
 def _row(name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def _ends(value: Any) -> tuple[float, float]:
 def _svg(record: Record) -> str:
     from matplotlib import rc_context
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "robustness", "font.size": 9}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "robustness", "font.size": 9, "text.parse_math": False}):
         buffer = io.StringIO()
         _figure(record, SERIES, MUTED, RULE).savefig(buffer, format="svg", transparent=True)
     return inline(buffer.getvalue(), "Robustness")
