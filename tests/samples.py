@@ -45,3 +45,15 @@ def write_shards(
     if index:
         (folder / "index.json").write_text(json.dumps({"version": 1, "shards": entries}))
     return folder / "index.json"
+
+
+def benchmark(root: Path, **spoiled: bytes) -> Path:
+    """A set in CLIP_benchmark's layout; `spoiled` replaces members of sample 2."""
+    (root / "test").mkdir(parents=True)
+    (root / "classnames.txt").write_text("\n".join(COLOURS) + "\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} square.\n{c}\n")
+    with wds.TarWriter(str(root / "test/0.tar"), encoder=False) as writer:
+        for n in range(6):
+            sample = {"__key__": f"{n:03d}", "png": picture(n), "cls": str(n % 4).encode(), "txt": b"square"}
+            writer.write({k: v for k, v in (sample | (spoiled if n == 2 else {})).items() if v})
+    return root

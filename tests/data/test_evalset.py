@@ -6,23 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import webdataset as wds
 
 from diptych.data.evalset import benchmark_sets, folder_set
 from diptych.errors import UserError
-from samples import COLOURS, picture
-
-
-def benchmark(root: Path, **spoiled: bytes) -> Path:
-    """A set in CLIP_benchmark's layout; `spoiled` replaces members of sample 2."""
-    (root / "test").mkdir(parents=True)
-    (root / "classnames.txt").write_text("\n".join(COLOURS) + "\n")
-    (root / "zeroshot_classification_templates.txt").write_text("a {c} square.\n{c}\n")
-    with wds.TarWriter(str(root / "test/0.tar"), encoder=False) as writer:
-        for n in range(6):
-            sample = {"__key__": f"{n:03d}", "png": picture(n), "cls": str(n % 4).encode(), "txt": b"square"}
-            writer.write({k: v for k, v in (sample | (spoiled if n == 2 else {})).items() if v})
-    return root
+from samples import COLOURS, benchmark
 
 
 def test_benchmark_layout(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_the_page_of_a_task_lacks_nothing_that_was_not_asked_for(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     (run_dir / "metrics.json").write_text(json.dumps({key: metrics[key] for key in ("probe", "probe_how")}))
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))
-    assert "incomplete" not in page.text and "Missing" not in page.text
+    assert "report is incomplete" not in page.text and "Missing" not in page.text
     assert page.values("href") == ["#probe", "#setup"]
     (run_dir / "metrics.json").unlink()
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))

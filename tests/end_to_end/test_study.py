@@ -1,0 +1,39 @@
+"""`make study` in a few steps: three trainings, three tasks, one report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.config import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_study_in_short(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "src/study.py"), "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (out,) = (tmp_path / "runs/study").iterdir()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["robustness"].keys() == metrics["fewshot"]["sets"].keys() == metrics["prompts"]["sets"].keys()
+    for name, row in metrics["robustness"].items():
+        columns = [row[each] for each in ("supervised", "visual_ngrams", "zeroshot", "linear_probe", "difference")]
+        assert (None in columns) == (name == "unseen") and len(row["interval"]) == 2
+    assert metrics["robustness_mean"]["n"] > 3000
+    steps = {each: json.loads((out / each / "metrics.json").read_text())["training"] for each in
+             ("clip", "supervised", "visual_ngrams")}  # fmt: skip
+    assert {(each["steps"], each["pairs"]) for each in steps.values()} == {(20, 20 * 256)}
+    page = (out / "report.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("robustness", "fewshot", "prompts"))
+    assert f"report: {Path('runs/study') / out.name / 'report.html'}" in ended.stdout
