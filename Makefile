@@ -40,11 +40,12 @@ test-slow: $(READY) ## the long proofs
 	    --ignore tests/end_to_end --ignore tests/ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10 tests/end_to_end tests/ranks
 
-peers: $(PEERS)/.ready ## .venv-peers with open_clip and transformers, to compare with; nothing to do the second time
+peers: $(PEERS)/.ready ## .venv-peers with open_clip, transformers and CLIP_benchmark, to compare with; nothing to do the second time
 
 $(PEERS)/.ready: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r tests/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps clip_benchmark==1.6.2
 	@touch $@
 
 peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences

@@ -40,14 +40,14 @@ def peers_python() -> Path:
 
 
 @pytest.fixture
-def in_peers(peers_python: Path) -> Callable[[str], dict[str, Any]]:
+def in_peers(peers_python: Path) -> Callable[..., dict[str, Any]]:
     """Runs a script of tests/peers in the peers' environment; what it prints last is JSON."""
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
 
-    def run(script: str) -> dict[str, Any]:
+    def run(script: str, *arguments: str) -> dict[str, Any]:
         ended = subprocess.run(
-            [str(peers_python), str(root / "tests/peers" / script)],
+            [str(peers_python), str(root / "tests/peers" / script), *arguments],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
+from diptych.errors import UserError
 from diptych.evaluation.calibration import details
 from diptych.evaluation.retrieval import recall
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
@@ -21,6 +23,7 @@ from diptych.study.gallery import Pictures, examples, gallery, told_details
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
+SHARED = 0.01  # of the captions: those of other pictures as well are asked for their own picture alone, and counted
 
 
 def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
@@ -31,6 +34,8 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     results, recalls, behind, pictures = {}, {}, {}, []
     classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
     for evalset in sets:
+        if not evalset.classnames:
+            raise UserError(f"{evalset.name} has captions and no classes: evaluate it with task=retrieval.")
         key = (*evalset.classnames, "", *evalset.templates)
         if key not in classifiers:
             built = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
@@ -113,8 +118,9 @@ def table(metrics: dict[str, Any]) -> str:
         if "not_computed" in row:
             lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
         elif "zeroshot" not in metrics:
-            to_image, to_text = row["text_to_image"], row["image_to_text"]
-            lines.append(f"{name:<24}text→image R@1 {to_image['R@1']:.1%}  image→text R@1 {to_text['R@1']:.1%}")
+            for title, key in (("text→image", "text_to_image"), ("image→text", "image_to_text")):
+                shares = "  ".join(f"{k} {share:.1%}" for k, share in row[key].items())
+                lines.append(f"{name:<24}{title}  {shares}  median rank {row['median_rank'][key]:g}")
     return "\n".join(lines)
 
 
@@ -136,9 +142,14 @@ def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, An
         return {"not_computed": "the model reads class names alone, no captions"}
     if not all(captions):
         return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
-    if len(set(captions)) < len(captions):
+    texts = [(line, owner) for owner, caption in enumerate(captions) for line in caption.splitlines()]
+    owners = Counter(line for line, _ in set(texts))
+    shared = sum(owners[line] > 1 for line, _ in texts)
+    if shared > SHARED * len(texts):
         return {"not_computed": "several pictures share a caption, so no one picture is its answer"}
-    return recall(encoded.features, _encode_texts(model, tokenizer, captions), torch.arange(len(captions)))
+    features = _encode_texts(model, tokenizer, [line for line, _ in texts])
+    found = recall(encoded.features, features, torch.tensor([owner for _, owner in texts]))
+    return found | ({"shared_captions": shared} if shared else {})
 
 
 @torch.inference_mode()

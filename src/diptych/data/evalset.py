@@ -20,6 +20,7 @@ from diptych.data.shards import Sample, read_whole
 from diptych.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
+MARKS = ("classnames.txt", "dataset_type.txt")  # a folder with one of them is a set
 
 
 class Readable(Protocol):
@@ -29,7 +30,7 @@ class Readable(Protocol):
 
 
 Item = tuple[str, bytes | Readable, int, str]
-"""key, encoded picture, label, caption"""
+"""key, encoded picture, label, caption: several on lines of their own, "" for none"""
 
 
 @dataclass
@@ -131,10 +132,10 @@ def benchmark_sets(
 
 
 def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
-    if (root / "classnames.txt").is_file():
+    if any((root / file).is_file() for file in MARKS):
         return [tar_set(root, {})]
     described = json.loads((root / "sets.json").read_text()) if (root / "sets.json").is_file() else {}
-    names = list(described) or sorted(entry.parent.name for entry in root.glob("*/classnames.txt"))
+    names = list(described) or sorted({each.parent.name for file in MARKS for each in root.glob(f"*/{file}")})
     if not names:
         raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
     if missing := sorted(set(chosen or ()).difference(names)):
@@ -145,23 +146,30 @@ def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
 
 def tar_set(root: Path, described: dict, split: str = "test") -> EvalSet:
     """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars"""
-    for needed in (root / "classnames.txt", root / TEMPLATES):
+    kind = root / "dataset_type.txt"
+    captioned = (
+        kind.is_file() and kind.read_text().strip().lower() == "retrieval"
+    )  # pictures with captions, no classes
+    for needed in () if captioned else (root / "classnames.txt", root / TEMPLATES):
         if not needed.is_file():
             raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
-    names = lines(root / "classnames.txt")
+    names = [] if captioned else lines(root / "classnames.txt")
     items: list[Item] = []
     for tar in sorted((root / split).glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
         for sample in read_whole(open_index(str(tar))):
             image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
             key = f"{root.name}/{_text(sample, '__key__')}"
-            label = _text(sample, "cls")
+            label = "0" if captioned else _text(sample, "cls")
+            if captioned and image is not None and _text(sample, "txt"):
+                items.append((key, image, 0, _text(sample, "txt")))
+                continue
             if image is None or not label.isdecimal() or int(label) >= len(names):
                 raise UserError(f"{key} in {tar} has no image or no class below {len(names)} (.cls): mend the set.")
             caption = json.loads(sample["json"]).get("caption", "") if "json" in sample else ""
             items.append((key, image, int(label), caption or _text(sample, "txt")))
     if not items:
         raise UserError(f"{root / split} holds no sample: the set has class names but no pictures.")
-    templates = [line.replace("{c}", "{}") for line in lines(root / TEMPLATES)]
+    templates = [] if captioned else [line.replace("{c}", "{}") for line in lines(root / TEMPLATES)]
     return EvalSet(root.name, names, templates, items, described.get("role", "test"), described.get("note", ""))
 
 

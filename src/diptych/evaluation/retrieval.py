@@ -12,24 +12,32 @@ from diptych.errors import UserError
 from diptych.evaluation.features import rank_of, similarity, unit
 
 KS = (1, 5, 10)
+MOST = 2**25  # scores at once: 128 MB, whatever the number of rows
 
 
 def recall(
-    image: Tensor, text: Tensor, image_of_text: Tensor, ks: Sequence[int] = KS, chunk: int = 1024
+    image: Tensor, text: Tensor, image_of_text: Tensor, ks: Sequence[int] = KS, chunk: int | None = None
 ) -> dict[str, dict[str, float] | int]:
     """image [N, D], text [M, D], image_of_text int64 [M] (the row of `image` each text describes) ->
-    {"image_to_text": {"R@1", …}, "text_to_image": {"R@1", …}, "n": N, "captions": M}, shares 0–1.
+    {"image_to_text": {"R@1", …}, "text_to_image": {"R@1", …}, "n": N, "captions": M}, shares 0–1, and "median_rank":
+    {"image_to_text", "text_to_image"}, from 1.
 
     An image counts as found when any of its captions is among the first k texts; a text, when its one image
-    is among the first k images. Equal scores are ordered by row. Memory: a few arrays of `chunk` × max(N, M).
+    is among the first k images. Equal scores are ordered by row. Memory: a copy of the features, and a few arrays of
+    `chunk` × max(N, M), for which None takes as many queries at once as make 128 MB.
     Raises UserError where features are not finite, a text names no image, or an image has no text.
     """
     image, text = unit(image, "image features"), unit(text, "text features")
     owner = image_of_text.to(image.device)
     _check_owner(owner, len(image), len(text))
+    chunk = chunk or max(1, min(1024, MOST // max(len(image), len(text))))
+    ways = {
+        "image_to_text": _ranks_of_images(image, text, owner, chunk),
+        "text_to_image": _ranks_of_texts(image, text, owner, chunk),
+    }
     return {
-        "image_to_text": _shares(_ranks_of_images(image, text, owner, chunk), ks),
-        "text_to_image": _shares(_ranks_of_texts(image, text, owner, chunk), ks),
+        **{way: _shares(ranks, ks) for way, ranks in ways.items()},
+        "median_rank": {way: ranks.double().quantile(0.5).item() + 1 for way, ranks in ways.items()},
         "n": len(image),
         "captions": len(text),
     }

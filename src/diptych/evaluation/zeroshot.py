@@ -66,7 +66,7 @@ def classify(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: 
         "top1": len(right) / len(labels),
         "top5": int((ranks < 5).sum()) / len(labels),
         "n": len(labels),
-        "mean_per_class": (hits / counts)[counts > 0].mean().item(),
+        "mean_per_class": (hits.double() / counts)[counts > 0].mean().item(),
     }
 
 

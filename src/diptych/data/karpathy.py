@@ -1,0 +1,48 @@
+"""COCO and Flickr30k for retrieval, by Karpathy's splits: `dataset_coco.json` and `dataset_flickr30k.json` of his
+caption_datasets.zip, beside the pictures (Karpathy and Fei-Fei 2015)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diptych.data.evalset import EvalSet, Item
+from diptych.errors import UserError
+
+CAPTIONS = 5  # of each picture, the first ones, as the literature takes them; a few have six or seven
+
+
+def karpathy_set(splits: str, path: str, name: str, pictures: int | None, split: str = "test") -> list[EvalSet]:
+    """splits: the JSON file; path: the folder of the pictures, in sub-folders where the file names some
+    pictures: how many the split must have; None for any number
+    Raises UserError for a file that is missing or says something else, and for pictures that are missing.
+    """
+    try:
+        told = json.loads(Path(splits).read_text())["images"]
+        chosen = [
+            (image.get("filepath", ""), image["filename"], [each["raw"] for each in image["sentences"][:CAPTIONS]])
+            for image in told
+            if image["split"] == split
+        ]
+    except FileNotFoundError as error:
+        raise UserError(f"data.splits={splits} is missing: it is in Karpathy's caption_datasets.zip.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"data.splits={splits} is not one of Karpathy's files: {type(error).__name__} {error}."
+        ) from error
+    if pictures is not None and len(chosen) != pictures:
+        raise UserError(f"data.splits={splits} has {len(chosen):,} pictures of the split {split}, not {pictures:,}.")
+    items: list[Item] = []
+    missing = []
+    for folder, file, captions in chosen:
+        found = next((each for each in (Path(path) / folder / file, Path(path) / file) if each.is_file()), None)
+        if found is None:
+            missing.append(file)
+        else:
+            items.append((file, found, 0, "\n".join(" ".join(caption.split()) for caption in captions)))
+    if missing:
+        raise UserError(
+            f"data.path={path} lacks {len(missing):,} of the {len(chosen):,} pictures, the first is {missing[0]}:"
+            " unpack the pictures' archive there."
+        )
+    return [EvalSet(name, [], [], items)]
