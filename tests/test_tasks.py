@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diptych
-from diptych import comparing, fewshot, probing
+from diptych import comparing, fewshot, inspecting, probing
 from diptych.data.evalset import EvalSet
 from diptych.encode import encode_set, tokenizer_for
 from diptych.errors import UserError
@@ -150,3 +150,24 @@ def test_shots_of_a_set_are_not_tested_on(loaded: Loaded) -> None:
         shots, rest = fewshot._split(pool, k, 0)
         assert not set(shots.tolist()) & set(rest.tolist()) and len(shots) + len(rest) == 24
         assert torch.bincount(encoded.labels[rest], minlength=4).min() >= 1  # a class keeps one to be tested on
+
+
+def test_quality_and_duplicates(loaded: Loaded, tmp_path: Path) -> None:
+    """Three test pictures are training pictures: they are found, and the accuracy is also told without them."""
+    tested = evalset("tested", "test", 0, 12)
+    tested.items[:3] = [(f"tested/{n}", data, label, "") for n, (_, data, label, _) in enumerate(TRAIN.items[:3])]
+    metrics = inspecting.write_quality(tmp_path, loaded, [tested], TRAIN, bits=0, cosine=0.999999)
+    found = metrics["duplicates"]["tested"]
+    assert found["exact"] == found["left_out"] == 3 <= found["hash"]
+    assert [(pair["test"], pair["train"]) for pair in found["pairs"]] == [
+        (f"tested/{n}", f"train/{400 + n}") for n in range(3)
+    ]
+    encoded = encode_set(loaded.model, tested)
+    classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, tested.classnames, tested.templates)
+    left = classify(encoded.features[3:], classifier, encoded.labels[3:])["top1"]
+    assert found["top1_without"] == left and found["top1"] == top1(loaded, tested)
+    assert metrics["quality"]["tested"].keys() >= {"alignment", "uniformity", "gap", "dimension", "purity"}
+    assert "tested" in inspecting.table(metrics)
+    alone = inspecting.write_quality(tmp_path, loaded, [tested], None, bits=0, cosine=1.0)
+    assert "not computed: data.labelled= gives no training pictures" in inspecting.table(alone)
+    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))

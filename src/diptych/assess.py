@@ -86,7 +86,7 @@ def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path
         images.append(encoded.features)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "embeddings.parquet"
-    texts = _encode_texts(loaded.model, loaded.tokenizer, captions)
+    texts = encode_texts(loaded.model, loaded.tokenizer, captions)
     write_table(file, keys, captions, labels, torch.cat(images), texts)
     return file
 
@@ -147,13 +147,13 @@ def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, An
     shared = sum(owners[line] > 1 for line, _ in texts)
     if shared > SHARED * len(texts):
         return {"not_computed": "several pictures share a caption, so no one picture is its answer"}
-    features = _encode_texts(model, tokenizer, [line for line, _ in texts])
+    features = encode_texts(model, tokenizer, [line for line, _ in texts])
     found = recall(encoded.features, features, torch.tensor([owner for _, owner in texts]))
     return found | ({"shared_captions": shared} if shared else {})
 
 
 @torch.inference_mode()
-def _encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
     device = next(model.parameters()).device
     parts = [
         model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True).float().cpu()
@@ -186,7 +186,7 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
     pick = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))[:QUERIES].tolist()
     concepts = [names[i] for i in pick]
     texts = [f"a drawing of {concept}" if model.reads_sentences else concept for concept in concepts]
-    return gallery(shown, texts, concepts, _encode_texts(model, tokenizer, texts))
+    return gallery(shown, texts, concepts, encode_texts(model, tokenizer, texts))
 
 
 def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:

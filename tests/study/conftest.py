@@ -57,6 +57,17 @@ COMPARED = {
             }
         },
     },
+    "quality": {
+        name: {"alignment": 0.5, "uniformity": -3.0, "gap": 0.25, "dimension": 9.5, "purity": None}
+        for name in ("flat", "novel")
+    },
+    "duplicates": {
+        "flat": {
+            "exact": 0, "hash": 2, "embedding": 3, "left_out": 2, "top1": 0.5, "top1_without": 0.4, "bits": 4,
+            "cosine": 0.98, "pairs": [{"test": "flat/0", "train": "noto/7", "image": None, "other": None}],
+        },
+        "novel": {"not_computed": "nothing to compare with"},
+    },
     "prompts": {
         "tuned_on": "noto",
         "search": {"candidates": 9, "chosen": ["an icon of a {}.", "{}"], "taken": 1, "accuracy": [0.5, 0.5]},

@@ -71,6 +71,9 @@ def test_the_page_says_what_the_run_wrote(run_dir):
         "flat 12 25.0 +25.0 +20.0 … +30.0 +25.0 +20.0 … +30.0 – +25.0",
         "Templates taken, of 9: an icon of a {}. .",
         "Reliability, flat",
+        "flat 0.50 -3.00 0.25 9.50 – 0 2 3 50.0 40.0",
+        "novel 0.50 -3.00 0.25 9.50 – not computed: nothing to compare with",
+        "flat/0 and noto/7",
     ]:
         assert said in page.text, said
     assert "Missing" not in page.text and "Not logged" not in page.text
@@ -180,6 +183,8 @@ def test_strings_from_the_data_stay_strings(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     metrics["zeroshot"]["sets"] = {EVIL: metrics["zeroshot"]["sets"]["flat"]}
     for section in (metrics["robustness"], metrics["probe"], metrics["fewshot"]["sets"], metrics["prompts"]["sets"]):
+        section[EVIL] = section.pop("flat")
+    for section in (metrics["quality"], metrics["duplicates"]):
         section[EVIL] = section.pop("flat")
     metrics["robustness_how"]["usual"] = EVIL
     (run_dir / "details.json").write_text(

@@ -13,6 +13,7 @@ from diptych.study.details import details
 from diptych.study.fewshot import fewshot
 from diptych.study.probe import probe
 from diptych.study.prompts import prompts
+from diptych.study.quality import quality
 from diptych.study.record import PARTS, read
 from diptych.study.robustness import robustness
 
@@ -42,6 +43,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         evaluation=record.evaluation,
         prompts=prompts(record),
         robustness=robustness(record),
+        quality=quality(record),
         probe=probe(record),
         details=details(record),
         fewshot=fewshot(record),
