@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from diptych.batch import normalise
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.calibration import details
 from diptych.evaluation.retrieval import recall
+from diptych.evaluation.saliency import saliency
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
 from diptych.study.gallery import Pictures, examples, gallery, told_details
@@ -51,7 +55,7 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
     shown = _shown(sets, pictures)
     scale = model.logit_scale.exp().item()
-    _write(out / "examples.json", examples(shown, scale))
+    _write(out / "examples.json", examples(shown, scale, look=partial(_look, model)))
     _write(out / "gallery.json", _gallery(model, tokenizer, shown))
     _write(out / "details.json", told_details(pictures, behind))
     return merge_metrics(out / "metrics.json", metrics)
@@ -173,6 +177,16 @@ def _pictures(evalset: EvalSet, encoded: Encoded, classifier: Tensor) -> Picture
         evalset.classnames,
         classifier,
     )
+
+
+def _look(model: CLIP, images: Tensor, classes: Tensor) -> Tensor:
+    """What the answers to pictures uint8 [N, 3, H, W] hang on, float [N, H, W], at the model's own size and back."""
+    device = next(model.parameters()).device
+    size = (model.image_size, model.image_size)
+    given = interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+    pixels = normalise(given.to(device), model.mean, model.std)
+    seen = saliency(model.encode_image, pixels, classes.to(device)).cpu()
+    return interpolate(seen[:, None], images.shape[-2:], mode="bilinear")[:, 0].clamp(0, 1)
 
 
 def _shown(sets: Sequence[EvalSet], pictures: list[Pictures]) -> list[Pictures]:

@@ -6,7 +6,7 @@ successes is one.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +42,24 @@ def draw(n: int, count: int, seed: int) -> list[int]:
     return sorted(torch.randperm(n, generator=generator)[:count].tolist())
 
 
-def examples(sets: Sequence[Pictures], scale: float, per_set: int = 8, seed: int = 0) -> dict[str, Any]:
+Look = Callable[[Tensor, Tensor], Tensor]
+"""images uint8 [N, 3, H, W], classes [N, D] -> float [N, H, W], 0 to 1: which pixels an answer hangs on."""
+
+
+def examples(
+    sets: Sequence[Pictures], scale: float, per_set: int = 8, seed: int = 0, look: Look | None = None
+) -> dict[str, Any]:
     """`per_set` pictures of each set with the model's five likeliest classes ->
-    {"scale", "seed", "examples": [{"set", "key", "label", "image", "top": [[name, p], …]}]}.
-    `scale` is what the cosines are multiplied by: the exp of the logit scale."""
+    {"scale", "seed", "examples": [{"set", "key", "label", "image", "map", "top": [[name, p], …]}]}.
+    `scale` is what the cosines are multiplied by: the exp of the logit scale. "map": the picture in grey under what
+    `look` says of the likeliest class; None without it"""
     rows = []
     for position, pictures in enumerate(sets):
         # Sets of one length would otherwise show the same rows, which are often the same classes.
         chosen = draw(len(pictures.keys), per_set, seed + position)
         best = top_k(pictures.features[chosen], pictures.classifier, scale, SHOWN)
-        for i, shares, classes in zip(chosen, best[0].tolist(), best[1].tolist(), strict=True):
+        maps = look(pictures.images[chosen], pictures.classifier[best[1][:, 0]]) if look else [None] * len(chosen)
+        for i, shares, classes, seen in zip(chosen, best[0].tolist(), best[1].tolist(), maps, strict=True):
             names = [pictures.classnames[c] for c in classes]
             rows.append(
                 {
@@ -59,6 +67,7 @@ def examples(sets: Sequence[Pictures], scale: float, per_set: int = 8, seed: int
                     "key": pictures.keys[i],
                     "label": pictures.classnames[int(pictures.labels[i])],
                     "image": encode(pictures.images[i]),
+                    "map": None if seen is None else encode(overlay(pictures.images[i], seen)),
                     "top": [list(pair) for pair in zip(names, shares, strict=True)],
                 }
             )
@@ -103,6 +112,14 @@ def _told(pictures: Pictures, found: Mapping[str, Any]) -> dict[str, Any]:
         confusions.append({**row, "other": other})
     per_class = [[name, *counts] for name, counts in zip(names, found["per_class"], strict=True)]
     return {"bins": found["bins"], "per_class": per_class, "confusions": confusions}
+
+
+def overlay(image: Tensor, seen: Tensor) -> Tensor:
+    """uint8 [3, H, W], float [H, W] from 0 to 1 -> uint8 [3, H, W]: the picture in light grey, red where `seen` is
+    high."""
+    grey = 0.45 * image.float().mean(dim=0) + 130
+    red = torch.tensor([200.0, 30.0, 30.0])[:, None, None]
+    return (grey + seen.square() * (red - grey)).clamp(0, 255).to(torch.uint8)
 
 
 def encode(image: Tensor) -> str:

@@ -131,7 +131,7 @@ def _card(example: dict[str, Any]) -> dict[str, Any]:
     place = next((i for i, bar in enumerate(bars) if bar[2]), -1)
     right = place == 0
     verdict = "right" if right else f"wrong, truth {ORDINALS[place]}" if place > 0 else "wrong, not listed"
-    card = {key: example.get(key) for key in ("set", "key", "image")}
+    card = {key: example.get(key) for key in ("set", "key", "image", "map")}
     return card | {"label": label, "bars": bars, "right": right, "verdict": verdict}
 
 
