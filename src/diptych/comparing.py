@@ -15,10 +15,9 @@ from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
-from diptych.evaluation.features import similarity
 from diptych.evaluation.probe import LinearProbe, fit_probe
 from diptych.evaluation.robustness import effective_robustness, interval
-from diptych.evaluation.zeroshot import zero_shot_classifier
+from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded, load
 from diptych.probing import describe
 
@@ -50,12 +49,12 @@ def write_robustness(
         "zeroshot": lambda evalset: _zero_shot(loaded, evalset, encoded[evalset.name]),
         "linear_probe": lambda evalset: _probed(probe, train, evalset, encoded[evalset.name]),
     }
-    hits = {evalset.name: {name: column(evalset) for name, column in by_column.items()} for evalset in sets}
+    every = {evalset.name: {name: column(evalset) for name, column in by_column.items()} for evalset in sets}
     usual = next((evalset for evalset in sets if evalset.role == "validation"), None)
-    rows = {evalset.name: _row(evalset, hits[evalset.name], usual, hits, seed) for evalset in sets}
+    rows = {evalset.name: _row(evalset, every[evalset.name], usual, every, seed) for evalset in sets}
     metrics = {
         "robustness": rows,
-        "robustness_mean": _mean([hits[each.name] for each in sets if each.role == "shift"], seed),
+        "robustness_mean": _mean([every[each.name] for each in sets if each.role == "shift"], seed),
         "robustness_how": {
             "usual": usual.name if usual else None,
             "line": "slope 1 in logits through the supervised baseline",
@@ -87,19 +86,20 @@ def _of_baseline(path: str | None, key: str) -> Callable[[EvalSet], Hits]:
         return lambda evalset: f"{key}= names no run"
     baseline = load(path)
 
-    def hits(evalset: EvalSet) -> Hits:
+    def answers(evalset: EvalSet) -> Hits:
         try:
             classifier = zero_shot_classifier(baseline.model, baseline.tokenizer, evalset.classnames, ["{}"]).cpu()
         except UserError:
             return f"the model of {key} knows none of some classes of {evalset.name}"
-        return _right(encode_set(baseline.model, evalset), classifier)
+        tested = encode_set(baseline.model, evalset)
+        return hits(tested.features, classifier, tested.labels)
 
-    return hits
+    return answers
 
 
 def _zero_shot(loaded: Loaded, evalset: EvalSet, encoded: Encoded) -> Tensor:
     classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, evalset.classnames, evalset.templates)
-    return _right(encoded, classifier.cpu())
+    return hits(encoded.features, classifier.cpu(), encoded.labels)
 
 
 def _probe(loaded: Loaded, train: EvalSet, seed: int) -> LinearProbe:
@@ -122,18 +122,13 @@ def _described(probe: LinearProbe | None, train: EvalSet | None) -> dict[str, An
     return describe(probe, train, counts.tolist())
 
 
-def _right(encoded: Encoded, classifier: Tensor) -> Tensor:
-    parts = encoded.features.split(4096)
-    return torch.cat([similarity(part, classifier).argmax(dim=1) for part in parts]) == encoded.labels
-
-
 def _row(
-    evalset: EvalSet, hits: dict[str, Hits], usual: EvalSet | None, every: dict[str, dict[str, Hits]], seed: int
+    evalset: EvalSet, own: dict[str, Hits], usual: EvalSet | None, every: dict[str, dict[str, Hits]], seed: int
 ) -> dict[str, Any]:
-    row = _cells([hits], seed)
-    row |= {"role": evalset.role, "not_computed": {name: why for name, why in hits.items() if isinstance(why, str)}}
+    row = _cells([own], seed)
+    row |= {"role": evalset.role, "not_computed": {name: why for name, why in own.items() if isinstance(why, str)}}
     row["effective_robustness"] = None
-    base, shifted = hits["supervised"], hits["zeroshot"]
+    base, shifted = own["supervised"], own["zeroshot"]
     if usual is not None and evalset is not usual and isinstance(base, Tensor) and isinstance(shifted, Tensor):
         known = every[usual.name]["supervised"], every[usual.name]["zeroshot"]
         if isinstance(known[0], Tensor) and isinstance(known[1], Tensor):
@@ -152,9 +147,8 @@ def _cells(sets: list[dict[str, Hits]], seed: int) -> dict[str, Any]:
     """Of one set, or the mean of several: columns' accuracies, the difference, intervals; None where one lacks it."""
     found: dict[str, list[Tensor]] = {}
     for name in COLUMNS:
-        hits = [each[name] for each in sets]
-        tensors = [each.double() for each in hits if isinstance(each, Tensor)]
-        if len(tensors) == len(hits):
+        tensors = [each.double() for hit in sets if isinstance(each := hit[name], Tensor)]
+        if len(tensors) == len(sets):
             found[name] = tensors
     if {"zeroshot", "supervised"} <= found.keys():
         pairs = zip(found["zeroshot"], found["supervised"], strict=True)

@@ -17,10 +17,9 @@ from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
-from diptych.evaluation.features import similarity
 from diptych.evaluation.learned_context import Learned, context_classifier, learn_context
 from diptych.evaluation.prompt_search import Search, greedy
-from diptych.evaluation.zeroshot import zero_shot_classifier
+from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded
 from diptych.towers.clip import CLIP
 
@@ -170,8 +169,7 @@ def _tune(
     rule = "the name alone"
     if synonyms:
         right = {
-            each: _right(encoded, by_rule(model, tokenizer, names, synonyms, each)).float().mean().item()
-            for each in RULES
+            each: _right(encoded, by_rule(model, tokenizer, names, synonyms, each)).mean().item() for each in RULES
         }
         rule = max(right, key=lambda each: right[each])  # of equals the first
     learned = learn_context(model, tokenizer, names, encoded.features, encoded.labels, scale, **context)
@@ -181,12 +179,15 @@ def _tune(
 def _row(
     evalset: EvalSet, encoded: Encoded, classifiers: dict[str, Tensor | None], tuned_here: bool
 ) -> dict[str, Any]:
-    right = {way: None if c is None else _right(encoded, c).double() for way, c in classifiers.items()}
+    right = {
+        way: None if c is None else hits(encoded.features, c, encoded.labels).double()
+        for way, c in classifiers.items()
+    }
     plain = right["plain"]
     assert plain is not None
     row: dict[str, Any] = {"role": evalset.role, "n": len(plain), "tuned_here": tuned_here}
-    for way, hits in right.items():
-        row[way] = None if hits is None else {"top1": hits.mean().item(), **_gain(hits - plain)}
+    for way, each in right.items():
+        row[way] = None if each is None else {"top1": each.mean().item(), **_gain(each - plain)}
     return row
 
 
@@ -198,6 +199,5 @@ def _gain(differences: Tensor) -> dict[str, Any]:
 
 
 def _right(encoded: Encoded, classifier: Tensor) -> Tensor:
-    """bool [N]: whether the first class is the true one; argmax takes the first of equals, as `classify` does."""
-    parts = encoded.features.split(4096)
-    return torch.cat([similarity(part, classifier).argmax(dim=1) for part in parts]) == encoded.labels
+    """float64 [N], 1 where the first class is the true one"""
+    return hits(encoded.features, classifier, encoded.labels).double()

@@ -70,6 +70,13 @@ def classify(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: 
     }
 
 
+def hits(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096) -> Tensor:
+    """image_features [N, D], classifier [C, D], all of unit length, labels int64 [N] -> bool [N], whether each
+    picture's first class is its own; argmax takes the first of equals, as `classify` does."""
+    said = [scores.argmax(dim=1) for scores in _scores(image_features, classifier, chunk)]
+    return torch.cat(said) == labels
+
+
 def top_k(image_features: Tensor, classifier: Tensor, scale: float, k: int) -> tuple[Tensor, Tensor]:
     """image_features [N, D], classifier [C, D] -> probabilities float32 [N, K], class indices int64 [N, K],
     K = min(k, C), best first. The probability is the softmax over all C classes of scale · cosine."""
