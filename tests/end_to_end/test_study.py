@@ -36,4 +36,4 @@ def test_the_study_in_short(tmp_path: Path) -> None:
     assert {(each["steps"], each["pairs"]) for each in steps.values()} == {(20, 20 * 256)}
     page = (out / "report.html").read_text()
     assert all(f'id="{section}"' in page for section in ("robustness", "fewshot", "prompts"))
-    assert f"report: {Path('runs/study') / out.name / 'report.html'}" in ended.stdout
+    assert f"report: {out / 'report.html'}" in ended.stdout
