@@ -15,7 +15,7 @@ from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
-from diptych.evaluation.probe import LinearProbe, fit_probe
+from diptych.evaluation.probe import LinearProbe, columns, fit_probe
 from diptych.evaluation.robustness import effective_robustness, interval
 from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded, load
@@ -110,9 +110,10 @@ def _probe(loaded: Loaded, train: EvalSet, seed: int) -> LinearProbe:
 def _probed(probe: LinearProbe | None, train: EvalSet | None, evalset: EvalSet, encoded: Encoded) -> Hits:
     if probe is None or train is None:
         return "data.labelled= gives no labelled training pictures"
-    if evalset.classnames != train.classnames:
+    asked = columns(train.classnames, evalset.classnames)
+    if asked is None:
         return f"the labelled training pictures are of other classes than {evalset.name}"
-    return probe.scores(encoded.features).argmax(dim=1) == encoded.labels
+    return probe.scores(encoded.features)[:, asked].argmax(dim=1) == encoded.labels
 
 
 def _described(probe: LinearProbe | None, train: EvalSet | None) -> dict[str, Any] | None:

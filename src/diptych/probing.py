@@ -13,7 +13,7 @@ from diptych.data.evalset import EvalSet
 from diptych.encode import encode_set
 from diptych.errors import UserError
 from diptych.evaluation.neighbours import knn
-from diptych.evaluation.probe import LinearProbe, fit_probe
+from diptych.evaluation.probe import LinearProbe, columns, fit_probe
 from diptych.evaluation.robustness import interval
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
@@ -33,13 +33,14 @@ def write_probe(
     probe = fit_probe(encoded.features, encoded.labels, classes, seed)
     rows: dict[str, Any] = {}
     for evalset in sets:
-        if evalset.classnames != train.classnames:
+        asked = columns(train.classnames, evalset.classnames)
+        if asked is None:
             rows[evalset.name] = {"not_computed": "its classes are not those of the labelled training pictures"}
             continue
         tested = encode_set(loaded.model, evalset)
         classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, evalset.classnames, evalset.templates)
-        scores = probe.scores(tested.features)
-        votes = knn(encoded.features, encoded.labels, tested.features, classes, k)
+        scores = probe.scores(tested.features)[:, asked]
+        votes = knn(encoded.features, encoded.labels, tested.features, classes, k)[:, asked]
         rows[evalset.name] = {
             "zeroshot": classify(tested.features, classifier.cpu(), tested.labels)["top1"],
             "linear_probe": (scores.argmax(dim=1) == tested.labels).double().mean().item(),

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
+from diptych.config import ROOT, register_resolvers
 from diptych.data import benchmarks
 from diptych.data.imagenet import numbered_folders, objectnet, wnid_folders
 from diptych.errors import UserError
+from diptych.evaluation.probe import columns
 from samples import picture
 
 
@@ -94,3 +98,26 @@ def test_objectnet_names_what_is_missing(red_framed: Path) -> None:
     (red_framed / "mappings/objectnet_to_imagenet_1k.json").unlink()
     with pytest.raises(UserError, match="is missing: it comes with ObjectNet"):
         objectnet(str(red_framed), "objectnet", None)
+
+
+def test_the_six_views_come_from_one_config(tmp_path: Path) -> None:
+    """`data=imagenet_shifts` as composed, on folders with a picture a class; a set may be left out."""
+    for name, classes in (("imagenet", "imagenet1k"), ("imagenet-sketch", "imagenet1k"), ("imagenet-r", "imagenet-r"),
+                          ("imagenet-a", "imagenet-a"), ("train", "imagenet1k")):  # fmt: skip
+        fill(tmp_path / name, benchmarks.wnids(classes))
+    fill(tmp_path / "imagenet-v2", [str(label) for label in range(1000)])
+    counts = [f"data.evaluate.sets.imagenet{each}.pictures=null" for each in ("", "_v2", "_r", "_a", "_sketch")]
+    given = ["data=imagenet_shifts", f"data.root={tmp_path}", "data.evaluate.sets.objectnet=null", *counts]
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("evaluate", [*given, "checkpoint=x"])
+    sets = instantiate(cfg.data.evaluate, _convert_="all")
+    assert [(each.name, len(each.classnames), each.role) for each in sets] == [
+        ("imagenet", 1000, "validation"), ("imagenet-v2", 1000, "shift"), ("imagenet-r", 200, "shift"),
+        ("imagenet-a", 200, "shift"), ("imagenet-sketch", 1000, "shift"),
+    ]  # fmt: skip
+    train = instantiate(cfg.data.labelled)
+    assert (train.role, len(train)) == ("train", 1000)
+    asked = columns(train.classnames, sets[2].classnames)
+    assert asked is not None and [train.classnames[place] for place in asked] == sets[2].classnames
+    assert columns(train.classnames, ["a thing that is no class"]) is None

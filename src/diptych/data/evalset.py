@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -129,6 +129,13 @@ def benchmark_sets(
     """
     sets = _sets(Path(path), path, names)
     return sets if templates is None else [replace(each, templates=list(templates)) for each in sets]
+
+
+def joined(sets: Mapping[str, Sequence[EvalSet] | None], roles: Mapping[str, str]) -> list[EvalSet]:
+    """What several readers give, as one list. roles: reader -> what its numbers stand for; None leaves one out"""
+    if unknown := sorted(set(roles).difference(sets)):
+        raise UserError(f"data.evaluate.roles names {unknown[0]}, which is none of {', '.join(sets)}.")
+    return [replace(each, role=roles.get(name, each.role)) for name, found in sets.items() for each in found or ()]
 
 
 def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:

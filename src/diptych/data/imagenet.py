@@ -31,6 +31,13 @@ def wnid_folders(path: str, name: str, classes: str, pictures: int | None) -> li
     return [_set(path, name, ids, [names[each] for each in ids], pictures)]
 
 
+def train_folders(path: str) -> EvalSet:
+    """ImageNet's training pictures, a folder a class, as labelled pictures of the role `train`."""
+    (found,) = wnid_folders(path, "train", IMAGENET, None)
+    found.role = "train"
+    return found
+
+
 def numbered_folders(path: str, name: str, pictures: int | None) -> list[EvalSet]:
     """Folders 0 … 999, as ImageNet-V2 has them. Raises UserError as `wnid_folders` does."""
     names = benchmarks.class_names(IMAGENET)

@@ -7,7 +7,7 @@ Pure: tensors in, numbers out. The objective is scikit-learn's `LogisticRegressi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -113,6 +113,13 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int, seed: int, held: f
     c = max(tried, key=lambda each: (tried[each], -each))  # of equals the most regularised
     final = fit_logistic(features.double(), labels, classes, c, found[c])
     return LinearProbe(final.weight, final.bias, c, final.converged, tried)
+
+
+def columns(known: Sequence[str], asked: Sequence[str]) -> Tensor | None:
+    """Class names a probe was fitted to, and those of a set -> int64 [C], the columns of its scores that the set asks
+    about; None where it asks about a class that is not among them. A name that is there twice is the first."""
+    places = {name: place for place, name in reversed(list(enumerate(known)))}
+    return torch.tensor([places[name] for name in asked]) if set(asked) <= places.keys() else None
 
 
 def _c(place: int) -> float:

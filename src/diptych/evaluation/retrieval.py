@@ -45,18 +45,23 @@ def recall(
 
 def _ranks_of_texts(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
     """For each text the rank of its image among all images, int64 [M]."""
-    parts = zip(text.split(chunk), owner.split(chunk), strict=True)
-    return torch.cat([rank_of(similarity(part, image), own) for part, own in parts])
+    # Ranks go into one array: small ones left between large temporaries would keep the heap from taking those back.
+    ranks = torch.empty(len(text), dtype=torch.int64, device=text.device)
+    for start in range(0, len(text), chunk):
+        part = slice(start, start + chunk)
+        ranks[part] = rank_of(similarity(text[part], image), owner[part])
+    return ranks
 
 
 def _ranks_of_images(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
     """For each image the rank of the best of its texts among all texts, int64 [N]."""
-    ranks = []
-    for part in torch.arange(len(image), device=image.device).split(chunk):
-        scores = similarity(image[part], text)  # n × M
-        own = scores.masked_fill(owner[None, :] != part[:, None], -torch.inf)
-        ranks.append(rank_of(scores, own.argmax(dim=1)))
-    return torch.cat(ranks)
+    ranks = torch.empty(len(image), dtype=torch.int64, device=image.device)
+    for start in range(0, len(image), chunk):
+        scores = similarity(image[start : start + chunk], text)  # n × M
+        here = torch.arange(start, start + len(scores), device=image.device)
+        own = scores.masked_fill(owner[None, :] != here[:, None], -torch.inf)
+        ranks[start : start + chunk] = rank_of(scores, own.argmax(dim=1))
+    return ranks
 
 
 def _shares(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
