@@ -3,11 +3,12 @@
 Pure: tensors in, numbers out; the similarities are made a chunk of queries at a time, never N × M at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from diptych import distributed
 from diptych.errors import UserError
 from diptych.evaluation.features import rank_of, similarity, unit
 
@@ -23,7 +24,8 @@ def recall(
     {"image_to_text", "text_to_image"}, from 1.
 
     An image counts as found when any of its captions is among the first k texts; a text, when its one image
-    is among the first k images. Equal scores are ordered by row. Memory: a copy of the features, and a few arrays of
+    is among the first k images. Equal scores are ordered by row. Where there are ranks, each brings the same features
+    and answers a share of the queries. Memory: a copy of the features, and a few arrays of
     `chunk` × max(N, M), for which None takes as many queries at once as make 128 MB.
     Raises UserError where features are not finite, a text names no image, or an image has no text.
     """
@@ -45,23 +47,35 @@ def recall(
 
 def _ranks_of_texts(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
     """For each text the rank of its image among all images, int64 [M]."""
-    # Ranks go into one array: small ones left between large temporaries would keep the heap from taking those back.
-    ranks = torch.empty(len(text), dtype=torch.int64, device=text.device)
-    for start in range(0, len(text), chunk):
-        part = slice(start, start + chunk)
-        ranks[part] = rank_of(similarity(text[part], image), owner[part])
-    return ranks
+
+    def ranks(part: slice) -> Tensor:
+        return rank_of(similarity(text[part], image), owner[part])
+
+    return _shared_out(len(text), chunk, ranks, text.device)
 
 
 def _ranks_of_images(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
     """For each image the rank of the best of its texts among all texts, int64 [N]."""
-    ranks = torch.empty(len(image), dtype=torch.int64, device=image.device)
-    for start in range(0, len(image), chunk):
-        scores = similarity(image[start : start + chunk], text)  # n × M
-        here = torch.arange(start, start + len(scores), device=image.device)
+
+    def ranks(part: slice) -> Tensor:
+        scores = similarity(image[part], text)  # n × M
+        here = torch.arange(part.start, part.start + len(scores), device=image.device)
         own = scores.masked_fill(owner[None, :] != here[:, None], -torch.inf)
-        ranks[start : start + chunk] = rank_of(scores, own.argmax(dim=1))
-    return ranks
+        return rank_of(scores, own.argmax(dim=1))
+
+    return _shared_out(len(image), chunk, ranks, image.device)
+
+
+def _shared_out(count: int, chunk: int, ranks_of: Callable[[slice], Tensor], device: torch.device) -> Tensor:
+    """int64 [count], of which every process computes its share of the chunks, and has all at the end.
+
+    They go into one array: small ones left between large temporaries would keep the heap from taking those back.
+    """
+    ranks = torch.zeros(count, dtype=torch.float64, device=device)
+    for start in range(distributed.rank() * chunk, count, distributed.world_size() * chunk):
+        part = slice(start, start + chunk)
+        ranks[part] = ranks_of(part).double()
+    return (distributed.mean_over_ranks(ranks) * distributed.world_size()).round().long()
 
 
 def _shares(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
