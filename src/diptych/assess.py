@@ -14,19 +14,21 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diptych.batch import normalise
+from diptych.cost import affordable_pictures
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.calibration import details
 from diptych.evaluation.retrieval import recall
-from diptych.evaluation.saliency import saliency
+from diptych.evaluation.saliency import COPIES, saliency
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
 from diptych.study.gallery import Pictures, examples, gallery, told_details
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
+EXAMPLES = 8  # pictures of each set that the page shows
 SHARED = 0.01  # of the captions: those of other pictures as well are asked for their own picture alone, and counted
 
 
@@ -55,7 +57,9 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
     shown = _shown(sets, pictures)
     scale = model.logit_scale.exp().item()
-    _write(out / "examples.json", examples(shown, scale, look=partial(_look, model)))
+    copies = _affordable_copies(model, len(shown))
+    look = partial(_look, model, copies) if copies else None
+    _write(out / "examples.json", examples(shown, scale, per_set=EXAMPLES, look=look))
     _write(out / "gallery.json", _gallery(model, tokenizer, shown))
     _write(out / "details.json", told_details(pictures, behind))
     return merge_metrics(out / "metrics.json", metrics)
@@ -179,13 +183,21 @@ def _pictures(evalset: EvalSet, encoded: Encoded, classifier: Tensor) -> Picture
     )
 
 
-def _look(model: CLIP, images: Tensor, classes: Tensor) -> Tensor:
+def _affordable_copies(model: CLIP, sets: int) -> int:
+    """Noisy copies of each example that a map may take: all on a GPU, on a CPU as many as ten seconds allow."""
+    if next(model.parameters()).is_cuda:
+        return COPIES
+    passes = 3 * EXAMPLES * sets  # a gradient costs some three times the features
+    return min(COPIES, affordable_pictures(model, seconds=10.0) // passes)
+
+
+def _look(model: CLIP, copies: int, images: Tensor, classes: Tensor) -> Tensor:
     """What the answers to pictures uint8 [N, 3, H, W] hang on, float [N, H, W], at the model's own size and back."""
     device = next(model.parameters()).device
     size = (model.image_size, model.image_size)
     given = interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
     pixels = normalise(given.to(device), model.mean, model.std)
-    seen = saliency(model.encode_image, pixels, classes.to(device)).cpu()
+    seen = saliency(model.encode_image, pixels, classes.to(device), copies).cpu()
     return interpolate(seen[:, None], images.shape[-2:], mode="bilinear")[:, 0].clamp(0, 1)
 
 

@@ -11,17 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity
 
-COPIES, NOISE = 16, 0.15  # noise as a share of the pixels' range
+COPIES = 16
+NOISE = 0.15  # as a share of the pixels' range
 
 
-def saliency(encode: Callable[[Tensor], Tensor], pixels: Tensor, classes: Tensor, seed: int = 0) -> Tensor:
+def saliency(
+    encode: Callable[[Tensor], Tensor], pixels: Tensor, classes: Tensor, copies: int = COPIES, seed: int = 0
+) -> Tensor:
     """encode: [N, 3, H, W] -> [N, D], differentiable; pixels float [N, 3, H, W], normalised; classes [N, D], the
     class that is asked about of each -> float [N, H, W], 0 to 1: the size of the gradient over colours, smoothed over
     3 × 3 pixels, its greatest made 1. All 0 where nothing depends on the picture."""
     generator = torch.Generator().manual_seed(seed)
     spread = NOISE * (pixels.amax(dim=(1, 2, 3), keepdim=True) - pixels.amin(dim=(1, 2, 3), keepdim=True))
     total = torch.zeros_like(pixels[:, :1])
-    for _ in range(COPIES):
+    for _ in range(copies):
         noise = torch.randn(pixels.shape, generator=generator).to(pixels)
         noisy = (pixels + spread * noise).requires_grad_(True)
         with torch.enable_grad():

@@ -50,7 +50,7 @@ def examples(
     sets: Sequence[Pictures], scale: float, per_set: int = 8, seed: int = 0, look: Look | None = None
 ) -> dict[str, Any]:
     """`per_set` pictures of each set with the model's five likeliest classes ->
-    {"scale", "seed", "examples": [{"set", "key", "label", "image", "map", "top": [[name, p], …]}]}.
+    {"scale", "seed", "maps", "examples": [{"set", "key", "label", "image", "map", "top": [[name, p], …]}]}.
     `scale` is what the cosines are multiplied by: the exp of the logit scale. "map": the picture in grey under what
     `look` says of the likeliest class; None without it"""
     rows = []
@@ -71,7 +71,7 @@ def examples(
                     "top": [list(pair) for pair in zip(names, shares, strict=True)],
                 }
             )
-    return {"scale": scale, "seed": seed, "examples": rows}
+    return {"scale": scale, "seed": seed, "maps": look is not None, "examples": rows}
 
 
 def gallery(

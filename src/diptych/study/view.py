@@ -83,7 +83,8 @@ def examples(record: Record) -> dict[str, Any]:
     cards = [_card(example) for example in _list(record.examples.get("examples"))]
     sets = [(name, list(members)) for name, members in groupby(cards, key=lambda card: card["set"])]
     right = sum(card["right"] for card in cards)
-    return {"seed": record.examples.get("seed"), "sets": sets, "right": right, "n": len(cards)}
+    maps = record.examples.get("maps") is True
+    return {"seed": record.examples.get("seed"), "maps": maps, "sets": sets, "right": right, "n": len(cards)}
 
 
 def queries(record: Record) -> list[dict[str, Any]]:
