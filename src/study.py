@@ -16,6 +16,7 @@ TRAINED = {"clip": "demo", "supervised": "supervised", "visual_ngrams": "visual_
 
 IN_SHORT = {
     "fewshot": ["task.shots=[1]", "task.draws=2"],
+    "robustness": ["task.train=null"],  # features of a few steps have no probe that converges soon
     "prompts": ["task.candidates=[]", "task.most=2", "task.context.steps=5"],
 }
 
@@ -33,7 +34,7 @@ def commands(folder: Path, steps: str | None) -> list[list[str]]:
         *trainings,
         ["evaluate.py", checkpoint, f"out={folder}", "task=fewshot", *less.get("fewshot", [])],
         ["evaluate.py", checkpoint, f"out={folder}", "task=prompts", *less.get("prompts", [])],
-        ["evaluate.py", checkpoint, f"out={folder}", "task=robustness", *baselines],
+        ["evaluate.py", checkpoint, f"out={folder}", "task=robustness", *baselines, *less.get("robustness", [])],
     ]
 
 

@@ -28,8 +28,9 @@ def test_the_study_in_short(tmp_path: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["robustness"].keys() == metrics["fewshot"]["sets"].keys() == metrics["prompts"]["sets"].keys()
     for name, row in metrics["robustness"].items():
-        columns = [row[each] for each in ("supervised", "visual_ngrams", "zeroshot", "linear_probe", "difference")]
+        columns = [row[each] for each in ("supervised", "visual_ngrams", "zeroshot", "difference")]
         assert (None in columns) == (name == "unseen") and len(row["interval"]) == 2
+        assert row["linear_probe"] is None and "no labelled training" in row["not_computed"]["linear_probe"]
     assert metrics["robustness_mean"]["n"] > 3000
     steps = {each: json.loads((out / each / "metrics.json").read_text())["training"] for each in
              ("clip", "supervised", "visual_ngrams")}  # fmt: skip
