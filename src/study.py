@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TRAINED = {"clip": "demo", "supervised": "supervised", "visual_ngrams": "visual_ngrams"}  # folder -> recipe
+TRAINED = {
+    "clip": "demo",
+    "supervised": "[demo,supervised]",
+    "visual_ngrams": "[demo,visual_ngrams]",
+}  # folder -> recipe
 
 
 IN_SHORT = {

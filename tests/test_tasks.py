@@ -89,11 +89,14 @@ def test_robustness_beside_a_baseline(loaded: Loaded, tmp_path: Path, monkeypatc
         assert row["difference"] == pytest.approx(row["zeroshot"] - row["supervised"])
         low, high = row["intervals"]["difference"]
         assert low <= row["difference"] <= high
-        assert (row["effective_robustness"] is None) == (each.role == "validation")
+        ends = row["intervals"]["effective_robustness"]
+        assert (row["effective_robustness"] is None) == (ends is None) == (each.role == "validation")
+        assert ends is None or ends[0] <= row["effective_robustness"] <= ends[1]
+    shifts = [metrics["robustness"][each.name]["effective_robustness"] for each in SETS[1:3]]
+    assert metrics["robustness_mean"]["effective_robustness"] == pytest.approx(sum(shifts) / 2)
     other = metrics["robustness"]["other"]
-    assert (
-        other["supervised"] is None and "knows none of some classes of other" in other["not_computed"]["supervised"]
-    )
+    assert other["supervised"] is None
+    assert "other for task.supervised: 4 of its 4 class names" in other["not_computed"]["supervised"]
     assert other["not_computed"]["linear_probe"] == "data.labelled= gives no labelled training pictures"
 
 

@@ -17,7 +17,7 @@ from diptych.batch import normalise
 from diptych.cost import affordable_pictures
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
-from diptych.encode import Encoded, encode_set
+from diptych.encode import Encoded, encode_set, readable
 from diptych.errors import UserError
 from diptych.evaluation.calibration import details
 from diptych.evaluation.retrieval import recall
@@ -37,6 +37,9 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`, `details.json`. Returns the
     metrics."""
     model, tokenizer = loaded.model, loaded.tokenizer
+    sets, unreadable = readable(model, sets)
+    if not sets:
+        raise UserError("The model reads the class names of none of the sets: " + _listed(unreadable) + ".")
     results, recalls, behind, pictures = {}, {}, {}, []
     classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
     for evalset in sets:
@@ -54,7 +57,8 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
         behind[evalset.name] = found
         recalls[evalset.name] = _recall(model, tokenizer, encoded)
         pictures.append(_pictures(evalset, encoded, classifier))
-    metrics = {"zeroshot": {**summary(results), "sets": results}, "retrieval": recalls}
+    zeroshot = {**summary(results), "sets": results, **({"not_computed": unreadable} if unreadable else {})}
+    metrics = {"zeroshot": zeroshot, "retrieval": recalls}
     shown = _shown(sets, pictures)
     scale = model.logit_scale.exp().item()
     copies = _affordable_copies(model, len(shown))
@@ -122,6 +126,7 @@ def table(metrics: dict[str, Any]) -> str:
         lines.append(f"{title:<51}{whole['top1']:>8.1%}{whole['top5']:>8.1%}")
         for name, row in sets.items():
             lines += [f"skipped in {name}: {len(keys)} × {why}" for why, keys in row.get("skipped", {}).items()]
+        lines += [f"{name}: not computed, {why}" for name, why in whole.get("not_computed", {}).items()]
     for name, row in metrics.get("retrieval", {}).items():
         if "not_computed" in row:
             lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
@@ -130,6 +135,10 @@ def table(metrics: dict[str, Any]) -> str:
                 shares = "  ".join(f"{k} {share:.1%}" for k, share in row[key].items())
                 lines.append(f"{name:<24}{title}  {shares}  median rank {row['median_rank'][key]:g}")
     return "\n".join(lines)
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
 def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
-from diptych.encode import Encoded, encode_set
-from diptych.errors import UserError
+from diptych.encode import Encoded, encode_set, readable
 from diptych.evaluation.probe import LinearProbe, columns, fit_probe
-from diptych.evaluation.robustness import effective_robustness, interval
+from diptych.evaluation.robustness import effective_robustness_interval, interval
 from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded, load
 from diptych.probing import describe
@@ -54,7 +53,9 @@ def write_robustness(
     rows = {evalset.name: _row(evalset, every[evalset.name], usual, every, seed) for evalset in sets}
     metrics = {
         "robustness": rows,
-        "robustness_mean": _mean([every[each.name] for each in sets if each.role == "shift"], seed),
+        "robustness_mean": _mean(
+            [every[each.name] for each in sets if each.role == "shift"], every[usual.name] if usual else None, seed
+        ),
         "robustness_how": {
             "usual": usual.name if usual else None,
             "line": "slope 1 in logits through the supervised baseline",
@@ -87,12 +88,10 @@ def _of_baseline(path: str | None, key: str) -> Callable[[EvalSet], Hits]:
     baseline = load(path)
 
     def answers(evalset: EvalSet) -> Hits:
-        try:
-            classifier = zero_shot_classifier(baseline.model, baseline.tokenizer, evalset.classnames, ["{}"]).cpu()
-        except UserError:
-            return f"the model of {key} knows none of some classes of {evalset.name}"
-        tested = encode_set(baseline.model, evalset)
-        return hits(tested.features, classifier, tested.labels)
+        found, why = readable(baseline.model, [evalset])
+        if not found:
+            return f"{evalset.name} for {key}: {why[evalset.name]}"
+        return _zero_shot(baseline, found[0], encode_set(baseline.model, evalset))
 
     return answers
 
@@ -128,20 +127,31 @@ def _row(
 ) -> dict[str, Any]:
     row = _cells([own], seed)
     row |= {"role": evalset.role, "not_computed": {name: why for name, why in own.items() if isinstance(why, str)}}
-    row["effective_robustness"] = None
-    base, shifted = own["supervised"], own["zeroshot"]
-    if usual is not None and evalset is not usual and isinstance(base, Tensor) and isinstance(shifted, Tensor):
-        known = every[usual.name]["supervised"], every[usual.name]["zeroshot"]
-        if isinstance(known[0], Tensor) and isinstance(known[1], Tensor):
-            n = len(known[0])
-            row["effective_robustness"] = effective_robustness(
-                (_share(known[1]), _share(shifted)), (_share(known[0]), _share(base)), min(n, len(base))
-            )
+    return _with_effective(row, [own], None if usual is None or usual is evalset else every[usual.name], seed)
+
+
+def _mean(sets: list[dict[str, Hits]], usual: dict[str, Hits] | None, seed: int) -> dict[str, Any] | None:
+    return _with_effective(_cells(sets, seed), sets, usual, seed) if sets else None
+
+
+def _with_effective(
+    row: dict[str, Any], sets: list[dict[str, Hits]], usual: dict[str, Hits] | None, seed: int
+) -> dict[str, Any]:
+    """A row with its effective robustness and the interval of that; None of both where one lacks what it needs."""
+    pairs = [None if each is None else _paired(each) for each in (usual, *sets)]
+    known = [each for each in pairs if each is not None]
+    if len(known) < len(pairs):
+        row["effective_robustness"] = row["intervals"]["effective_robustness"] = None
+    else:
+        row["effective_robustness"], ends = effective_robustness_interval(known[0], known[1:], seed)
+        row["intervals"]["effective_robustness"] = list(ends)
     return row
 
 
-def _mean(sets: list[dict[str, Hits]], seed: int) -> dict[str, Any] | None:
-    return _cells(sets, seed) if sets else None
+def _paired(hits: dict[str, Hits]) -> Tensor | None:
+    """bool [N, 2], whether the zero-shot model and the supervised baseline are right"""
+    ours, theirs = hits["zeroshot"], hits["supervised"]
+    return torch.stack([ours, theirs], dim=1) if isinstance(ours, Tensor) and isinstance(theirs, Tensor) else None
 
 
 def _cells(sets: list[dict[str, Hits]], seed: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def register_resolvers() -> None:
     `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
     `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
     `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
-    `lines:file`: the lines of a list that the config holds from then on; `count:list`: how many.
+    `lines:file,key`: the lines of a file that the config holds from then on; `count:list`: how many.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", _budget, replace=True)
@@ -76,7 +76,9 @@ def _vocab_size(vocabulary: str | None) -> int:
     return Tokenizer(vocabulary=vocabulary).vocab_size
 
 
-def _lines(file: str) -> ListConfig:
+def _lines(file: str | None, key: str = "model.text.phrases") -> ListConfig:
+    if file is None:
+        raise UserError(f"{key}= is missing: give a file that holds one phrase a line.")
     if not Path(file).is_file():
         raise UserError(f"{file} is missing: it is to hold one phrase a line.")
     return ListConfig([line.strip() for line in Path(file).read_text().splitlines() if line.strip()])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
+from diptych.towers.indicator import Indicator
 
 
 @dataclass
@@ -36,6 +38,28 @@ def tokenizer_for(model: CLIP) -> Tokenizer:
             " model.text.vocabulary the file that the tower was made for, and leave model.text.vocab_size out."
         )
     return tokenizer
+
+
+def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[str, str]]:
+    """The sets that the text tower can be asked for, and the others' names with the reason.
+
+    A tower of fixed phrases takes a class name as it is, without a template, and only one that is or holds a phrase
+    of its own; any other tower reads every name.
+    """
+    text = model.text
+    if not isinstance(text, Indicator):
+        return list(sets), {}
+    tokenizer, kept, left = tokenizer_for(model), [], {}
+    for evalset in sets:
+        unknown = int((~text.knows(tokenizer(evalset.classnames))).sum()) if evalset.classnames else 0
+        if unknown:
+            left[evalset.name] = (
+                f"{unknown:,} of its {len(evalset.classnames):,} class names are, or hold, none of the model's"
+                f" {text.embed_dim:,} phrases"
+            )
+        else:
+            kept.append(replace(evalset, templates=["{}"]))
+    return kept, left
 
 
 @torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to

@@ -40,7 +40,7 @@ from diptych.slurm import requeue, requeued
 from diptych.vocabulary import carrying_vocabulary, keep_vocabulary
 from diptych.world import adopt, nodes, outside
 
-TASKS_ONLY = ("labelled", "synonyms")  # keys of `data` that evaluations read, and a training does not
+NOT_OF_LOADER = ("labelled", "synonyms", "ngrams")  # keys of `data` that recipes and evaluations read
 
 register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
 
@@ -174,9 +174,9 @@ def fit(run_dir: Path, resume: bool) -> None:
         compile_towers(model)
     trainer_keys = dict(cfg["trainer"])
     accumulate = trainer_keys.pop("accumulate", 1)
-    data = instantiate({k: v for k, v in cfg["data"].items() if k not in TASKS_ONLY}, _convert_="all")
+    data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
     data.start = start
-    data.evaluate = _affordable(data.evaluate, model)
+    data.evaluate = _affordable(_readable(data.evaluate, model), model)
     loss = instantiate(cfg["loss"], _convert_="all")
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
@@ -250,6 +250,17 @@ def report(run_dir: Path) -> None:
         assess.write_all(run_dir, loaded, _affordable(sets, loaded.model))
         print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
+
+
+def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
+    """Those whose class names the model reads: where it reads none, no training should find that out at its end."""
+    from diptych.encode import readable
+
+    kept, left = readable(model, sets)
+    if left and not kept:
+        name, why = next(iter(left.items()))
+        raise UserError(f"The model reads none of data.evaluate's sets, {name}: {why}: take data.evaluate=null.")
+    return kept
 
 
 def _affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:

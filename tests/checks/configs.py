@@ -16,6 +16,7 @@ ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "cal
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
 ENTRIES |= {"plan": ("model", "trainer", "loss")}
 GROUPLESS = ("convert",)
+GIVEN_PHRASES = {"supervised": "classes", "visual_ngrams": "ngrams"}
 GIVEN = {"webdataset": ["data.shards=x.tar"]}
 
 
@@ -28,6 +29,9 @@ def choices() -> Iterator[tuple[str, list[str]]]:
                     continue  # sets to evaluate on
                 yield entry, [f"{group}={file.stem}", *(GIVEN.get(file.stem, []) if group == "data" else [])]
     yield from ((entry, []) for entry in GROUPLESS)
+    for recipe in ("supervised", "visual_ngrams"):
+        yield "train", [f"recipe=[demo,{recipe}]"]
+        yield "train", [f"recipe={recipe}", "model=rn101", f"{GIVEN_PHRASES[recipe]}=README.md"]
     for file in sorted((ROOT / "conf/model/text").glob("*.yaml")):
         yield "train", [f"model/text={file.stem}"]
 

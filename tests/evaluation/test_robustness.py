@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.errors import UserError
-from diptych.evaluation.robustness import effective_robustness, interval, logit
+from diptych.evaluation.robustness import effective_robustness, effective_robustness_interval, interval, logit
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -55,3 +55,28 @@ def test_effective_robustness() -> None:
     assert expected == pytest.approx(0.8)  # odds 9 · (2/3) / (3/2) = 4
     assert effective_robustness((0.9, 0.5), (0.6, 0.4), 1000) == pytest.approx(0.5 - expected)
     assert math.isfinite(logit(0, 10)) and logit(1, 10) == pytest.approx(-logit(0, 10))
+
+
+def test_the_interval_of_effective_robustness_resamples_the_usual_set_too() -> None:
+    """Against drawing pictures one by one, of all sets, by hand."""
+    rng = np.random.default_rng(0)
+    usual = rng.random((200, 2)) < (0.75, 0.6)
+    shifted = [rng.random((n, 2)) < (0.5, 0.35) for n in (150, 80)]
+
+    def mean(known: np.ndarray, sets: list[np.ndarray]) -> float:
+        found = 0.0
+        for hits, n in zip(sets, (150, 80), strict=True):
+            ours, theirs = zip(known.mean(axis=0), hits.mean(axis=0), strict=True)
+            found += effective_robustness(ours, theirs, n).item() / 2
+        return found
+
+    def again(hits: np.ndarray) -> np.ndarray:
+        return hits[rng.integers(0, len(hits), len(hits))]
+
+    drawn = [mean(again(usual), [again(hits) for hits in shifted]) for _ in range(4000)]
+    value, ends = effective_robustness_interval(torch.tensor(usual), [torch.tensor(x) for x in shifted])
+    assert value == pytest.approx(mean(usual, shifted))
+    assert ends == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.01)
+    alone = np.quantile([mean(usual, [again(hits) for hits in shifted]) for _ in range(4000)], [0.025, 0.975])
+    assert ends[1] - ends[0] > 1.2 * (alone[1] - alone[0])
+    assert effective_robustness_interval(torch.tensor(usual), [torch.tensor(usual)])[0] == pytest.approx(0)

@@ -24,6 +24,14 @@ def test_class_names_are_rows_of_the_identity() -> None:
             tower(TOKENIZER([other]))
 
 
+def test_they_say_which_texts_they_know() -> None:
+    labels, ngrams_ = LabelTower(4, NAMES, TOKENIZER), NGramTower(2, ["cow", "red apple"], TOKENIZER)
+    texts = TOKENIZER(["cow", "a cow", "apple", "Red Apple"])
+    assert labels.knows(texts).tolist() == [True, False, False, True]
+    for tower in (ngrams_.train(), ngrams_.eval()):
+        assert tower.knows(texts).tolist() == [True, True, False, True]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="embed_dim=5, but there are 4 phrases"):
         LabelTower(5, NAMES, TOKENIZER)

@@ -14,7 +14,7 @@ from diptych.study.fewshot import fewshot
 from diptych.study.probe import probe
 from diptych.study.prompts import prompts
 from diptych.study.quality import quality
-from diptych.study.record import PARTS, read
+from diptych.study.record import PARTS, mapping, read
 from diptych.study.robustness import robustness
 
 
@@ -34,6 +34,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         headline=view.headline(record),
         training=view.training(record),
         groups=view.groups(record),
+        unread=mapping(mapping(record.metrics.get("zeroshot")).get("not_computed")),
         retrieval=view.retrieval(record),
         charts=charts(record),
         examples=view.examples(record),

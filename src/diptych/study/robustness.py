@@ -69,6 +69,7 @@ def _row(name: str, row: dict[str, Any]) -> dict[str, Any]:
         "difference": number(row.get("difference")),
         "ends": _ends(ends.get("difference")),
         "effective": number(row.get("effective_robustness")),
+        "effective_ends": _ends(ends.get("effective_robustness")),
     }
 
 

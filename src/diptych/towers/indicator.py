@@ -61,6 +61,10 @@ class Indicator(nn.Module):
         """The phrases of one text, by number."""
         raise NotImplementedError
 
+    def knows(self, tokens: Tensor) -> Tensor:
+        """int64 [N, L] -> bool [N], whether a text is a phrase, or holds one"""
+        return Indicator.forward(self, tokens).any(dim=1)
+
     def layers_above(self) -> dict[str, int]:
         """No weight has layers above it: there is none."""
         return {}
@@ -71,13 +75,18 @@ class LabelTower(Indicator):
 
     reads_sentences = False
 
-    def phrases_of(self, body: tuple[int, ...]) -> list[int]:
-        if body not in self.places:
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = super().forward(tokens)
+        if unknown := (~rows.any(dim=1)).nonzero()[:, 0].tolist():
             raise UserError(
-                f"A text of {len(body)} tokens is none of the {self.embed_dim:,} class names in model.text.phrases: a"
-                " supervised model reads class names alone, without a template, and only those it was trained on."
+                f"A text of {int(tokens[unknown[0]].argmax()) - 1} tokens is none of the {self.embed_dim:,} class"
+                " names in model.text.phrases: a supervised model reads class names alone, without a template, and only"
+                " those it was trained on."
             )
-        return [self.places[body]]
+        return rows
+
+    def phrases_of(self, body: tuple[int, ...]) -> list[int]:
+        return [self.places[body]] if body in self.places else []
 
 
 class NGramTower(Indicator):
