@@ -80,8 +80,8 @@ class LabelTower(Indicator):
         if unknown := (~rows.any(dim=1)).nonzero()[:, 0].tolist():
             raise UserError(
                 f"A text of {int(tokens[unknown[0]].argmax()) - 1} tokens is none of the {self.embed_dim:,} class"
-                " names in model.text.phrases: a supervised model reads class names alone, without a template, and only"
-                " those it was trained on."
+                " names in model.text.phrases: a supervised model reads class names alone, without a template, and"
+                " only those it was trained on."
             )
         return rows
 
