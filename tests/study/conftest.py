@@ -121,6 +121,14 @@ def run_dir(tmp_path: Path) -> Path:
         },
         "details.json": told_details(shown, {each.name: _behind(each) for each in shown}),
         "examples.json": examples(shown, scale=10.0, per_set=4),
+        "profile.json": {
+            "steps": 20,
+            "after": 10,
+            "seconds": 0.2,
+            "parts": {"image tower": 0.15, "loss": 0.01, "optimiser": 0.0},
+            "operations": [{"name": "aten::mm", "share": 0.4, "calls": 12.0}],
+            "communication": 0.004,
+        },
         "gallery.json": gallery(shown, texts, CLASSNAMES[:2], torch.eye(6)[:2], k=4),
     }
     for name, content in parts.items():

@@ -74,6 +74,10 @@ def test_the_page_says_what_the_run_wrote(run_dir):
         "flat 0.50 -3.00 0.25 9.50 – 0 2 3 50.0 40.0",
         "novel 0.50 -3.00 0.25 9.50 – not computed: nothing to compare with",
         "flat/0 and noto/7",
+        "200.00 ms a step, the median of 20 steps after the first 10",
+        "exchange something during 4.00 ms",
+        "image tower 150.00 75.0 loss 10.00 5.0 Operations",
+        "aten::mm 40.0 12",
     ]:
         assert said in page.text, said
     assert "Missing" not in page.text and "Not logged" not in page.text
@@ -203,7 +207,7 @@ def test_strings_from_the_data_stay_strings(run_dir):
 
 
 def test_the_page_of_a_task_lacks_nothing_that_was_not_asked_for(run_dir):
-    for name in ("metrics.jsonl", "samples.json", "examples.json", "gallery.json", "details.json"):
+    for name in ("metrics.jsonl", "samples.json", "examples.json", "gallery.json", "details.json", "profile.json"):
         (run_dir / name).unlink()
     (run_dir / "config.yaml").write_text("task: {k: 20}\n")
     metrics = json.loads((run_dir / "metrics.json").read_text())

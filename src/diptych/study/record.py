@@ -20,6 +20,7 @@ PARTS = {
     "details.json": "calibration, classes and confusions",
 }
 """File -> what a reader misses without it."""
+ASKED_FOR = ("profile.json",)  # parts that only some runs are asked to write
 
 UNWRITTEN = "the run did not write it"
 
@@ -37,6 +38,7 @@ class Record:
     examples: dict[str, Any] = field(default_factory=dict)
     gallery: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     evaluation: bool = False
     """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
@@ -61,8 +63,9 @@ def read(run_dir: Path) -> Record:
         raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
     config = path.read_text(encoding="utf-8", errors="replace")
     record = Record(name=_name(config, run_dir), config=config, evaluation="task" in _parsed(config))
-    for file in PARTS:
+    for file in (*PARTS, *ASKED_FOR):
         _read_part(record, run_dir / file)
+    record.missing = {f: why for f, why in record.missing.items() if f in PARTS or why != UNWRITTEN}
     if record.evaluation:
         wanted = ("environment.txt", "metrics.json")
         record.missing = {file: why for file, why in record.missing.items() if file in wanted or why != UNWRITTEN}

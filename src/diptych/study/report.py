@@ -12,9 +12,10 @@ from diptych.study.curves import charts
 from diptych.study.details import details
 from diptych.study.fewshot import fewshot
 from diptych.study.probe import probe
+from diptych.study.profile import profiled
 from diptych.study.prompts import prompts
 from diptych.study.quality import quality
-from diptych.study.record import PARTS, mapping, read
+from diptych.study.record import ASKED_FOR, PARTS, mapping, read
 from diptych.study.robustness import robustness
 
 
@@ -30,7 +31,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         environment=record.environment,
         missing=record.missing,
         damaged=record.damaged,
-        parts=PARTS,
+        parts=PARTS | dict.fromkeys(ASKED_FOR, "where a step's time goes"),
         headline=view.headline(record),
         training=view.training(record),
         groups=view.groups(record),
@@ -47,6 +48,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         quality=quality(record),
         probe=probe(record),
         details=details(record),
+        profiled=profiled(record),
         fewshot=fewshot(record),
     )
     out = out or run_dir / "report.html"

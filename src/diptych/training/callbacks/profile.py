@@ -1,0 +1,175 @@
+"""Where a step's time goes, measured in a few steps of the run itself."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.profiler import ProfilerActivity, profile
+
+from diptych.batch import Batch
+from diptych.training.module import ContrastiveModule
+
+WAIT, MADE = "waiting for data", "transfer and augmentation"
+IMAGE, TEXT, LOSS = "image tower", "text tower", "loss"
+BACK = ", backward"
+NORMS, STEP, REST = "gradient norms and clipping", "optimiser", "all else"
+ORDER = (WAIT, MADE, IMAGE, TEXT, LOSS, LOSS + BACK, TEXT + BACK, IMAGE + BACK, NORMS, STEP, REST)
+COMMUNICATION = ("gloo:", "nccl:", "c10d::")  # how torch names collectives
+Stamp = float | torch.cuda.Event
+
+
+class Profile(L.Callback):
+    """Times the parts of `steps` steps after the first `after`, then traces `traced` steps with torch's profiler.
+
+    It writes `profile.json`, which the report shows, and `trace.json.gz`, for ui.perfetto.dev, into the run's folder.
+    Rank 0 alone measures, by CUDA events on a GPU. A tower's backward pass is told from the other's by when the
+    gradient of its features is there; where parts of a batch are encoded again, that counts as the tower's. What
+    ranks exchange overlaps the backward pass, so it has a line of its own and no share. The traced steps are slower
+    and are not among the timed ones.
+    """
+
+    def __init__(self, after: int = 10, steps: int = 20, traced: int = 2) -> None:
+        self.after, self.steps, self.traced = after, steps, traced
+        self._since = 0  # steps since this process began
+        self._marks: list[tuple[str, Stamp]] = []  # what the time until a stamp was
+        self._found: list[dict[str, float]] = []
+        self._now = REST  # what runs in the backward pass
+        self._hooks: list[Any] = []
+        self._profiler: profile | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
+        if not trainer.is_global_zero:
+            return
+        for name, module in ((IMAGE, pl_module.model.image), (TEXT, pl_module.model.text), (LOSS, pl_module.loss)):
+            assert isinstance(module, nn.Module)
+            self._hooks += [
+                module.register_forward_pre_hook(self._entered),
+                module.register_forward_hook(self._left(name)),
+            ]
+        self._mark(REST)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self._mark(MADE)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._mark(LOSS)
+        self._now = LOSS + BACK
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark(self._now)
+        self._now = REST
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._mark(NORMS)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not self._hooks:
+            return
+        self._mark(STEP)
+        self._since += 1
+        if self.after < self._since <= self.after + self.steps:
+            self._found.append(_summed(self._marks, batch.wait))
+        if self._since == self.after + self.steps and self.traced:
+            self._profiler = profile(activities=[*_activities()])
+            self._profiler.start()
+        if self._since == self.after + self.steps + self.traced:
+            self._finish(Path(trainer.default_root_dir))
+        self._marks = self._marks[-1:]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._hooks:  # a run that was shorter
+            self._finish(Path(trainer.default_root_dir))
+
+    def _finish(self, run_dir: Path) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        told: dict[str, Any] = {"steps": len(self._found), "after": self.after}
+        if self._found:
+            told["seconds"] = statistics.median(sum(step.values()) for step in self._found)
+            told["parts"] = {name: statistics.median(step.get(name, 0.0) for step in self._found) for name in ORDER}
+        if self._profiler is not None:
+            self._profiler.stop()
+            traced = min(self.traced, self._since - self.after - self.steps)
+            self._profiler.export_chrome_trace(str(run_dir / "trace.json.gz"))
+            told |= _operations(self._profiler, traced)
+        (run_dir / "profile.json").write_text(json.dumps(told, indent=1) + "\n")
+
+    @torch.compiler.disable
+    def _mark(self, name: str) -> None:
+        if torch.cuda.is_available():
+            stamp: Stamp = torch.cuda.Event(enable_timing=True)
+            stamp.record()  # type: ignore[union-attr]
+        else:
+            stamp = time.perf_counter()
+        self._marks.append((name, stamp))
+
+    @torch.compiler.disable
+    def _entered(self, module: nn.Module, inputs: Any) -> None:
+        self._mark(self._now)
+
+    def _left(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        @torch.compiler.disable
+        def left(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._mark(name)
+            if name != LOSS and output.requires_grad and self._now == REST:
+                output.register_hook(lambda gradient: self._reached(name + BACK))
+
+        return left
+
+    def _reached(self, name: str) -> None:
+        """The gradient of a tower's features is there: what ran until now is over, and its backward pass begins."""
+        self._mark(self._now)
+        self._now = name
+
+
+def _summed(marks: list[tuple[str, Stamp]], wait: float) -> dict[str, float]:
+    """Seconds of one step by part; the first mark is the end of the step before."""
+    found: dict[str, float] = defaultdict(float)
+    if isinstance(marks[-1][1], torch.cuda.Event):
+        marks[-1][1].synchronize()
+    for (_, begun), (name, ended) in pairwise(marks):
+        if isinstance(begun, float) and isinstance(ended, float):
+            found[name] += ended - begun
+        else:
+            found[name] += begun.elapsed_time(ended) / 1000  # type: ignore[union-attr, arg-type]
+    waited = min(wait, found[MADE])
+    return {**found, WAIT: waited, MADE: found[MADE] - waited}
+
+
+def _activities() -> list[ProfilerActivity]:
+    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+
+
+def _operations(profiler: profile, traced: int) -> dict[str, Any]:
+    """Of a traced step: the ten operations that take most, and the seconds that collectives are under way."""
+    spent = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, spent))
+    whole = sum(getattr(event, spent) for event in events)
+    exchanged = sum(event.cpu_time_total for event in events if event.key.startswith(COMMUNICATION))
+    return {
+        "traced": traced,
+        "operations": [
+            {"name": event.key, "share": getattr(event, spent) / whole, "calls": event.count / traced}
+            for event in events[:10]
+        ],
+        "communication": exchanged / 1e6 / traced,
+    }
