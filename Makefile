@@ -7,6 +7,7 @@ PEERS := .venv-peers
 LOADERS := .venv-bench
 RECIPE ?= demo
 STEPS ?=
+BENCH ?=
 TORCH_INDEX ?=
 # The CPU build where no NVIDIA driver is found; the default build, unconstrained, where one is.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
@@ -51,11 +52,8 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
 	$(BIN)/python tests/peers/table.py
 
-bench: $(READY) $(PEERS)/.ready ## the small benchmarks: ratios in one run
-	$(BIN)/python benchmarks/tokenizer.py
-	$(BIN)/python benchmarks/image.py
-	$(BIN)/python benchmarks/shuffle.py
-	$(BIN)/python benchmarks/seek.py
+bench: $(READY) $(PEERS)/.ready ## ratios to named peers in one run, kept in benchmarks/results.md (BENCH=step-fp32 for one)
+	$(BIN)/python benchmarks/results.py $(BENCH)
 
 bench-peers: $(LOADERS)/.ready ## .venv-bench with the loaders of others; nothing to do the second time
 

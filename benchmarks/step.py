@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
+from diptych.batch import normalise
 from diptych.interop import from_open_clip
 from diptych.interop.names import to_ours
 from diptych.loss import ContrastiveLoss
 from diptych.towers import text as text_tower
 from diptych.towers import transformer
-from diptych.towers.clip import CLIP
+from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.training.accumulation import features
 from diptych.training.optim import adamw
 from diptych.training.precision import tower_dtype
@@ -51,9 +52,9 @@ Step = Callable[[], Tensor]
 
 
 def peer_package() -> Any:
-    """The peer's package, from the peers' environment, behind everything of ours."""
-    (packages,) = (HERE.parent / ".venv-peers/lib").glob("python*/site-packages")
-    sys.path += [str(packages), str(HERE.parent / "tests/peers")]
+    """The peer's package, installed or from the peers' environment, behind everything of ours. Raises ImportError."""
+    sys.path += map(str, (HERE.parent / ".venv-peers/lib").glob("python*/site-packages"))
+    sys.path.append(str(HERE.parent / "tests/peers"))
     import openings  # noqa: F401  before whatever imports torchvision
 
     # isort: split
@@ -73,23 +74,21 @@ def batch(size: int, side: int) -> tuple[Tensor, Tensor]:
     return images, tokens
 
 
-def autocast(precision: str) -> AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+def autocast(precision: str, device: str = "cpu") -> AbstractContextManager:
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 
-def theirs(model: nn.Module, size: int, precision: str) -> tuple[Step, torch.optim.Optimizer]:
+def theirs(model: nn.Module, size: int, precision: str, device: str = "cpu") -> tuple[Step, torch.optim.Optimizer]:
     """Forward and loss as in open_clip's training loop, and its optimiser (open_clip_train/main.py)."""
     from open_clip.loss import ClipLoss
 
-    images, tokens = batch(size, model.visual.image_size[0])
-    ours_of = diptych.create_model("vit_tiny")  # for the two constants
-    pixels = ((images.float() / 255 - _view(ours_of.mean)) / _view(ours_of.std)).contiguous()
+    side = model.visual.image_size
+    images, tokens = (x.to(device) for x in batch(size, side if isinstance(side, int) else side[0]))
+    pixels = normalise(images, OPENAI_MEAN, OPENAI_STD).to(model.logit_scale.dtype)
     loss = ClipLoss()
 
     def forward() -> Tensor:
-        with autocast(
-            "fp32" if precision == "fp32" else "bf16-mixed"
-        ):  # it has no other bf16 that keeps fp32 weights
+        with autocast(precision.replace("true", "mixed"), device):
             image, text, scale = model(pixels, tokens)
             return loss(image, text, scale)
 
@@ -103,21 +102,17 @@ def theirs(model: nn.Module, size: int, precision: str) -> tuple[Step, torch.opt
     return forward, torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
 
 
-def ours(model: CLIP, size: int, precision: str) -> tuple[Step, torch.optim.Optimizer]:
-    images, tokens = batch(size, model.image_size)
+def ours(model: CLIP, size: int, precision: str, device: str = "cpu") -> tuple[Step, torch.optim.Optimizer]:
+    images, tokens = (x.to(device) for x in batch(size, model.image_size))
     model.to(memory_format=torch.channels_last)
     loss = ContrastiveLoss()
 
     def forward() -> Tensor:
-        with autocast(precision):
+        with autocast(precision, device):
             image, text = features(model, images, tokens, dtype=tower_dtype(precision))
             return loss(image, text, model.logit_scale.exp())
 
     return forward, adamw(model)
-
-
-def _view(channels: object) -> Tensor:
-    return torch.as_tensor(channels).view(3, 1, 1)
 
 
 def whole(forward: Step, optimizer: torch.optim.Optimizer) -> None:
@@ -184,37 +179,57 @@ def status(key: str) -> int:
 def necessary(model: CLIP, size: int) -> float:
     """Operations of a step that no arithmetic identity spares us: our own forward pass times three."""
     images, tokens = batch(size, model.image_size)
+    device = model.logit_scale.device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features(model, images, tokens)
+        features(model, images.to(device), tokens.to(device))
     return 3.0 * counter.get_total_flops()
 
 
-def product(precision: str, side: int = 2048) -> tuple[Callable[[], Tensor], float]:
-    x = torch.randn(side, side, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
+def product(precision: str, side: int = 2048, device: str = "cpu") -> tuple[Callable[[], Tensor], float]:
+    x = torch.randn(side, side, dtype=torch.float32 if precision == "fp32" else torch.bfloat16, device=device)
     return (lambda: x @ x), 2.0 * side**3
 
 
 def timed(action: Callable[[], object]) -> float:
+    """Seconds, with all that a GPU was asked for before and by it."""
+    wait()
     start = time.perf_counter()
     action()
+    wait()
     return time.perf_counter() - start
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def spread(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.3g} s ({min(seconds):.3g}–{max(seconds):.3g})"
 
 
+def exact(name: str, size: int = 2) -> tuple[float, float]:
+    """How far loss and gradient are apart in float64: what is left is mathematics. On a batch norm's few numbers fp32
+    rounding grows along the depth, so a ResNet's fp32 gradients say little."""
+    mine, model = (each.double() for each in pair(name))
+    left, right = ours(mine, size, "64"), theirs(model, size, "64")  # type: ignore[arg-type]
+    (loss, gradients), (their_loss, their_gradients) = gradient(left[0], mine), gradient(right[0], model, to_ours)
+    return abs(loss - their_loss) / their_loss, apart(gradients, their_gradients)
+
+
 def compare(name: str, size: int, precision: str, rounds: int) -> None:
+    off = exact(name)
     mine, model = pair(name)
     left, right = ours(mine, size, precision), theirs(model, size, precision)
     found = gradient(left[0], mine), gradient(right[0], model, to_ours)
-    exact = gradient(ours(mine, size, "fp32")[0], mine) if precision != "fp32" else None
+    single = gradient(ours(mine, size, "fp32")[0], mine) if precision != "fp32" else None
     print(f"\n{name}, batch {size}, {precision}: loss {found[0][0]:.6f}, open_clip's {found[1][0]:.6f}")
-    if exact is None:
-        print(f"gradient apart by {apart(found[0][1], found[1][1]):.1e}")
+    print(f"in float64 the losses are {off[0]:.1e} apart, the gradients {off[1]:.1e}", end="; ")
+    if single is None:
+        print(f"in fp32 the gradients {apart(found[0][1], found[1][1]):.1e}")
     else:
-        print(f"gradient from fp32's: ours {apart(found[0][1], exact[1]):.1e}", end=", ")
-        print(f"open_clip's {apart(found[1][1], exact[1]):.1e}")
+        print(f"from fp32's gradient: ours {apart(found[0][1], single[1]):.1e}", end=", ")
+        print(f"open_clip's {apart(found[1][1], single[1]):.1e}")
     multiply, operations = product(precision)
     steps = {"ours": partial(whole, *left), "open_clip": partial(whole, *right), "product": multiply}
     for action in steps.values():
@@ -281,11 +296,11 @@ def parts(name: str, size: int, precision: str, rounds: int) -> None:
     torch.manual_seed(0)
     model = diptych.create_model(name).train()
     step = ours(model, size, precision)
-    exact = gradient(step[0], model)[1]
+    untouched = gradient(step[0], model)[1]
     print(f"\n{name}, batch {size}, {precision}: a step without one of ours, over one with all of them")
     for title, removed in without().items():
         with removed():
-            moved = apart(gradient(step[0], model)[1], exact)
+            moved = apart(gradient(step[0], model)[1], untouched)
         ratios = []
         for _ in range(rounds):
             with removed():

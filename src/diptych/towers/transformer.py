@@ -7,13 +7,12 @@ initialization scheme" (section 2.4); here it takes the same.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.towers.mlp import MLP
 
 # On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused
 # kernel costs more than it saves there.
@@ -94,9 +93,7 @@ class ResidualAttentionBlock(nn.Module):
         super().__init__()
         self.attn = Attention(width, heads, causal)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
-        )
+        self.mlp = MLP(width, activation)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:

@@ -1,0 +1,161 @@
+"""What a GPU is to show, in one command: parity with the CPU, steps beside open_clip's, and pairs a second from tars.
+
+python benchmarks/gpu.py [MODEL …] [--batch 256] [--rounds 10] [--steps 60] [--device cuda]
+
+1. Loss and gradients of the small models in fp32 (TF32 off), on the device and on the CPU.
+2. A training step in bf16-mixed: time beside open_clip's in alternating rounds, the share of what a large product
+   reaches, and peak memory. Without open_clip ours is timed alone, and that is said.
+3. `python src/train.py` on shards of 256-pixel JPEGs written for it: pairs a second and the share of waiting.
+
+Needs no network and torch 2.10 or newer. What can't be done is named in a sentence and the rest goes on; `--device
+cpu` runs the same program where there is no GPU, to see that it works and not to time anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+NEEDED = ("hydra", "omegaconf", "lightning", "webdataset")
+
+
+def missing(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if find_spec(name) is None]
+
+
+def parity(device: str) -> None:
+    from step import apart, gradient, ours
+
+    import diptych
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for name in ("vit_tiny", "rn_tiny"):
+        found = []
+        for where in ("cpu", device):
+            torch.manual_seed(0)
+            model = diptych.create_model(name).train().to(where)
+            loss, gradients = gradient(ours(model, 32, "fp32", where)[0], model)
+            found.append((loss, {key: value.cpu() for key, value in gradients.items()}))
+        (ours_loss, ours_gradient), (loss, gradients) = found
+        print(
+            f"{name:<10}loss {loss:.6f}, on the CPU {ours_loss:.6f}; gradient apart by"
+            f" {apart(gradients, ours_gradient):.1e}",
+            flush=True,
+        )
+
+
+def times(name: str, device: str, size: int, rounds: int) -> None:
+    from step import NAMES, necessary, ours, peer_package, product, theirs, timed, whole
+
+    import diptych
+
+    torch.manual_seed(0)
+    model = diptych.create_model(name).train().to(device)
+    steps: dict[str, Callable[[], object]] = {"ours": partial(whole, *ours(model, size, "bf16-mixed", device))}
+    try:
+        if name not in NAMES:
+            raise ImportError(f"it has no {name}")
+        peer = peer_package().create_model(NAMES[name], precision="fp32", force_quick_gelu=True).train().to(device)
+        steps["open_clip"] = partial(whole, *theirs(peer, size, "bf16-mixed", device))
+    except ImportError as error:
+        print(f"open_clip is not to be had, and ours is timed alone: {error}")
+    multiply, operations = product("bf16", 8192 if device == "cuda" else 1024, device)
+    steps["product"] = multiply
+    memory, seconds = {}, {who: [] for who in steps}
+    for who, action in steps.items():
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            action()
+        memory[who] = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+    for _ in range(rounds):
+        for who, action in steps.items():
+            seconds[who].append(timed(action))
+    best = operations / statistics.median(seconds["product"])
+    need = necessary(model, size)
+    for who in steps:
+        if who == "product":
+            continue
+        middle = statistics.median(seconds[who])
+        print(
+            f"{name:<10}batch {size} {who:<10}{1000 * middle:8.1f} ms ({1000 * min(seconds[who]):.1f}–"
+            f"{1000 * max(seconds[who]):.1f}) {size / middle:8.0f} pairs/s {need / middle / best:5.0%} of"
+            f" {best / 1e12:.0f} TFLOP/s, peak with both models {memory[who]:.1f} GiB",
+            flush=True,
+        )
+
+
+def from_tars(device: str, name: str, size: int, steps: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pattern = shards(Path(folder) / "shards", max(4096, 4 * size))
+        command = [
+            sys.executable, str(HERE.parent / "src/train.py"), f"model={name}", "data=webdataset",
+            f"data.shards={pattern}", f"data.batch_size={size}", f"trainer.max_steps={steps}", "logger=none",
+            f"run_dir={folder}/run", f"trainer={'gpu' if device == 'cuda' else 'cpu'}", "trainer.log_every=10",
+            f"data.workers={min(8, os.cpu_count() or 1)}", "trainer.devices=1",
+        ]  # fmt: skip
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            print(f"training from tars failed: {(ended.stderr or ended.stdout).strip().splitlines()[-1]}")
+            return
+        lines = [json.loads(line) for line in (Path(folder) / "run/metrics.jsonl").read_text().splitlines()][2:]
+    pairs, waited = (
+        statistics.median(line[f"train/{key}"] for line in lines) for key in ("pairs_per_second", "data_wait")
+    )
+    print(f"{name:<10}batch {size} from tars: {pairs:,.0f} pairs/s, {waited:.0%} of the time waiting for data")
+
+
+def shards(folder: Path, count: int) -> str:
+    """JPEGs of 256 pixels with some structure, and captions, in eight tars."""
+    import webdataset
+    from PIL import Image
+
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for shard in range(8):
+        with webdataset.TarWriter(str(folder / f"{shard:06d}.tar")) as writer:
+            for number in range(count // 8):
+                coarse = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+                text = f"a picture of number {number} in shard {shard}"
+                writer.write({"__key__": f"{shard}-{number:06d}", "jpg": buffer.getvalue(), "txt": text})
+    return f"{folder}/{{000000..000007}}.tar"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=["vit_b32", "vit_b16", "rn50"])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("No GPU is to be seen here: `--device cpu` runs the same program, slowly.")
+    if lacking := missing(NEEDED):
+        sys.exit(f"{', '.join(lacking)} can't be imported, and nothing is built without: install diptych first.")
+    name = torch.cuda.get_device_name() if given.device == "cuda" else "the CPU"
+    print(f"torch {torch.__version__}, {name}")
+    parity(given.device)
+    for model in given.models:
+        times(model, given.device, given.batch, given.rounds)
+    from_tars(given.device, given.models[0], given.batch, given.steps)
+
+
+if __name__ == "__main__":
+    main()
