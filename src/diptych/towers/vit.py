@@ -6,13 +6,12 @@ attention, and any of the two with registers (Darcet et al. 2023).
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
 from diptych.towers.depth import layers_above
+from diptych.towers.mlp import MLP
 from diptych.towers.positions import resize_positions
 from diptych.towers.transformer import Attention, QuickGELU, Transformer
 
@@ -31,9 +30,7 @@ class AttentionPool(nn.Module):
         self.probe = nn.Parameter(torch.empty(1, width))
         self.attn = Attention(width, heads, causal=False)
         self.ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
-        )
+        self.mlp = MLP(width, activation)
         matrices = [p for name, p in self.named_parameters() if p.ndim == 2 and "in_proj" not in name]
         for matrix in (*matrices, *self.attn.in_proj_weight.detach().chunk(3)):
             nn.init.xavier_uniform_(matrix)
