@@ -62,6 +62,18 @@ def test_what_is_reported_is_what_the_prompts_give(loaded: Loaded, tmp_path: Pat
     assert "tuned here" in table(metrics) and "known for 2 of 4 classes" in table(metrics)
 
 
+def test_a_context_starts_as_the_best_single_template_does(loaded: Loaded, tmp_path: Path) -> None:
+    held = dataclasses.replace(evalset("held", "validation", 16), templates=["a {} square.", "one {}", "{}"])
+    context = {"start": None, "steps": 1}
+    told = write_prompts(tmp_path, loaded, [held], [], SYNONYMS, 3, context)["prompts"]
+    encoded = encode_set(loaded.model, held)
+    right = {}
+    for words, template in (("a photo of a", PLAIN), ("a", "a {} square."), ("one", "one {}")):
+        classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, list(COLOURS), [template])
+        right[words] = classify(encoded.features, classifier, encoded.labels)["top1"]
+    assert right[told["context"]["start"]] == max(right.values())
+
+
 def test_no_test_split_has_a_say(loaded: Loaded, tmp_path: Path) -> None:
     """Other labels, other pictures, other sets: what was chosen and learned is the same."""
     held, shift = evalset("held", "validation", 16), evalset("shift", "shift", 12, 16)

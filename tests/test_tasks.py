@@ -92,6 +92,7 @@ def test_robustness_beside_a_baseline(loaded: Loaded, tmp_path: Path, monkeypatc
         ends = row["intervals"]["effective_robustness"]
         assert (row["effective_robustness"] is None) == (ends is None) == (each.role == "validation")
         assert ends is None or ends[0] <= row["effective_robustness"] <= ends[1]
+    assert "effective robustness of zero-shot" in comparing.table(metrics)
     shifts = [metrics["robustness"][each.name]["effective_robustness"] for each in SETS[1:3]]
     assert metrics["robustness_mean"]["effective_robustness"] == pytest.approx(sum(shifts) / 2)
     other = metrics["robustness"]["other"]

@@ -77,6 +77,12 @@ def table(metrics: dict[str, Any]) -> str:
         ends = row["intervals"]["difference"]
         gain = f"{row['difference']:>+10.1%} ({ends[0]:+.1%} … {ends[1]:+.1%})" if ends else ""
         lines.append(f"{name:<24}{row['n']:>6}{cells}{gain:>26}")
+    effective = [(name, row) for name, row in rows.items() if row["effective_robustness"] is not None]
+    if effective:
+        lines.append("effective robustness of zero-shot, in points of top-1")
+    for name, row in effective:
+        low, high = row["intervals"]["effective_robustness"]
+        lines.append(f"{name:<24}{row['effective_robustness']:>+18.1%} ({low:+.1%} … {high:+.1%})")
     for why in dict.fromkeys(why for row in metrics["robustness"].values() for why in row["not_computed"].values()):
         lines.append(f"–: {why}")
     return "\n".join(lines)

@@ -77,7 +77,7 @@ def write_prompts(
     candidates: benchmarks whose pinned templates are tried beside the tuning set's own
     synonyms: class name -> other names; None for none
     most: templates in the largest ensemble
-    context: arguments of `learn_context`
+    context: arguments of `learn_context`; without a start, the words of the best single template
     Raises UserError where no set may be tuned on.
     """
     tuning = tuning_split(sets)
@@ -172,8 +172,19 @@ def _tune(
             each: _right(encoded, by_rule(model, tokenizer, names, synonyms, each)).mean().item() for each in RULES
         }
         rule = max(right, key=lambda each: right[each])  # of equals the first
+    if context.get("start") is None:
+        context = {**context, "start": _best_words(templates, prompts, encoded)}
     learned = learn_context(model, tokenizer, names, encoded.features, encoded.labels, scale, **context)
     return _Tuned(model, tokenizer, templates, search, rule, synonyms, learned)
+
+
+def _best_words(templates: list[str], prompts: Tensor, encoded: Encoded) -> str:
+    """What stands before the name in the template that reads most by itself, of those where something does. Words
+    that a model never read are a start from which a short descent doesn't come away."""
+    words = [template.partition("{}")[0].strip() for template in templates]
+    right = [hits(encoded.features, classifier, encoded.labels).double().mean().item() for classifier in prompts]
+    best = max((place for place, word in enumerate(words) if word), key=lambda place: right[place])
+    return words[best]
 
 
 def _row(

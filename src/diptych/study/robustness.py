@@ -125,7 +125,7 @@ def _scatter(
     axes.set_xticks(places, labels=[f"{100 * tick:g}" for tick in ticks])
     axes.set_yticks(places, labels=[f"{100 * tick:g}" for tick in ticks])
     axes.set(xlim=ends, ylim=ends)
-    axes.set_xlabel("top-1 on held-out pictures of trained styles, %", color=ink)
+    axes.set_xlabel("top-1 on held-out pictures, %", color=ink)
     axes.set_ylabel("mean top-1 on the shifts, %", color=ink)
     _quiet(axes, ink, rule)
 
