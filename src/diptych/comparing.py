@@ -19,6 +19,7 @@ from diptych.evaluation.robustness import effective_robustness_interval, interva
 from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded, load
 from diptych.probing import describe
+from diptych.sharing import own_device
 
 COLUMNS = ("supervised", "visual_ngrams", "zeroshot", "linear_probe")
 Hits = Tensor | str
@@ -92,6 +93,7 @@ def _of_baseline(path: str | None, key: str) -> Callable[[EvalSet], Hits]:
     if path is None:
         return lambda evalset: f"{key}= names no run"
     baseline = load(path)
+    baseline.model.to(own_device())
 
     def answers(evalset: EvalSet) -> Hits:
         found, why = readable(baseline.model, [evalset])

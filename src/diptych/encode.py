@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.batch import normalise
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
+from diptych.distributed import gather_objects, rank, world_size
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 from diptych.towers.indicator import Indicator
@@ -62,13 +63,35 @@ def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[
     return kept, left
 
 
-@torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
 def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
-    """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size."""
+    """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size.
+
+    Ranks share the pictures out by whole batches, so that each is encoded beside the same others as by one process,
+    and all get the features of all.
+    """
+    batches = -(-len(evalset) // batch_size)
+    first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
+    own = encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
+    parts = [part for part in gather_objects(own) if part is not None]
+    if not any(part.keys for part in parts):
+        raise ValueError(f"no picture of the set {evalset.name} could be read")
+    skipped: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, keys in part.skipped.items():
+            skipped.setdefault(reason, []).extend(keys)
+    read = [part for part in parts if part.keys]
+    keys, captions = ([each for part in read for each in getattr(part, what)] for what in ("keys", "captions"))
+    features, labels = (torch.cat([getattr(part, what) for part in read]) for what in ("features", "labels"))
+    return Encoded(features, labels, keys, captions, skipped)
+
+
+@torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
+def encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, by this process alone; without a row where no picture can be read."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    features, labels, keys, captions = [], [], [], []
+    features, labels, keys, captions = [torch.empty(0)], [torch.empty(0, dtype=torch.long)], [], []
     for batch in evalset.batches(batch_size, model.image_size):
         images = normalise(batch.images.to(device), model.mean, model.std)
         features.append(model.encode_image(images, normalize=True).float().cpu())
@@ -76,6 +99,5 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
         keys += batch.keys
         captions += batch.captions
     model.train(training)
-    if not features:
-        raise ValueError(f"no picture of the set {evalset.name} could be read")
-    return Encoded(torch.cat(features), torch.cat(labels), keys, captions, dict(evalset.skipped))
+    found = torch.cat(features[1:] or features)
+    return Encoded(found, torch.cat(labels), keys, captions, dict(evalset.skipped))

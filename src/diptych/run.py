@@ -36,6 +36,7 @@ from diptych.config import (
 from diptych.errors import RankFailed, Stopped, UserError
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_parts, resumed_config
+from diptych.sharing import agree_on_folder, own_device, shared
 from diptych.slurm import requeue, requeued
 from diptych.vocabulary import carrying_vocabulary, keep_vocabulary
 from diptych.world import adopt, nodes, outside
@@ -66,6 +67,8 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     with _one_sentence(config_name):
         if config_name == "train":
             _join_others(sys.argv[1:])
+        elif config_name in ("evaluate", "embed"):
+            agree_on_folder()
         hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
 
 
@@ -247,6 +250,7 @@ def report(run_dir: Path) -> None:
     sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
     if sets:
         loaded = load(run_dir)
+        loaded.model.to(own_device())
         assess.write_all(run_dir, loaded, _affordable(sets, loaded.model))
         print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
@@ -282,14 +286,15 @@ def evaluate(cfg: DictConfig) -> Path:
     from diptych.loading import load
     from diptych.study.report import write_report
 
-    out = Path(HydraConfig.get().runtime.output_dir)
     loaded = load(_given(cfg, "checkpoint"))
+    loaded.model.to(own_device())
     sets = instantiate(cfg.data.evaluate, _convert_="all")
-    _write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
-    _write(out / "environment.txt", environment())
-    metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
-    print(_table_of(cfg.task._target_)(metrics), flush=True)
-    print(f"report: {write_report(out)}", flush=True)
+    with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
+        _write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
+        _write(out / "environment.txt", environment())
+        metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
+        print(_table_of(cfg.task._target_)(metrics), flush=True)
+        print(f"report: {write_report(out)}", flush=True)
     return out
 
 
@@ -303,10 +308,11 @@ def embed(cfg: DictConfig) -> Path:
     from diptych import assess
     from diptych.loading import load
 
-    out = Path(HydraConfig.get().runtime.output_dir)
     loaded = load(_given(cfg, "checkpoint"))
-    file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
-    print(f"embeddings: {file}", flush=True)
+    loaded.model.to(own_device())
+    with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
+        file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
+        print(f"embeddings: {file}", flush=True)
     return file
 
 

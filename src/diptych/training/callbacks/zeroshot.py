@@ -9,7 +9,7 @@ import lightning as L
 
 from diptych import distributed
 from diptych.data.evalset import EvalSet
-from diptych.encode import encode_set, tokenizer_for
+from diptych.encode import encode_own, tokenizer_for
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
@@ -49,8 +49,8 @@ class ZeroShot(L.Callback):
         model.train()
         mine = evalset.items[distributed.rank() :: distributed.world_size()]
         right, count = 0.0, 0.0
-        if mine:
-            encoded = encode_set(model, dataclasses.replace(evalset, items=mine, skipped={}))
+        encoded = encode_own(model, dataclasses.replace(evalset, items=mine, skipped={}))
+        if encoded.keys:
             result = classify(encoded.features, classifier.float().cpu(), encoded.labels)
             right, count = result["top1"] * result["n"], result["n"]
         totals = distributed.gather_objects((right, count))

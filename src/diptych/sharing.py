@@ -1,0 +1,75 @@
+"""An evaluation on ranks that torchrun or srun started: each encodes a share of the pictures, and rank 0 writes.
+
+    torchrun --nproc-per-node 8 src/evaluate.py checkpoint=RUN_DIR data=imagenet data.path=…
+
+All ranks go through the whole task with the features of all, so a number is computed as by one process; what would be
+written twice goes nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych.world import adopt, meet, outside
+
+if TYPE_CHECKING:
+    from torch import device
+    from torch.distributed import Store
+
+STAMP = "diptych/stamp"
+_met: list[Store] = []
+
+
+def agree_on_folder() -> None:
+    """All ranks name the folder by rank 0's clock, before a config is composed. Alone: nothing."""
+    world = outside()
+    if world is None:
+        return
+    adopt(world)
+    store = meet(world)
+    _met.append(store)
+    if world.rank == 0:
+        store.set(STAMP, os.environ["DIPTYCH_STAMP"])
+    else:
+        os.environ["DIPTYCH_STAMP"] = store.get(STAMP).decode()
+
+
+@contextmanager
+def shared(out: Path) -> Iterator[Path]:
+    """Where this process writes: `out` for rank 0 and for one process alone; else a folder that goes, and a terminal
+    that shows nothing. Within, `diptych.distributed` knows the ranks."""
+    world = outside()
+    if world is None:
+        yield out
+        return
+    import torch.distributed as dist
+
+    group = dist.PrefixStore("evaluation", _met[-1])
+    dist.init_process_group("gloo", store=group, rank=world.rank, world_size=world.size)
+    try:
+        if world.rank == 0:
+            yield out
+        else:
+            with (
+                tempfile.TemporaryDirectory() as other,
+                Path(os.devnull).open("w") as nowhere,
+                redirect_stdout(nowhere),
+            ):
+                yield Path(other)
+        dist.barrier()  # whoever starts ranks may end all when one has ended
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device() -> device:
+    """The GPU of this rank, or the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
