@@ -39,7 +39,7 @@ class Profile(L.Callback):
     and are not among the timed ones.
     """
 
-    def __init__(self, after: int = 10, steps: int = 20, traced: int = 2) -> None:
+    def __init__(self, after: int = 50, steps: int = 20, traced: int = 2) -> None:
         self.after, self.steps, self.traced = after, steps, traced
         self._since = 0  # steps since this process began
         self._marks: list[tuple[str, Stamp]] = []  # what the time until a stamp was
