@@ -8,6 +8,7 @@ written twice goes nowhere.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 STAMP = "diptych/stamp"
 _met: list[Store] = []
+_evaluations = itertools.count()
 
 
 def agree_on_folder() -> None:
@@ -49,7 +51,7 @@ def shared(out: Path) -> Iterator[Path]:
         return
     import torch.distributed as dist
 
-    group = dist.PrefixStore("evaluation", _met[-1])
+    group = dist.PrefixStore(f"evaluation{next(_evaluations)}", _met[-1])  # a sweep evaluates several times
     dist.init_process_group("gloo", store=group, rank=world.rank, world_size=world.size)
     try:
         if world.rank == 0:
