@@ -7,6 +7,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.towers.mlp import MLP
 from diptych.towers.transformer import QuickGELU
@@ -82,3 +83,11 @@ def test_without_autograd_and_in_a_checkpoint_it_is_the_same() -> None:
     mlp.zero_grad()
     mlp(x).square().sum().backward()
     assert all(torch.equal(a, p.grad) for a, p in zip(again, mlp.parameters(), strict=True))
+
+
+def test_a_counter_of_operations_goes_through_it() -> None:
+    """Its hooks on every module meet the activation in the backward pass, too."""
+    mlp, x = made(QuickGELU())
+    with FlopCounterMode(display=False) as counter:
+        mlp(x).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * (2 * 15 * 8 * 32)

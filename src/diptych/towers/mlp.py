@@ -48,7 +48,7 @@ class _ActivatedLinear(torch.autograd.Function):
         to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
         with torch.enable_grad():
             x = x.detach().requires_grad_(to_x)
-            activated = ctx.activation(x)
+            activated = ctx.activation(x.view_as(x))  # no leaf: hooks that count operations take none here
         into_x = into_weight = into_bias = None
         if to_weight:
             rows = activated.detach().to(gradient.dtype).flatten(0, -2)
