@@ -59,7 +59,7 @@ def parity(device: str) -> None:
 
 
 def times(name: str, device: str, size: int, rounds: int) -> None:
-    from step import NAMES, necessary, ours, peer_package, product, theirs, timed, whole
+    from step import NAMES, alternating, necessary, ours, peer_package, product, theirs, whole
 
     import diptych
 
@@ -75,16 +75,14 @@ def times(name: str, device: str, size: int, rounds: int) -> None:
         print(f"open_clip is not to be had, and ours is timed alone: {error}")
     multiply, operations = product("bf16", 8192 if device == "cuda" else 1024, device)
     steps["product"] = multiply
-    memory, seconds = {}, {who: [] for who in steps}
+    memory = {}
     for who, action in steps.items():
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(3):
             action()
         memory[who] = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    for _ in range(rounds):
-        for who, action in steps.items():
-            seconds[who].append(timed(action))
+    seconds = alternating(steps, rounds)
     best = operations / statistics.median(seconds["product"])
     need = necessary(model, size)
     for who in steps:

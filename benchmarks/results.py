@@ -51,7 +51,7 @@ def run(name: str) -> str:
     lines = []
     with subprocess.Popen(
         [sys.executable, str(HERE / command[0]), *command[1:]],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:

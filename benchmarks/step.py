@@ -18,7 +18,6 @@ open_clip comes from `.venv-peers` (`make peers`), onto the same torch.
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loss import status
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -171,12 +171,6 @@ def measure_peak(name: str, who: str, size: int, precision: str) -> None:
     print(status("VmHWM") - before)
 
 
-def status(key: str) -> int:
-    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 def necessary(model: CLIP, size: int) -> float:
     """Operations of a step that no arithmetic identity spares us: our own forward pass times three."""
     images, tokens = batch(size, model.image_size)
@@ -198,6 +192,15 @@ def timed(action: Callable[[], object]) -> float:
     action()
     wait()
     return time.perf_counter() - start
+
+
+def alternating(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, round by round."""
+    seconds: dict[str, list[float]] = {who: [] for who in actions}
+    for _ in range(rounds):
+        for who, action in actions.items():
+            seconds[who].append(timed(action))
+    return seconds
 
 
 def wait() -> None:
@@ -232,37 +235,23 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
         print(f"from fp32's gradient: ours {apart(found[0][1], single[1]):.1e}", end=", ")
         print(f"open_clip's {apart(found[1][1], single[1]):.1e}")
     multiply, operations = product(precision)
-    steps = {"ours": partial(whole, *left), "open_clip": partial(whole, *right), "product": multiply}
+    steps: dict[str, Callable[[], object]] = {
+        "ours": partial(whole, *left),
+        "open_clip": partial(whole, *right),
+        "product": multiply,
+    }
     for action in steps.values():
         action()
-    seconds: dict[str, list[float]] = {who: [] for who in steps}
-    for _ in range(rounds):
-        for who, action in steps.items():
-            seconds[who].append(timed(action))
+    seconds = alternating(steps, rounds)
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["open_clip"], strict=True)]
     best = operations / statistics.median(seconds["product"])
-    share = {who: necessary(mine, size) / statistics.median(seconds[who]) / best for who in ("ours", "open_clip")}
+    need = necessary(mine, size)
+    share = {who: need / statistics.median(seconds[who]) / best for who in ("ours", "open_clip")}
     print(f"a step: ours {spread(seconds['ours'])}, open_clip's {spread(seconds['open_clip'])}")
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
     print(f"share of {best / 1e9:.0f} GFLOP/s: ours {share['ours']:.0%}, open_clip {share['open_clip']:.0%}")
     memory = [peak(name, who, size, precision) for who in ("ours", "open_clip")]
     print(f"memory: {memory[0] / 1e9:.2f} GB of {memory[1] / 1e9:.2f}, {memory[0] / memory[1]:.2f}", flush=True)
-
-
-@contextmanager
-def whole_last_block() -> Iterator[None]:
-    """Every place of the last block is computed, and one read."""
-    plain = transformer.Transformer.forward
-
-    def forward(self: transformer.Transformer, x: Tensor, read: Tensor | None = None) -> Tensor:
-        x = plain(self, x)
-        return x if read is None else transformer.pick(x, read)[:, 0]
-
-    transformer.Transformer.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        transformer.Transformer.forward = plain  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -282,12 +271,18 @@ def padded(self: text_tower.TextTransformer, tokens: Tensor) -> Tensor:
     return self.ln_final(last) @ self.text_projection
 
 
+def whole_last_block(self: transformer.Transformer, x: Tensor, read: Tensor | None = None) -> Tensor:
+    """Every place of the last block is computed, and one read."""
+    x = self.resblocks(x)
+    return x if read is None else transformer.pick(x, read)[:, 0]
+
+
 def without() -> dict[str, Callable[[], AbstractContextManager]]:
     """Our savings, each as what takes it away."""
     return {
         "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
         "of these, cut in two parts": partial(set_to, text_tower, "PARTS", 1),
-        "last block for one place": whole_last_block,
+        "last block for one place": partial(set_to, transformer.Transformer, "forward", whole_last_block),
         "attention written out": partial(set_to, transformer, "PLAIN_ATTENTION_TOKENS", 0),
         "MLP's activation made again": partial(set_to, MLP, "forward", nn.Sequential.forward),
         "QuickGELU as one silu": partial(

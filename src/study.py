@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TRAINED = {
+TRAINED = {  # folder -> recipe
     "clip": "demo",
     "supervised": "[demo,supervised]",
     "visual_ngrams": "[demo,visual_ngrams]",
-}  # folder -> recipe
+}
 
 
 IN_SHORT = {

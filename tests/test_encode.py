@@ -30,10 +30,10 @@ def encoded(rank: int, world: int, count: int, bad: tuple[int, ...]) -> dict[str
 @pytest.mark.parametrize(
     ("count", "bad"),
     [
-        (22, (0, 9)),
-        (3, ()),
-        (8, (4, 5, 6, 7)),
-    ],  # a last batch in part, fewer batches than ranks, a rank without a picture
+        (22, (0, 9)),  # a last batch in part
+        (3, ()),  # fewer batches than ranks
+        (8, (4, 5, 6, 7)),  # a rank without a picture
+    ],
 )
 def test_ranks_share_a_set_out_and_all_have_all(count: int, bad: tuple[int, ...]) -> None:
     threads = torch.get_num_threads()

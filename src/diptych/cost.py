@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diptych.data.evalset import EvalSet
 from diptych.towers.clip import CLIP
 
 CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, order of magnitude
@@ -40,6 +41,16 @@ def image_flops(model: CLIP) -> int:
 def affordable_pictures(model: CLIP, seconds: float = 120.0) -> int:
     """How many pictures a CPU without help can look at in about `seconds`."""
     return max(1, int(seconds * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) / image_flops(model)))
+
+
+def affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
+    """After a training on a CPU, a sample of each set where all pictures would take far longer than two minutes;
+    `evaluate.py` always takes all."""
+    pictures = sum(map(len, sets))
+    count = pictures if torch.cuda.is_available() else affordable_pictures(model)
+    if count >= pictures:
+        return sets
+    return [evalset.sample(max(10, len(evalset) * count // pictures)) for evalset in sets]
 
 
 def _text_matrices(model: CLIP) -> int:

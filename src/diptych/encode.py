@@ -71,7 +71,7 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     """
     batches = -(-len(evalset) // batch_size)
     first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
-    own = encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
+    own = _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
     parts = [part for part in gather_objects(own) if part is not None]
     if not any(part.keys for part in parts):
         raise ValueError(f"no picture of the set {evalset.name} could be read")
@@ -86,7 +86,7 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
 
 
 @torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
-def encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+def _encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     """As `encode_set`, by this process alone; without a row where no picture can be read."""
     device = next(model.parameters()).device
     training = model.training

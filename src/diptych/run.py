@@ -157,6 +157,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     import lightning as L
     import torch
 
+    from diptych.cost import affordable
     from diptych.loading import read_checkpoint
     from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile
@@ -179,7 +180,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     accumulate = trainer_keys.pop("accumulate", 1)
     data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
     data.start = start
-    data.evaluate = _affordable(_readable(data.evaluate, model), model)
+    data.evaluate = affordable(_readable(data.evaluate, model), model)
     loss = instantiate(cfg["loss"], _convert_="all")
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
@@ -243,6 +244,7 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
 def report(run_dir: Path) -> None:
     """Evaluate the finished run from its files, and write the page."""
     from diptych import assess
+    from diptych.cost import affordable
     from diptych.loading import load
     from diptych.study.report import write_report
 
@@ -251,7 +253,7 @@ def report(run_dir: Path) -> None:
     if sets:
         loaded = load(run_dir)
         loaded.model.to(own_device())
-        assess.write_all(run_dir, loaded, _affordable(sets, loaded.model))
+        assess.write_all(run_dir, loaded, affordable(sets, loaded.model))
         print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
 
@@ -265,20 +267,6 @@ def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
         name, why = next(iter(left.items()))
         raise UserError(f"The model reads none of data.evaluate's sets, {name}: {why}: take data.evaluate=null.")
     return kept
-
-
-def _affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
-    """After a training on a CPU, a sample of each set where all pictures would take far longer than two minutes;
-    `evaluate.py` always takes all."""
-    import torch
-
-    from diptych.cost import affordable_pictures
-
-    pictures = sum(map(len, sets))
-    count = pictures if torch.cuda.is_available() else affordable_pictures(model)
-    return (
-        [evalset.sample(max(10, len(evalset) * count // pictures)) for evalset in sets] if count < pictures else sets
-    )
 
 
 def evaluate(cfg: DictConfig) -> Path:

@@ -94,6 +94,14 @@ def test_a_run_shorter_than_the_profile_says_what_it_has(tmp_path: Path) -> None
     assert told(other) == {"steps": 0, "after": 5}
 
 
+def test_nothing_is_measured_or_kept_once_it_is_done(tmp_path: Path) -> None:
+    """A long run goes on for days after its profile."""
+    watched = Profile(after=1, steps=2, traced=1)
+    fit(tmp_path, small_clip(), steps=9, callbacks=[watched])
+    assert told(tmp_path)["steps"] == 2
+    assert watched._marks == [] and watched._hooks == [] and watched._profiler is None
+
+
 def test_marks_add_up_and_waiting_is_part_of_what_comes_before_the_step() -> None:
     marks = [("last", 1.0), (MADE, 3.0), (REST, 3.5), ("image tower", 6.5), (REST, 7.0)]
     assert _summed(marks, 1.5) == {WAIT: 1.5, MADE: 0.5, REST: 1.0, "image tower": 3.0}

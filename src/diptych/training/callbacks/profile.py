@@ -45,13 +45,15 @@ class Profile(L.Callback):
         self._marks: list[tuple[str, Stamp]] = []  # what the time until a stamp was
         self._found: list[dict[str, float]] = []
         self._now = REST  # what runs in the backward pass
-        self._hooks: list[Any] = []
+        self._hooks: list[Any] = []  # none: nothing is measured, yet or any more
+        self._cuda = False
         self._profiler: profile | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ContrastiveModule)
         if not trainer.is_global_zero:
             return
+        self._cuda = pl_module.device.type == "cuda"
         for name, module in ((IMAGE, pl_module.model.image), (TEXT, pl_module.model.text), (LOSS, pl_module.loss)):
             assert isinstance(module, nn.Module)
             self._hooks += [
@@ -88,11 +90,12 @@ class Profile(L.Callback):
         if self.after < self._since <= self.after + self.steps:
             self._found.append(_summed(self._marks, batch.wait))
         if self._since == self.after + self.steps and self.traced:
-            self._profiler = profile(activities=[*_activities()])
+            on_gpu = [ProfilerActivity.CUDA] if self._cuda else []
+            self._profiler = profile(activities=[ProfilerActivity.CPU, *on_gpu])
             self._profiler.start()
         if self._since == self.after + self.steps + self.traced:
             self._finish(Path(trainer.default_root_dir))
-        self._marks = self._marks[-1:]
+        del self._marks[:-1]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._hooks:  # a run that was shorter
@@ -101,7 +104,7 @@ class Profile(L.Callback):
     def _finish(self, run_dir: Path) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        self._hooks, self._marks = [], []
         told: dict[str, Any] = {"steps": len(self._found), "after": self.after}
         if self._found:
             told["seconds"] = statistics.median(sum(step.values()) for step in self._found)
@@ -110,12 +113,15 @@ class Profile(L.Callback):
             self._profiler.stop()
             traced = min(self.traced, self._since - self.after - self.steps)
             self._profiler.export_chrome_trace(str(run_dir / "trace.json.gz"))
-            told |= _operations(self._profiler, traced)
+            told |= _operations(self._profiler, traced, "device" if self._cuda else "cpu")
+            self._profiler = None
         (run_dir / "profile.json").write_text(json.dumps(told, indent=1) + "\n")
 
     @torch.compiler.disable
     def _mark(self, name: str) -> None:
-        if torch.cuda.is_available():
+        if not self._hooks:
+            return
+        if self._cuda:
             stamp: Stamp = torch.cuda.Event(enable_timing=True)
             stamp.record()  # type: ignore[union-attr]
         else:
@@ -155,13 +161,10 @@ def _summed(marks: list[tuple[str, Stamp]], wait: float) -> dict[str, float]:
     return {**found, WAIT: waited, MADE: found[MADE] - waited}
 
 
-def _activities() -> list[ProfilerActivity]:
-    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-
-
-def _operations(profiler: profile, traced: int) -> dict[str, Any]:
-    """Of a traced step: the ten operations that take most, and the seconds that collectives are under way."""
-    spent = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+def _operations(profiler: profile, traced: int, where: str) -> dict[str, Any]:
+    """Of a traced step: the ten operations that take most of the "cpu" or "device", and the seconds that collectives
+    are under way."""
+    spent = f"self_{where}_time_total"
     events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, spent))
     whole = sum(getattr(event, spent) for event in events)
     exchanged = sum(event.cpu_time_total for event in events if event.key.startswith(COMMUNICATION))

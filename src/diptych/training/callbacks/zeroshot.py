@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import lightning as L
 
-from diptych import distributed
 from diptych.data.evalset import EvalSet
-from diptych.encode import encode_own, tokenizer_for
+from diptych.encode import encode_set, tokenizer_for
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
@@ -47,11 +45,5 @@ class ZeroShot(L.Callback):
         model.eval()
         classifier = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
         model.train()
-        mine = evalset.items[distributed.rank() :: distributed.world_size()]
-        right, count = 0.0, 0.0
-        encoded = encode_own(model, dataclasses.replace(evalset, items=mine, skipped={}))
-        if encoded.keys:
-            result = classify(encoded.features, classifier.float().cpu(), encoded.labels)
-            right, count = result["top1"] * result["n"], result["n"]
-        totals = distributed.gather_objects((right, count))
-        return sum(right for right, _ in totals) / sum(count for _, count in totals)
+        encoded = encode_set(model, evalset)
+        return float(classify(encoded.features, classifier.float().cpu(), encoded.labels)["top1"])
