@@ -1,10 +1,11 @@
 """What a GPU is to show, in one command: parity with the CPU, steps beside open_clip's, and pairs a second from tars.
 
-python benchmarks/gpu.py [MODEL …] [--batch 256] [--rounds 10] [--steps 60] [--device cuda]
+python benchmarks/gpu.py [MODEL …] [--batch 256] [--rounds 10] [--steps 60] [--compile] [--device cuda]
 
 1. Loss and gradients of the small models in fp32 (TF32 off), on the device and on the CPU.
 2. A training step in bf16-mixed: time beside open_clip's in alternating rounds, the share of what a large product
-   reaches, and peak memory. Without open_clip ours is timed alone, and that is said.
+   reaches, and the most memory it had in use. --compile adds both through torch.compile. Without open_clip ours is
+   timed alone, and that is said.
 3. `python src/train.py` on shards of 256-pixel JPEGs written for it: pairs a second and the share of waiting.
 
 Needs no network and torch 2.10 or newer. What can't be done is named in a sentence and the rest goes on; `--device
@@ -21,15 +22,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 HERE = Path(__file__).parent
+Step = Callable[[], object]
 NEEDED = ("hydra", "omegaconf", "lightning", "webdataset")
 
 
@@ -58,43 +61,66 @@ def parity(device: str) -> None:
         )
 
 
-def times(name: str, device: str, size: int, rounds: int) -> None:
-    from step import NAMES, alternating, necessary, ours, peer_package, product, theirs, whole
+def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tuple[str, nn.Module, Step]]:
+    """Who is timed, one after the other: ours, ours through torch.compile, and open_clip's alike."""
+    from step import NAMES, ours, peer_package, theirs, whole
 
     import diptych
+    from diptych.training.compiling import compile_towers
 
     torch.manual_seed(0)
     model = diptych.create_model(name).train().to(device)
-    steps: dict[str, Callable[[], object]] = {"ours": partial(whole, *ours(model, size, "bf16-mixed", device))}
+    yield "ours", model, partial(whole, *ours(model, size, "bf16-mixed", device))
+    if compiled:
+        model = diptych.create_model(name).train().to(device)
+        compile_towers(model)
+        yield "ours, compiled", model, partial(whole, *ours(model, size, "bf16-mixed", device))
     try:
         if name not in NAMES:
             raise ImportError(f"it has no {name}")
-        peer = peer_package().create_model(NAMES[name], precision="fp32", force_quick_gelu=True).train().to(device)
-        steps["open_clip"] = partial(whole, *theirs(peer, size, "bf16-mixed", device))
+        create = partial(peer_package().create_model, NAMES[name], precision="fp32", force_quick_gelu=True)
     except ImportError as error:
         print(f"open_clip is not to be had, and ours is timed alone: {error}")
-    multiply, operations = product("bf16", 8192 if device == "cuda" else 1024, device)
-    steps["product"] = multiply
-    memory = {}
-    for who, action in steps.items():
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        return
+    peer = create().train().to(device)
+    yield "open_clip", peer, partial(whole, *theirs(peer, size, "bf16-mixed", device))
+    if compiled:
+        peer = create().train().to(device)
+        forward, optimiser = theirs(torch.compile(peer), size, "bf16-mixed", device)  # as its --torchcompile does
+        yield "open_clip, compiled", peer, partial(whole, forward, optimiser)
+
+
+def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> None:
+    from step import alternating, necessary, product
+
+    steps: dict[str, Callable[[], object]] = {}
+    memory, need = {}, 0.0
+    for who, model, action in contenders(name, device, size, compiled):
+        gpu = device == "cuda"
+        others = torch.cuda.memory_allocated() - held(model) if gpu else 0
         for _ in range(3):
+            if gpu:
+                torch.cuda.reset_peak_memory_stats()
             action()
-        memory[who] = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    seconds = alternating(steps, rounds)
+        memory[who] = (torch.cuda.max_memory_allocated() - others) / 2**30 if gpu else 0.0
+        need = need or necessary(model, size)
+        steps[who] = action
+    multiply, operations = product("bf16", 8192 if device == "cuda" else 1024, device)
+    seconds = alternating({**steps, "product": multiply}, rounds)
     best = operations / statistics.median(seconds["product"])
-    need = necessary(model, size)
     for who in steps:
-        if who == "product":
-            continue
         middle = statistics.median(seconds[who])
         print(
-            f"{name:<10}batch {size} {who:<10}{1000 * middle:8.1f} ms ({1000 * min(seconds[who]):.1f}–"
-            f"{1000 * max(seconds[who]):.1f}) {size / middle:8.0f} pairs/s {need / middle / best:5.0%} of"
-            f" {best / 1e12:.0f} TFLOP/s, peak with both models {memory[who]:.1f} GiB",
+            f"{name:<10}batch {size:<5}{who:<20}{1000 * middle:8.1f} ms ({1000 * min(seconds[who]):.1f}–"
+            f"{1000 * max(seconds[who]):.1f}) {size / middle:8,.0f} pairs/s {need / middle / best:5.0%} of"
+            f" {best / 1e12:.0f} TFLOP/s {memory[who]:6.2f} GiB",
             flush=True,
         )
+
+
+def held(model: nn.Module) -> int:
+    """Bytes of a model that has made no step yet."""
+    return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
 
 
 def from_tars(device: str, name: str, size: int, steps: int) -> None:
@@ -141,6 +167,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--compile", action="store_true", help="both through torch.compile, too")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -151,8 +178,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {name}")
     parity(given.device)
     for model in given.models:
-        times(model, given.device, given.batch, given.rounds)
-    from_tars(given.device, given.models[0], given.batch, given.steps)
+        times(model, given.device, given.batch, given.rounds, given.compile)
+    if given.steps:
+        from_tars(given.device, given.models[0], given.batch, given.steps)
 
 
 if __name__ == "__main__":

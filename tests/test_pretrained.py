@@ -157,7 +157,7 @@ def test_another_vocabulary_of_as_many_ids_is_named(tmp_path: Path) -> None:
 
 def test_a_towers_stem_shows_in_no_shape_but_counts(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a.ckpt", config() | {"image": RESNET | {"stem_pool": True, "image_size": 32}})
-    with pytest.raises(UserError, match=r"AvgPool2d.* at image\.avgpool and the config Identity"):
+    with pytest.raises(UserError, match=r"AveragePool.* at image\.avgpool and the config Identity"):
         start_from(build(config() | {"image": RESNET}), file)
 
 

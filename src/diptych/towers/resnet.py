@@ -83,8 +83,28 @@ class BasicBlock(nn.Module):
         return F.relu(out + shortcut, inplace=True)
 
 
+class AveragePool(nn.Module):
+    """The mean of each stride × stride cells, [B, C, H, W] -> [B, C, H // stride, W // stride].
+
+    On a GPU as a mean over axes of its own: the backward pass of PyTorch's pooling took a seventh of RN50's step on
+    an H200. On a CPU the library's is faster, by far.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            return F.avg_pool2d(x, self.stride)
+        side, high, wide = self.stride, x.shape[2] // self.stride, x.shape[3] // self.stride
+        x = x[:, :, : high * side, : wide * side].permute(0, 2, 3, 1)  # as channels_last has it in memory
+        x = x.unflatten(2, (wide, side)).unflatten(1, (high, side)).mean((2, 4))
+        return x.permute(0, 3, 1, 2)
+
+
 def _pool(stride: int) -> nn.Module:
-    return nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+    return AveragePool(stride) if stride > 1 else nn.Identity()
 
 
 class AttentionPool2d(nn.Module):

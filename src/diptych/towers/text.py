@@ -14,7 +14,9 @@ from diptych.errors import UserError
 from diptych.towers.depth import layers_above
 from diptych.towers.transformer import Transformer
 
-PARTS, MIN_PART = 2, 32  # of a batch of captions, see TextTransformer.forward
+# Parts of a batch of captions, and the fewest captions in one; see TextTransformer.forward. A GPU is kept waiting by
+# twice the kernels before it gains by less padding.
+PARTS, MIN_PART, MIN_PART_GPU = 2, 32, 512
 
 
 def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
@@ -31,6 +33,11 @@ def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
             f"{context_length}: give the tokenizer the same context_length."
         )
     return tokens, ends
+
+
+def _length(ends: Tensor, tokens: Tensor) -> int:
+    """Of the longest caption, the ends being sorted."""
+    return tokens.shape[1] if len(ends) == len(tokens) else int(ends[-1]) + 1  # what is known makes no GPU wait
 
 
 class TextTransformer(nn.Module):
@@ -75,9 +82,9 @@ class TextTransformer(nn.Module):
         # Short captions with short ones: sorted by length and cut a part at a time, little padding is left.
         ends, order = ends.sort(stable=True)
         x = self.token_embedding(tokens[order]) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
-        size = max(MIN_PART, -(-len(tokens) // PARTS))
+        size = max(MIN_PART if x.device.type == "cpu" else MIN_PART_GPU, -(-len(tokens) // PARTS))
         last = [
-            self.transformer(part[:, : int(places[-1]) + 1], read=places)
+            self.transformer(part[:, : _length(places, tokens)], read=places)
             for part, places in zip(x.split(size), ends.split(size), strict=True)
         ]
         features = self.ln_final(torch.cat(last)) @ self.text_projection

@@ -7,6 +7,7 @@ attention, and any of the two with registers (Darcet et al. 2023).
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
@@ -118,9 +119,9 @@ class VisionTransformer(nn.Module):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, L, W]: the class token if any, registers, patches."""
-        patches = self.conv1(images)  # B×W×h×w
-        positions = resize_positions(self.positional_embedding, self.grid, (patches.shape[2], patches.shape[3]))
-        tokens, ahead = patches.flatten(2).transpose(1, 2), []
+        patches = self._patches(images)  # B×h×w×W
+        positions = resize_positions(self.positional_embedding, self.grid, (patches.shape[1], patches.shape[2]))
+        tokens, ahead = patches.flatten(1, 2), []
         if self.class_embedding is not None:
             ahead.append((self.class_embedding + positions[0])[None])
             positions = positions[1:]
@@ -128,6 +129,15 @@ class VisionTransformer(nn.Module):
             ahead.append(self.registers)
         tokens = tokens + positions
         return torch.cat([*(first.to(tokens.dtype).expand(len(tokens), -1, -1) for first in ahead), tokens], dim=1)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h, w, W]: libraries of convolutions are not made
+        for a stride as large as the kernel, and in bfloat16 take ten times as long backward on a CPU."""
+        side = self.conv1.kernel_size[0]
+        high, wide = images.shape[2] // side, images.shape[3] // side
+        x = images[:, :, : high * side, : wide * side].unflatten(3, (wide, side)).unflatten(2, (high, side))
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # B×h×w×(3·side·side)
+        return F.linear(x, self.conv1.weight.flatten(1), self.conv1.bias)
 
     def _read(self, tokens: Tensor) -> Tensor:
         """[B, L, W] -> [B, W]"""

@@ -46,7 +46,9 @@ def features(
             return unit(computed_in(dtype, model.text, rows))
         return model.encode_text(rows, normalize=True)
 
-    return _in_parts(image, model.image, images, parts), _in_parts(text, model.text, tokens, parts)
+    # Captions first: their tower asks the device how long they are, which then has nothing else to finish.
+    words = _in_parts(text, model.text, tokens, parts)
+    return _in_parts(image, model.image, images, parts), words
 
 
 def _in_parts(encode: Callable[[Tensor], Tensor], tower: nn.Module, rows: Tensor, parts: int) -> Tensor:

@@ -1,0 +1,141 @@
+"""What a training step holds at its worst moment, as `src/plan.py` predicts it and as the GPU's allocator counts it.
+
+python benchmarks/memory.py [MODEL …] [--batch 256] [--precision bf16-mixed] [--ranked]
+
+Of each model: the whole batch at once, in four micro-batches, and with every block computed again. Captions fill the
+context, as the plan's do. A step is forward, loss, backward and fused AdamW, after two that warm up; counted is the
+most that the allocator had given out at once, weights, gradients and optimiser's state included. --ranked wraps the
+towers in DDP on one rank: its buckets hold all gradients throughout, as on any number of ranks, which is what a plan
+is made for. On a CPU nothing counts allocations: `benchmarks/parallel.py` looks at processes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from step import EOS, SOS, batch, timed
+from torch import Tensor, nn
+
+import diptych
+from diptych.loss import ContrastiveLoss
+from diptych.plan.counting import count
+from diptych.plan.layout import PRECISIONS, Layout
+from diptych.plan.memory import memory
+from diptych.towers.clip import CLIP
+from diptych.training.accumulation import features
+from diptych.training.optim import adamw
+from diptych.training.parallel import BLOCKS, _recompute
+
+MODELS = ["vit_b32", "vit_b16", "vit_l14", "rn50", "rn101", "rn50x4"]
+
+
+class Step(nn.Module):
+    """Both towers and the loss, as one module for DDP to wrap."""
+
+    def __init__(self, model: CLIP, parts: int) -> None:
+        super().__init__()
+        self.model, self.parts, self.loss = model, parts, ContrastiveLoss(tile=None)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        image, text = features(self.model, images, tokens, parts=self.parts)
+        return self.loss(image, text, self.model.logit_scale.exp())
+
+
+def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
+    images, tokens = batch(size, side)
+    draw = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 49000, (size, context), generator=draw)
+    tokens[:, 0], tokens[:, -1] = SOS, EOS
+    return images.cuda(), tokens.cuda()
+
+
+def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, Any]:
+    """Bytes at the step's start, after its forward pass and at most; seconds."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    model = diptych.create_model(name).train()
+    counts = count(model, model.context_length, half=precision == "bf16-mixed")
+    model.cuda().to(memory_format=torch.channels_last)
+    if layout.recompute:
+        for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
+            _recompute(block)
+    whole: nn.Module = Step(model, layout.micro)
+    if ranked:
+        whole = nn.parallel.DistributedDataParallel(whole, gradient_as_bucket_view=True)
+    optimiser = adamw(model)
+    images, tokens = full(layout.pairs, model.image_size, model.context_length)
+    found: dict[str, Any] = {}
+
+    def once() -> None:
+        optimiser.zero_grad()
+        torch.cuda.reset_peak_memory_stats()
+        found["start"] = torch.cuda.memory_allocated() - before
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            loss = whole(images, tokens)
+        found["forward"] = torch.cuda.memory_allocated() - before
+        found["forward_peak"] = torch.cuda.max_memory_allocated() - before
+        loss.backward()
+        found["backward"] = torch.cuda.memory_allocated() - before
+        found["backward_peak"] = torch.cuda.max_memory_allocated() - before
+        optimiser.step()
+        found["peak"] = torch.cuda.max_memory_allocated() - before
+
+    for _ in range(2):
+        once()
+    found["seconds"] = statistics.median(timed(once) for _ in range(3))
+    return found | {"plan": memory(counts, layout, PRECISIONS[precision])}
+
+
+def show(name: str, title: str, found: dict[str, Any]) -> None:
+    planned = sum(found["plan"].values())
+    print(
+        f"{name:<12}{title:<26}{found['peak'] / 1e9:9.2f}{planned / 1e9:9.2f}{planned / found['peak'] - 1:+8.1%}"
+        f"{1e3 * found['seconds']:10.1f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed")
+    parser.add_argument("--ranked", action="store_true", help="in DDP, on one rank")
+    parser.add_argument("--raw", action="store_true", help="all that was counted, too")
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("No GPU is to be seen here, and nothing else counts what is allocated: see benchmarks/parallel.py.")
+    if given.ranked:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+        dist.init_process_group("nccl", rank=0, world_size=1)
+    wrapped = ", in DDP" if given.ranked else ""
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, batch {given.batch}, {given.precision}{wrapped}")
+    print(f"{'':<38}{'counted':>9}{'plan':>9}{'':>8}{'ms':>10}   GB")
+    for name in given.models:
+        for title, layout in (
+            ("at once", Layout(1, given.batch)),
+            ("4 micro-batches", Layout(1, given.batch, 4)),
+            ("blocks computed again", Layout(1, given.batch, recompute=True)),
+        ):
+            try:
+                found = step(name, layout, given.precision, given.ranked)
+            except torch.cuda.OutOfMemoryError:
+                print(f"{name:<12}{title:<26}does not fit")
+                continue
+            show(name, title, found)
+            if given.raw:
+                print({k: v if k == "plan" else round(v / 1e6, 1) for k, v in found.items() if k != "seconds"})
+    if given.ranked:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
