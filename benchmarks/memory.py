@@ -31,7 +31,7 @@ from diptych.plan.memory import memory
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 from diptych.training.optim import adamw
-from diptych.training.parallel import BLOCKS, _recompute
+from diptych.training.parallel import BLOCKS, recomputed
 
 MODELS = ["vit_b32", "vit_b16", "vit_l14", "rn50", "rn101", "rn50x4"]
 
@@ -62,11 +62,11 @@ def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, A
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     model = diptych.create_model(name).train()
-    counts = count(model, model.context_length, half=precision == "bf16-mixed")
+    counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
     model.cuda().to(memory_format=torch.channels_last)
     if layout.recompute:
         for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
-            _recompute(block)
+            recomputed(block)
     whole: nn.Module = Step(model, layout.micro)
     if ranked:
         whole = nn.parallel.DistributedDataParallel(whole, gradient_as_bucket_view=True)
@@ -117,7 +117,9 @@ def main() -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
         dist.init_process_group("nccl", rank=0, world_size=1)
     wrapped = ", in DDP" if given.ranked else ""
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, batch {given.batch}, {given.precision}{wrapped}")
+    print(
+        f"torch {torch.__version__}, {torch.cuda.get_device_name()}, batch {given.batch}, {given.precision}{wrapped}"
+    )
     print(f"{'':<38}{'counted':>9}{'plan':>9}{'':>8}{'ms':>10}   GB")
     for name in given.models:
         for title, layout in (

@@ -151,7 +151,7 @@ def show_memory() -> None:
         command = [sys.executable, __file__, asked]
         found = float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
         model = create_model(name, TRIED[name])
-        ours = sum(memory(count(model, model.context_length, half=False), layout, SINGLE).values())
+        ours = sum(memory(count(model, model.context_length, False, layout.recompute), layout, SINGLE).values())
         print(f"{title:<30}{found / 1e6:9.0f}{ours / 1e6:9.0f}{ours / found - 1:+8.1%}", flush=True)
 
 

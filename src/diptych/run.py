@@ -336,7 +336,7 @@ def plan(cfg: DictConfig) -> None:
     layout = arrange(cfg.ranks, cfg.data.batch_size, cfg.trainer.get("accumulate", 1), loss, *shared)
     with torch.device("meta"):
         model = instantiate(cfg.model, _convert_="all")
-    counts = count(model, cfg.tokens or model.context_length, precision.half)
+    counts = count(model, cfg.tokens or model.context_length, precision.half, layout.recompute)
     curve = [step_of(counts, other, precision, machine) for other in layout.alike(loss)]
     print(f"{HydraConfig.get().runtime.choices['model']}, {cfg.trainer.precision}", end=", ")
     print(table(counts, step_of(counts, layout, precision, machine), curve, machine, cfg.samples), flush=True)

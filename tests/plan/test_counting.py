@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.config import create_model
 from diptych.errors import UserError
 from diptych.plan.counting import count
 from diptych.towers.clip import CLIP
+from diptych.training.parallel import BLOCKS, recomputed
 
 PAIRS, TOKENS = 3, 96  # longer than what a CPU computes attention plainly for
 SMALL = {
@@ -27,10 +30,10 @@ def model_of(name: str) -> CLIP:
     return create_model(name, {**SMALL[name], **text})
 
 
-def samples(model: CLIP) -> tuple[Tensor, Tensor]:
-    tokens = torch.randint(1, 498, (PAIRS, TOKENS))
+def samples(model: CLIP, pairs: int = PAIRS) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(1, 498, (pairs, TOKENS))
     tokens[:, -1] = 499
-    return torch.randn(PAIRS, 3, model.image_size, model.image_size), tokens
+    return torch.randn(pairs, 3, model.image_size, model.image_size), tokens
 
 
 def kept(tower: nn.Module, inputs: Tensor, half: bool) -> int:
@@ -54,8 +57,31 @@ def test_kept_bytes_are_those_of_a_real_pass(name: str, half: bool) -> None:
     model = model_of(name)
     counts = count(model, TOKENS, half)
     for tower, counted, inputs in zip((model.image, model.text), counts.towers, samples(model), strict=True):
-        ours = PAIRS * counted.kept + counted.copies
-        assert ours == pytest.approx(kept(tower, inputs, half), rel=0.05)
+        assert counted.kept.of(PAIRS) == pytest.approx(kept(tower, inputs, half), rel=0.05)
+
+
+def most(tower: nn.Module, inputs: Tensor) -> int:
+    """Bytes that a real forward and backward pass takes at most, by what the allocator says."""
+    for p in tower.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        tower(inputs).sum().backward()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_most_that_lives_at_once_is_what_an_allocator_counts(name: str, again: bool) -> None:
+    model = model_of(name)
+    counts = count(model, TOKENS, half=False, recompute=again)
+    if again:
+        for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
+            recomputed(block)
+    for tower, counted, inputs in zip((model.image, model.text), counts.towers, samples(model, 16), strict=True):
+        ours = max(counted.forward.of(16), counted.backward.of(16))
+        assert ours == pytest.approx(most(tower, inputs), rel=0.05)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -72,7 +98,7 @@ def test_operations_are_those_of_a_real_pass(name: str) -> None:
 def test_short_captions_cost_less_and_impossible_ones_are_refused() -> None:
     model = model_of("vit_b16")
     whole, short = count(model, TOKENS, half=False), count(model, 16, half=False)
-    assert short.text.kept < whole.text.kept / 4 and short.text.flops < whole.text.flops / 4
+    assert short.text.kept.each < whole.text.kept.each / 4 and short.text.flops < whole.text.flops / 4
     assert short.image == whole.image
     with pytest.raises(UserError, match="tokens=97"):
         count(model, 97, half=False)

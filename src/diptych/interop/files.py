@@ -22,6 +22,9 @@ from diptych.interop import pickles
 
 MOST_PARTS = 10_000  # of a description: they have some dozens
 MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand
+MOST_LETTERS = (
+    2**24
+)  # of all texts of a description: a vocabulary of 49,408 ids, which it carries, has half a million
 LEGACY_HEADER = 3  # pickles before that of the object in torch's format of before 1.6
 
 
@@ -160,10 +163,10 @@ def _text(path: Path) -> str:
 def plain_data(found: Any, path: Path) -> Any:
     """A description as dictionaries, lists, numbers and text alone. Raises UserError for anything else, and for what
     is too large: parts that are shared could stand for more than any memory holds."""
-    left = MOST_PARTS
+    left, letters = MOST_PARTS, MOST_LETTERS
 
     def copy(node: Any) -> Any:
-        nonlocal left
+        nonlocal left, letters
         left -= 1
         if left < 0:
             raise refuse(path, f"its description has more than {MOST_PARTS:,} parts")
@@ -173,7 +176,8 @@ def plain_data(found: Any, path: Path) -> Any:
             return {key: copy(value) for key, value in node.items()}
         if isinstance(node, list | tuple):
             return [copy(part) for part in node]
-        if (isinstance(node, int) and abs(node) >= 2**63) or (isinstance(node, str) and len(node) > MOST_PARTS):
+        letters -= len(node) if isinstance(node, str) else 0
+        if letters < 0 or (isinstance(node, int) and abs(node) >= 2**63):
             raise refuse(path, "its description holds a number or a text beyond all measure")
         if node is None or isinstance(node, str | int | float):
             return node

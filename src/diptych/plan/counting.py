@@ -1,10 +1,10 @@
-"""What a model is in numbers, counted in a forward pass on the meta device: no memory, no weights, no data."""
+"""What a model is in numbers, counted in a step on the meta device: no memory, no weights, no data."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,14 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.errors import UserError
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import BLOCKS  # what FSDP gathers, and checkpointing recomputes, one by one
+from diptych.training.parallel import BLOCKS, recomputed  # what FSDP gathers, and what is computed again
 
 CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
-FEW, MORE = 2, 4  # pairs of two passes: their difference is what a pair adds
+FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of n samples: fixed + n · each."""
+
+    fixed: float
+    each: float
+
+    def of(self, samples: float) -> float:
+        return self.fixed + samples * self.each
 
 
 @dataclass(frozen=True)
@@ -29,9 +42,10 @@ class Tower:
     flops: of one sample's forward pass, multiply and add being two
     parameters, trained: elements; buffers: bytes; blocks: parameters of each block; norms: channels of each
         batch norm
-    kept: bytes that a sample leaves for the backward pass, its own aside; inputs: of its blocks' inputs; outside:
-        of what is no block; block: of the largest block
-    copies: bytes kept whatever the batch: weights that autocast wrote in 16 bits
+    kept: what stays for the backward pass, parameters and the samples aside; what is fixed are weights that autocast
+        wrote in 16 bits
+    forward, backward: the most that lives at once in either pass, what is kept included; gradients of parameters leave
+        as they come
     """
 
     flops: float
@@ -40,11 +54,9 @@ class Tower:
     buffers: int
     blocks: tuple[int, ...]
     norms: tuple[int, ...]
-    kept: float
-    inputs: float
-    outside: float
-    block: float
-    copies: float
+    kept: Bytes
+    forward: Bytes
+    backward: Bytes
 
 
 @dataclass(frozen=True)
@@ -78,15 +90,20 @@ class Counts:
         return sum((3 if tower.trained else 1) * tower.flops for tower in self.towers)
 
 
-def count(model: CLIP, tokens: int, half: bool) -> Counts:
+def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Counts:
     """The numbers of `model`, as a GPU runs it with fused attention.
 
     tokens: of every caption; half: whether matrices multiply in 16 bits, by autocast: under bf16-true, where the rest
-        is 16 bits wide too, less is kept
+        is 16 bits wide too, less is kept; recompute: whether blocks keep their inputs alone
     """
     if not 2 <= tokens <= model.context_length:
         raise UserError(f"tokens={tokens} is no caption: give 2 to the text tower's {model.context_length}.")
     hollow = copy.deepcopy(model).to("meta").train()
+    as_on_gpu = _AsOnGPU(tokens, half)
+    if recompute:
+        for block in filter(lambda module: isinstance(module, BLOCKS), hollow.modules()):
+            block.forward = _under(as_on_gpu, block.forward)  # in the backward pass, which leaves it, too
+            recomputed(block)
     size = model.image_size
 
     def images(n: int) -> Tensor:
@@ -95,13 +112,16 @@ def count(model: CLIP, tokens: int, half: bool) -> Counts:
     def captions(n: int) -> Tensor:
         return torch.zeros(n, tokens, dtype=torch.long, device="meta")
 
-    towers = [_tower(t, make, tokens, half) for t, make in ((hollow.image, images), (hollow.text, captions))]
+    towers = [_tower(t, make, as_on_gpu) for t, make in ((hollow.image, images), (hollow.text, captions))]
     return Counts(towers[0], towers[1], size, cast(int, model.image.embed_dim))
 
 
-def _tower(tower: nn.Module, make: Callable[[int], Tensor], tokens: int, half: bool) -> Tower:
-    few, more = (_pass(tower, make(n), tokens, half) for n in (FEW, MORE))
-    each = [(b - a) / (MORE - FEW) for a, b in zip(few.kept, more.kept, strict=True)]
+def _tower(tower: nn.Module, make: Callable[[int], Tensor], as_on_gpu: _AsOnGPU) -> Tower:
+    few, more = (_step(tower, make(n), as_on_gpu) for n in (FEW, MORE))
+    lines = []
+    for least, most in zip(few.bytes, more.bytes, strict=True):
+        each = (most - least) / (MORE - FEW)
+        lines.append(Bytes(least - FEW * each, each))
     parameters = list(tower.parameters())
     blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
     norms = [m.num_features for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -112,72 +132,100 @@ def _tower(tower: nn.Module, make: Callable[[int], Tensor], tokens: int, half: b
         buffers=sum(b.nbytes for b in tower.buffers()),
         blocks=tuple(sum(p.numel() for p in block.parameters()) for block in blocks),
         norms=tuple(norms),
-        kept=sum(each),
-        inputs=more.inputs / MORE,
-        outside=each[0],
-        block=max(each[1:], default=0.0),
-        copies=sum(few.kept) - FEW * sum(each),
+        kept=lines[0],
+        forward=lines[1],
+        backward=lines[2],
     )
 
 
-class _Pass:
-    """One forward pass. kept: bytes kept outside blocks, then in each block; inputs: bytes of the blocks' inputs"""
+@dataclass(frozen=True)
+class _Step:
+    """flops: of the forward pass; bytes: kept after it, most in it, and most in the backward pass"""
 
-    def __init__(self, samples: Tensor) -> None:
-        self.flops, self.inputs = 0, 0
-        self.kept = [0]
-        self.place = 0
-        # Held, so that no address is taken twice. The samples themselves are the trainer's, not the tower's.
-        self.seen = {samples.untyped_storage()._cdata: samples}
-
-    def save(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
-            return tensor
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.seen:
-            self.seen[storage._cdata] = tensor
-            self.kept[self.place] += storage.nbytes()
-        return tensor
-
-    def enter(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.inputs += inputs[0].untyped_storage().nbytes()
-        self.kept.append(0)
-        self.place = len(self.kept) - 1
-
-    def leave(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self.place = 0
+    flops: int
+    bytes: tuple[int, int, int]
 
 
-def _pass(tower: nn.Module, inputs: Tensor, tokens: int, half: bool) -> _Pass:
-    found, counter = _Pass(inputs), FlopCounterMode(display=False)
-    with ExitStack() as stack:
-        for module in tower.modules():
-            if isinstance(module, BLOCKS):
-                stack.enter_context(_hooked(module, found))
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(found.save, lambda tensor: tensor))
-        stack.enter_context(_AsOnGPU(tokens, half))
-        stack.enter_context(counter)
-        tower(inputs)
-    found.flops = counter.get_total_flops()
-    return found
-
-
-@contextmanager
-def _hooked(block: nn.Module, found: _Pass) -> Iterator[None]:
-    handles = block.register_forward_pre_hook(found.enter), block.register_forward_hook(found.leave)
-    yield
+def _step(tower: nn.Module, inputs: Tensor, as_on_gpu: _AsOnGPU) -> _Step:
+    """Forward and backward, with gradients of parameters let go as they come."""
+    live, counter = _Live(tower, inputs), FlopCounterMode(display=False)
+    handles = [p.register_post_accumulate_grad_hook(_let_go) for p in tower.parameters() if p.requires_grad]
+    with live:
+        with as_on_gpu, counter:
+            features = tower(inputs)
+        kept, most = live.now, live.most
+        live.most = 0
+        if features.requires_grad:
+            torch.autograd.backward(features, torch.zeros_like(features))
     for handle in handles:
         handle.remove()
+    return _Step(counter.get_total_flops(), (kept, most, max(live.most, kept)))
+
+
+def _under(mode: _AsOnGPU, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def within(*inputs: Any) -> Any:
+        with mode:
+            return forward(*inputs)
+
+    return within
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of tensors that exist, from the first operation on: `now` and at `most`. What `tower` and `inputs` hold
+    already is not counted."""
+
+    def __init__(self, tower: nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        own = (*tower.parameters(), *tower.buffers(), inputs)
+        self.known = {x.untyped_storage()._cdata for x in own}
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._meet(tensor.untyped_storage())
+        return found
+
+    def _meet(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self.known:
+            return
+        self.known.add(place)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size
 
 
 class _AsOnGPU(TorchFunctionMode):
-    """What the meta device can't do by itself: captions have a length, attention keeps what the fused kernel
-    keeps, and autocast casts what it would."""
+    """What the meta device can't do by itself: captions have a length, attention is the fused kernel, and autocast
+    casts what it would."""
 
     def __init__(self, tokens: int, half: bool) -> None:
         super().__init__()
         self.tokens, self.half = tokens, half
-        self.cast: dict[int, tuple[Tensor, Tensor]] = {}  # autocast casts a parameter once
+        self.cast: dict[int, tuple[Tensor, Tensor]] = {}  # autocast casts a parameter once, and forgets it at its end
+        self.depth = 0
+
+    def __enter__(self) -> _AsOnGPU:
+        self.depth += 1
+        return super().__enter__()  # type: ignore[return-value]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self.depth -= 1
+        if not self.depth:
+            self.cast.clear()
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -185,7 +233,10 @@ class _AsOnGPU(TorchFunctionMode):
         if function is torch.Tensor.__int__:  # the text tower asks for the place of [EOS]
             return self.tokens - 1
         if function is F.scaled_dot_product_attention:
-            return _FusedAttention.apply(*(self._low(x) for x in args[:3]))
+            query, key, value = (self._low(x) for x in args[:3])
+            if query.dtype == torch.bfloat16:
+                return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+            return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
         if function in CAST:
             args = tuple(self._low(x) for x in args)
         return function(*args, **(kwargs or {}))
@@ -198,18 +249,3 @@ class _AsOnGPU(TorchFunctionMode):
         if id(x) not in self.cast:
             self.cast[id(x)] = x, x.bfloat16()
         return self.cast[id(x)][1]
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Flash attention's memory and operations: it keeps its inputs, its output and a sum a row."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mixed = (query @ key.transpose(-2, -1)) @ value
-        out = mixed.transpose(1, 2).contiguous().transpose(1, 2)  # B×H×L×D, in memory as the next matrix reads it
-        ctx.save_for_backward(query, key, value, out, out.new_empty(out.shape[:3], dtype=torch.float32))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        raise NotImplementedError("counting goes forward alone")

@@ -6,7 +6,7 @@ operation needs while it runs: `benchmarks/parallel.py` says how far off that is
 
 from __future__ import annotations
 
-from diptych.plan.counting import Counts
+from diptych.plan.counting import Bytes, Counts
 from diptych.plan.layout import Layout, Precision
 from diptych.plan.wire import FEATURE
 
@@ -23,31 +23,32 @@ def memory(counts: Counts, layout: Layout, precision: Precision) -> dict[str, fl
     }
     if layout.shard > 1:
         parts["gathered weights"] = _gathered(counts, precision)
-    if precision.half and (layout.shard == 1 or precision.gathered == WORD):
-        parts["16-bit copies"] = _copies(counts, layout)
-    parts["activations"] = layout.at_once * kept(counts, layout)
+    parts |= _computing(counts, layout, precision)
     parts["pixels"] = 3 * counts.image_size**2 * (layout.pairs + 4 * layout.at_once)  # bytes, and floats of a part
     parts |= _loss(counts, layout)
     return {name: size for name, size in parts.items() if size}
 
 
-def kept(counts: Counts, layout: Layout) -> float:
-    """Bytes that a pair leaves for the backward pass: of both towers, or in micro-batches of one after the other.
-    A block that is computed again leaves its input, and one block at a time everything."""
-    towers = [
-        tower.outside + tower.inputs + tower.block if layout.recompute else tower.kept for tower in counts.towers
+def _computing(counts: Counts, layout: Layout, precision: Precision) -> dict[str, float]:
+    """What the towers' passes hold at the worst moment: the caption's tower goes first and is kept through the
+    picture's; in micro-batches one tower is at work, and nothing of another part is kept."""
+    image, text, pairs = counts.image, counts.text, layout.at_once
+    behind = Bytes(0, 0) if layout.micro > 1 else text.kept
+    moments = [
+        (behind, image.forward, image.kept),
+        (behind, image.backward, image.kept),
+        (Bytes(0, 0), text.forward, text.kept),
+        (Bytes(0, 0), text.backward, text.kept),
     ]
-    if layout.micro > 1:
-        return max(towers)
-    return sum(towers) - (min(tower.block for tower in counts.towers) if layout.recompute else 0)
-
-
-def _copies(counts: Counts, layout: Layout) -> float:
-    """Of the weights that autocast wrote: backward needs them, so they are not divided by shards, and a block that is
-    computed again, or a tower in micro-batches, has its own for that long."""
-    if layout.recompute:
-        return max((2.0 * block for tower in counts.towers for block in tower.blocks), default=0.0)
-    return (max if layout.micro > 1 else sum)(tower.copies for tower in counts.towers)
+    before, at_most, kept = max(moments, key=lambda moment: moment[0].of(pairs) + moment[1].of(pairs))
+    copies = before.fixed + kept.fixed
+    if layout.shard > 1 and precision.gathered < WORD:
+        copies = 0.0  # shards are gathered in 16 bits
+    return {
+        "16-bit copies": copies,
+        "activations": pairs * (before.each + kept.each),
+        "the block at work": at_most.of(pairs) - kept.of(pairs),
+    }
 
 
 def _gathered(counts: Counts, precision: Precision) -> float:

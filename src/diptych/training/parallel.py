@@ -52,7 +52,7 @@ def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recom
         blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
         for block in blocks:
             if recompute:
-                _recompute(block)
+                recomputed(block)
         for module in (*blocks, tower):
             if dtype and (norms := _batch_norms(module)):
                 fully_shard(norms, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
@@ -65,7 +65,7 @@ def _batch_norms(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and not isinstance(m, FSDPModule)]
 
 
-def _recompute(block: nn.Module) -> None:
+def recomputed(block: nn.Module) -> None:
     """Let `block` keep its inputs alone. Inside of what FSDP hooks, so that its parameters are there both times."""
     forward = block.forward
 
