@@ -4,7 +4,8 @@ python benchmarks/memory.py [MODEL …] [--batch 256] [--precision bf16-mixed] [
 
 Of each model: the whole batch at once, in four micro-batches, and with every block computed again. Captions fill the
 context, as the plan's do. A step is forward, loss, backward and fused AdamW, after two that warm up; counted is the
-most that the allocator had given out at once, weights, gradients and optimiser's state included. --ranked wraps the
+most that the allocator had given out at once, weights, gradients and optimiser's state included, in a process that
+has nothing else there. --ranked wraps the
 towers in DDP on one rank: its buckets hold all gradients throughout, as on any number of ranks, which is what a plan
 is made for. On a CPU nothing counts allocations: `benchmarks/parallel.py` looks at processes there.
 """
@@ -12,10 +13,11 @@ is made for. On a CPU nothing counts allocations: `benchmarks/parallel.py` looks
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import statistics
+import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,10 +59,7 @@ def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
 
 
 def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, Any]:
-    """Bytes at the step's start, after its forward pass and at most; seconds."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
+    """peak: bytes; seconds: of a step; plan: bytes by purpose"""
     model = diptych.create_model(name).train()
     counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
     model.cuda().to(memory_format=torch.channels_last)
@@ -72,35 +71,37 @@ def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, A
         whole = nn.parallel.DistributedDataParallel(whole, gradient_as_bucket_view=True)
     optimiser = adamw(model)
     images, tokens = full(layout.pairs, model.image_size, model.context_length)
-    found: dict[str, Any] = {}
 
     def once() -> None:
         optimiser.zero_grad()
         torch.cuda.reset_peak_memory_stats()
-        found["start"] = torch.cuda.memory_allocated() - before
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = whole(images, tokens)
-        found["forward"] = torch.cuda.memory_allocated() - before
-        found["forward_peak"] = torch.cuda.max_memory_allocated() - before
         loss.backward()
-        found["backward"] = torch.cuda.memory_allocated() - before
-        found["backward_peak"] = torch.cuda.max_memory_allocated() - before
         optimiser.step()
-        found["peak"] = torch.cuda.max_memory_allocated() - before
 
     for _ in range(2):
         once()
-    found["seconds"] = statistics.median(timed(once) for _ in range(3))
+    found = {"seconds": statistics.median(timed(once) for _ in range(3)), "peak": torch.cuda.max_memory_allocated()}
     return found | {"plan": memory(counts, layout, PRECISIONS[precision])}
 
 
-def show(name: str, title: str, found: dict[str, Any]) -> None:
+ROWS = {"at once": Layout(1, 1), "4 micro-batches": Layout(1, 4, 4), "blocks again": Layout(1, 1, recompute=True)}
+
+
+def one(name: str, row: str, size: int, precision: str, ranked: bool) -> None:
+    """A row, in the process that has nothing else on the GPU."""
+    if ranked:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+        dist.init_process_group("nccl", rank=0, world_size=1)
+    found = step(name, replace(ROWS[row], batch=size), precision, ranked)
     planned = sum(found["plan"].values())
     print(
-        f"{name:<12}{title:<26}{found['peak'] / 1e9:9.2f}{planned / 1e9:9.2f}{planned / found['peak'] - 1:+8.1%}"
-        f"{1e3 * found['seconds']:10.1f}",
-        flush=True,
+        f"{name:<12}{row:<20}{found['peak'] / 1e9:9.2f}{planned / 1e9:9.2f}{planned / found['peak'] - 1:+8.1%}"
+        f"{1e3 * found['seconds']:10.1f}"
     )
+    if ranked:
+        dist.destroy_process_group()
 
 
 def main() -> None:
@@ -109,34 +110,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed")
     parser.add_argument("--ranked", action="store_true", help="in DDP, on one rank")
-    parser.add_argument("--raw", action="store_true", help="all that was counted, too")
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("No GPU is to be seen here, and nothing else counts what is allocated: see benchmarks/parallel.py.")
-    if given.ranked:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-        dist.init_process_group("nccl", rank=0, world_size=1)
-    wrapped = ", in DDP" if given.ranked else ""
-    print(
-        f"torch {torch.__version__}, {torch.cuda.get_device_name()}, batch {given.batch}, {given.precision}{wrapped}"
-    )
-    print(f"{'':<38}{'counted':>9}{'plan':>9}{'':>8}{'ms':>10}   GB")
+    if given.row:
+        one(given.models[0], given.row, given.batch, given.precision, given.ranked)
+        return
+    options = ["--batch", str(given.batch), "--precision", given.precision, *(["--ranked"] if given.ranked else [])]
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {' '.join(options)}")
+    print(f"{'':<32}{'counted':>9}{'plan':>9}{'':>8}{'ms':>10}   GB", flush=True)
     for name in given.models:
-        for title, layout in (
-            ("at once", Layout(1, given.batch)),
-            ("4 micro-batches", Layout(1, given.batch, 4)),
-            ("blocks computed again", Layout(1, given.batch, recompute=True)),
-        ):
-            try:
-                found = step(name, layout, given.precision, given.ranked)
-            except torch.cuda.OutOfMemoryError:
-                print(f"{name:<12}{title:<26}does not fit")
-                continue
-            show(name, title, found)
-            if given.raw:
-                print({k: v if k == "plan" else round(v / 1e6, 1) for k, v in found.items() if k != "seconds"})
-    if given.ranked:
-        dist.destroy_process_group()
+        for row in ROWS:
+            command = [sys.executable, __file__, name, "--row", row, *options]
+            ended = subprocess.run(command, text=True, capture_output=True)
+            failed = (ended.stderr.strip().splitlines() or ["no output"])[-1]
+            print(ended.stdout.rstrip() or f"{name:<12}{row:<20}{failed}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,7 @@ from diptych.interop import pickles
 
 MOST_PARTS = 10_000  # of a description: they have some dozens
 MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand
-MOST_LETTERS = (
-    2**24
-)  # of all texts of a description: a vocabulary of 49,408 ids, which it carries, has half a million
+MOST_LETTERS = 2**24  # of all texts of a description: a vocabulary, which it carries, has half a million
 LEGACY_HEADER = 3  # pickles before that of the object in torch's format of before 1.6
 
 

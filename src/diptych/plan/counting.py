@@ -42,10 +42,10 @@ class Tower:
     flops: of one sample's forward pass, multiply and add being two
     parameters, trained: elements; buffers: bytes; blocks: parameters of each block; norms: channels of each
         batch norm
-    kept: what stays for the backward pass, parameters and the samples aside; what is fixed are weights that autocast
-        wrote in 16 bits
-    forward, backward: the most that lives at once in either pass, what is kept included; gradients of parameters leave
-        as they come
+    kept: what stays for the backward pass, parameters and the samples aside; fixed are weights that autocast wrote in
+        16 bits
+    forward, backward: the most that lives at once in either pass, what is kept included, gradients of parameters
+        leaving as they come
     """
 
     flops: float
@@ -219,7 +219,7 @@ class _AsOnGPU(TorchFunctionMode):
 
     def __enter__(self) -> _AsOnGPU:
         self.depth += 1
-        return super().__enter__()  # type: ignore[return-value]
+        return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)

@@ -1,7 +1,7 @@
 """Bytes that one rank holds at the worst moment of a step, by purpose.
 
-Their sum counts some twice, since in the backward pass gradients come as activations go, and leaves out what an
-operation needs while it runs: `benchmarks/parallel.py` says how far off that is.
+What the towers hold is counted in a step on the meta device (`counting`), the rest is written down here.
+`benchmarks/memory.py` and `benchmarks/parallel.py` hold the sum to what allocators count.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class VisionTransformer(nn.Module):
         return torch.cat([*(first.to(tokens.dtype).expand(len(tokens), -1, -1) for first in ahead), tokens], dim=1)
 
     def _patches(self, images: Tensor) -> Tensor:
-        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h, w, W]: libraries of convolutions are not made
-        for a stride as large as the kernel, and in bfloat16 take ten times as long backward on a CPU."""
+        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h, w, W]: convolutions are not made for strides
+        as large as the kernel, and in bfloat16 their backward pass takes ten times as long on a CPU."""
         side = self.conv1.kernel_size[0]
         high, wide = images.shape[2] // side, images.shape[3] // side
         x = images[:, :, : high * side, : wide * side].unflatten(3, (wide, side)).unflatten(2, (high, side))

@@ -20,12 +20,29 @@ from diptych.training.module import ContrastiveModule
 PATIENCE = timedelta(minutes=30)
 
 
-def replicated(timeout: timedelta = PATIENCE) -> DDPStrategy:
+def replicated(timeout: timedelta = PATIENCE, activation_checkpointing: bool = False) -> Replicated:
     """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them.
 
     timeout: how long a rank waits for the others
+    activation_checkpointing: as of `FullySharded`; of a run's only process, too
     """
-    return DDPStrategy(gradient_as_bucket_view=True, timeout=timeout)
+    return Replicated(timeout, activation_checkpointing)
+
+
+class Replicated(DDPStrategy):
+    """What `replicated` makes."""
+
+    def __init__(self, timeout: timedelta, activation_checkpointing: bool) -> None:
+        super().__init__(gradient_as_bucket_view=True, timeout=timeout)
+        self.activation_checkpointing = activation_checkpointing
+
+
+class Recompute(L.Callback):
+    """Lets every block be computed again in the backward pass, before anything is wrapped around the model."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for block in filter(lambda module: isinstance(module, parallel.BLOCKS), pl_module.modules()):
+            parallel.recomputed(block)
 
 
 class FullySharded(ModelParallelStrategy):

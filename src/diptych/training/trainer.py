@@ -22,7 +22,7 @@ from diptych.training.callbacks.gradients import Gradients
 from diptych.training.callbacks.record import Record
 from diptych.training.precision import make_precision, resolve_precision
 from diptych.training.sharded import CheckpointFolders
-from diptych.training.strategy import FullySharded, replicated
+from diptych.training.strategy import FullySharded, Recompute, Replicated, replicated
 from diptych.training.writing import CheckpointFiles
 
 
@@ -66,6 +66,7 @@ def make_trainer(
         Gradients(clip, nonfinite_steps, run_dir / "nonfinite"),
         Record(log_every),
         Counts(run_dir / "samples.json", log_every),
+        *([Recompute()] if isinstance(shared, Replicated) and shared.activation_checkpointing else []),
         *callbacks,
         Generators(),
         Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes, wait),

@@ -1,0 +1,37 @@
+"""What is computed again in the backward pass gives the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import diptych
+from diptych.loading import read_checkpoint
+from diptych.training.strategy import Recompute, replicated
+from diptych.training.trainer import make_trainer
+
+
+@pytest.mark.parametrize("given", [["model=rn_tiny"], ["model=vit_tiny", "trainer.devices=2", "callbacks=ema"]])
+def test_blocks_computed_again_train_alike(
+    cli: Callable[..., Any], shards: Path, tmp_path: Path, given: list
+) -> None:
+    losses, states = [], []
+    for again in ("false", "true"):
+        ended = cli(
+            "train", *given, "data=webdataset", f"data.shards={shards}", "data.batch_size=16", "data.workers=0",
+            "trainer=cpu", "trainer.precision=64-true", "trainer.max_steps=3", "trainer.log_every=1", "logger=none",
+            f"trainer.strategy.activation_checkpointing={again}", f"run_dir=run-{again}", *given[1:],
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        lines = (tmp_path / f"run-{again}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train/loss"] for line in lines])
+        states.append(read_checkpoint(tmp_path / f"run-{again}" / "checkpoints/last.ckpt")["state_dict"])
+    assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-12)
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-12)
