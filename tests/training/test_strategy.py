@@ -14,13 +14,38 @@ from torch import Tensor, nn
 
 import diptych
 from diptych.loading import read_checkpoint
+from diptych.towers.clip import CLIP
 from diptych.training.strategy import Recompute, replicated
 from diptych.training.trainer import make_trainer
 
 
+def kept(model: CLIP, images: Tensor) -> int:
+    """Bytes that a forward pass leaves for the backward pass."""
+    sizes = []
+
+    def pack(x: Tensor) -> Tensor:
+        sizes.append(x.nbytes)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        model.encode_image(images)
+    return sum(sizes)
+
+
+def test_one_process_lets_blocks_be_computed_again(tmp_path: Path) -> None:
+    model, images = diptych.create_model("rn_tiny"), torch.rand(4, 3, 32, 32)
+    before = kept(model, images)
+    strategy = partial(replicated, activation_checkpointing=True)
+    trainer = make_trainer(run_dir=tmp_path, devices=1, max_steps=1, strategy=strategy, accelerator="cpu")
+    (callback,) = (callback for callback in trainer.callbacks if isinstance(callback, Recompute))
+    module: Any = nn.ModuleList([model])
+    callback.setup(trainer, module, "fit")
+    assert kept(model, images) < before / 2
+
+
 @pytest.mark.parametrize("given", [["model=rn_tiny"], ["model=vit_tiny", "trainer.devices=2", "callbacks=ema"]])
 def test_blocks_computed_again_train_alike(
-    cli: Callable[..., Any], shards: Path, tmp_path: Path, given: list
+    cli: Callable[..., Any], shards: Path, tmp_path: Path, given: list[str]
 ) -> None:
     losses, states = [], []
     for again in ("false", "true"):
