@@ -43,6 +43,14 @@ def test_shards_divide_what_is_replicated_and_micro_batches_what_is_kept() -> No
     assert flops(counts, replace(WIDE, micro=8)) > 1.3 * flops(counts, WIDE)
 
 
+def test_one_rank_holds_gradients_where_activations_were() -> None:
+    counts = counts_of("vit_b32")
+    assert "gradients" not in memory(counts, Layout(1, 256), MIXED)
+    few = memory(counts, Layout(1, 8), MIXED)
+    assert few["gradients"] + few["activations"] + few["the block at work"] == pytest.approx(4 * counts.trained)
+    assert memory(counts, Layout(2, 512), MIXED)["gradients"] == 4 * counts.trained
+
+
 def test_the_loss_chooses_as_it_does_in_a_run() -> None:
     few, many = (arrange(ranks, 32_768, 1, ContrastiveLoss()) for ranks in (8, 256))
     assert few.ring and few.tile and not many.ring and many.tile is None

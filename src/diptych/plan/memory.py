@@ -24,6 +24,11 @@ def memory(counts: Counts, layout: Layout, precision: Precision) -> dict[str, fl
     if layout.shard > 1:
         parts["gathered weights"] = _gathered(counts, precision)
     parts |= _computing(counts, layout, precision)
+    if (
+        layout.ranks == layout.micro == 1 and not layout.recompute
+    ):  # no buckets hold them: they come as activations go
+        passing = parts["activations"] + parts["the block at work"]
+        parts["gradients"] = max(0.0, parts["gradients"] - passing)
     parts["pixels"] = 3 * counts.image_size**2 * (layout.pairs + 4 * layout.at_once)  # bytes, and floats of a part
     parts |= _loss(counts, layout)
     return {name: size for name, size in parts.items() if size}
