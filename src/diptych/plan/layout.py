@@ -135,13 +135,14 @@ def precision_named(name: str) -> Precision:
 
 @dataclass(frozen=True)
 class Backend:
-    """reduce_scatter: bytes sent for what an ideal ring sends."""
+    """reduce_scatter: bytes sent for what an ideal ring sends; device: what its ranks compute on"""
 
     reduce_scatter: float = 1.0
+    device: str = "cuda"
 
 
 NCCL = Backend()
-GLOO = Backend(reduce_scatter=2.0)  # it runs an all-reduce and throws the others' shares away
+GLOO = Backend(reduce_scatter=2.0, device="cpu")  # it runs an all-reduce and throws the others' shares away
 
 
 @dataclass(frozen=True)

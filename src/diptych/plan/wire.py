@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from diptych.plan.counting import Counts
 from diptych.plan.layout import NCCL, Backend, Layout, Machine, Precision
-from diptych.towers.text import MIN_PART, PARTS
+from diptych.towers.text import part_of
 
 FEATURE = 4  # bytes of a feature's element: unit length is taken in fp32, whatever the precision
 STATISTIC = 4
@@ -61,7 +61,7 @@ def traffic(counts: Counts, layout: Layout, precision: Precision, backend: Backe
     parts += _norms(counts, layout, backend)
     parts += _gradients(counts, layout, backend)
     if layout.shard > 1:
-        parts.append(_weights(counts, layout, precision))
+        parts.append(_weights(counts, layout, precision, backend))
     elif buffers := sum(tower.buffers for tower in counts.towers):
         sent = (layout.ranks - 1) / layout.ranks * buffers  # of the mean rank: the first one sends them all
         parts.append(Traffic("buffers", sent, layout.ranks, _tree(layout.ranks), hidden=False))
@@ -109,20 +109,20 @@ def _gradients(counts: Counts, layout: Layout, backend: Backend) -> Iterator[Tra
         yield Traffic(name, all_reduce(layout.replicas, share), layout.replicas, hops, layout.shard)
 
 
-def _weights(counts: Counts, layout: Layout, precision: Precision) -> Traffic:
+def _weights(counts: Counts, layout: Layout, precision: Precision, backend: Backend) -> Traffic:
     """FSDP: each micro-batch gathers a block's weights on its way forward and on its way back, where a block that is
     computed again keeps them until it is done; what a tower has beside its blocks is gathered once and stays."""
     shard, whole, calls = layout.shard, 0.0, 0
-    for tower, parts in ((counts.image, 1), (counts.text, _parts(layout.at_once))):
+    for tower, parts in ((counts.image, 1), (counts.text, _parts(layout.at_once, backend))):
         passes, blocks = 2 * layout.micro * parts, sum(tower.blocks)
         whole += (passes * blocks + tower.parameters - blocks) * precision.gathered
         calls += passes * len(tower.blocks) + 1
     return Traffic("weights", all_gather(shard, whole / shard), shard, calls * (shard - 1))
 
 
-def _parts(captions: int) -> int:
+def _parts(captions: int, backend: Backend) -> int:
     """How often the text tower calls each of its blocks: it takes captions in parts, short ones with short ones."""
-    return math.ceil(captions / max(MIN_PART, math.ceil(captions / PARTS)))
+    return math.ceil(captions / part_of(captions, backend.device))
 
 
 def _units(counts: Counts) -> int:

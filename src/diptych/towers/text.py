@@ -14,8 +14,8 @@ from diptych.errors import UserError
 from diptych.towers.depth import layers_above
 from diptych.towers.transformer import Transformer
 
-# Parts of a batch of captions, and the fewest captions in one; see TextTransformer.forward. A GPU is kept waiting by
-# twice the kernels before it gains by less padding.
+# Parts of a batch of captions, and the fewest captions in one; see TextTransformer.forward. On fewer a GPU loses more
+# by waiting for twice the kernels than it gains by less padding.
 PARTS, MIN_PART, MIN_PART_GPU = 2, 32, 512
 
 
@@ -33,6 +33,11 @@ def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
             f"{context_length}: give the tokenizer the same context_length."
         )
     return tokens, ends
+
+
+def part_of(captions: int, device: str) -> int:
+    """How many captions of a batch go through the blocks at a time."""
+    return max(MIN_PART if device == "cpu" else MIN_PART_GPU, -(-captions // PARTS))
 
 
 def _length(ends: Tensor, tokens: Tensor) -> int:
@@ -82,7 +87,7 @@ class TextTransformer(nn.Module):
         # Short captions with short ones: sorted by length and cut a part at a time, little padding is left.
         ends, order = ends.sort(stable=True)
         x = self.token_embedding(tokens[order]) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
-        size = max(MIN_PART if x.device.type == "cpu" else MIN_PART_GPU, -(-len(tokens) // PARTS))
+        size = part_of(len(tokens), x.device.type)
         last = [
             self.transformer(part[:, : _length(places, tokens)], read=places)
             for part, places in zip(x.split(size), ends.split(size), strict=True)
