@@ -6,7 +6,7 @@ python benchmarks/gpu.py [MODEL …] [--batch 256] [--rounds 10] [--steps 60] [-
 2. A training step in bf16-mixed: time beside open_clip's in alternating rounds, the share of what a large product
    reaches, and the most memory it had in use. --compile adds both through torch.compile. Without open_clip ours is
    timed alone, and that is said.
-3. `python src/train.py` on shards of 256-pixel JPEGs written for it: pairs a second and the share of waiting.
+3. `python src/train.py` on shards of JPEGs of 512 × 384 written for it: pairs a second and the share of waiting.
 
 Needs no network and torch 2.10 or newer. What can't be done is named in a sentence and the rest goes on; `--device
 cpu` runs the same program where there is no GPU, to see that it works and not to time anything.
@@ -144,7 +144,7 @@ def from_tars(device: str, name: str, size: int, steps: int) -> None:
 
 
 def shards(folder: Path, count: int) -> str:
-    """JPEGs of 256 pixels with some structure, and captions, in eight tars."""
+    """JPEGs of a size that crawls keep, with some structure, and captions, in eight tars."""
     import webdataset
     from PIL import Image
 
@@ -153,9 +153,9 @@ def shards(folder: Path, count: int) -> str:
     for shard in range(8):
         with webdataset.TarWriter(str(folder / f"{shard:06d}.tar")) as writer:
             for number in range(count // 8):
-                coarse = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                coarse = draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)
                 buffer = io.BytesIO()
-                Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+                Image.fromarray(coarse).resize((512, 384), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
                 text = f"a picture of number {number} in shard {shard}"
                 writer.write({"__key__": f"{shard}-{number:06d}", "jpg": buffer.getvalue(), "txt": text})
     return f"{folder}/{{000000..000007}}.tar"

@@ -1,0 +1,163 @@
+"""How pairs a second change as batch, captions, pictures, towers and ranks grow, beside what operations would say.
+
+python benchmarks/growth.py [--out docs/growth.png] [--rounds 3]
+
+A training step of ViT-B/32 in fp32, as in `step.py`, with one thing changed at a time; every caption has the same
+length. Rounds go through all points, so that a machine that changes its speed changes every point. The line beside the
+measured one has everywhere the share of the cores' speed that the best point of the series has: where the measured one
+is below, something else than arithmetic costs. Ranks have one thread each and share the batch by DDP over gloo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from step import EOS, SOS, timed, whole
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import diptych
+from diptych.distributed import world_size
+from diptych.loss import ContrastiveLoss
+from diptych.towers.clip import CLIP
+from diptych.training.accumulation import features
+from diptych.training.optim import adamw
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from gloo import on_ranks
+
+
+@dataclass(frozen=True)
+class Point:
+    model: str = "vit_b32"
+    batch: int = 16
+    tokens: int = 20
+    side: int = 224
+
+
+BASE = Point()
+SERIES: dict[str, dict[str, Point]] = {
+    "batch": {str(n): replace(BASE, batch=n) for n in (1, 2, 4, 8, 16, 32)},
+    "tokens of a caption": {str(n): replace(BASE, tokens=n) for n in (5, 10, 20, 40, 77)},
+    "pixels a side": {str(n): replace(BASE, side=n) for n in (96, 128, 160, 224, 288, 352)},
+    "towers": {name: replace(BASE, model=name, batch=8) for name in ("vit_b32", "rn50", "rn101", "vit_b16")},
+}
+RANKS = (1, 2)
+
+
+def prepared(point: Point, rank: int = 0, world: int = 1) -> tuple[CLIP, Callable[[], Tensor]]:
+    """A model and its forward pass over a rank's share of the point's batch."""
+    torch.manual_seed(0)
+    model = diptych.create_model(point.model, image__image_size=point.side).train()
+    model.to(memory_format=torch.channels_last)
+    draw, share = torch.Generator().manual_seed(rank), point.batch // world
+    images = torch.randint(0, 256, (share, 3, point.side, point.side), generator=draw, dtype=torch.uint8)
+    tokens = torch.zeros(share, 77, dtype=torch.long)
+    tokens[:, : point.tokens] = torch.randint(1, 49000, (share, point.tokens), generator=draw)
+    tokens[:, 0], tokens[:, point.tokens - 1] = SOS, EOS
+    step: nn.Module = Step(model)
+    if world > 1:
+        step = nn.parallel.DistributedDataParallel(step, gradient_as_bucket_view=True)
+    return model, partial(step, images, tokens)
+
+
+class Step(nn.Module):
+    """Both towers and the loss, as one module for DDP to wrap."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model, self.loss = model, ContrastiveLoss()
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        image, text = features(self.model, images, tokens)
+        return self.loss(image, text, self.model.logit_scale.exp())
+
+
+def seconds(point: Point, rounds: int, rank: int = 0, world: int = 1) -> list[float]:
+    model, forward = prepared(point, rank, world)
+    optimiser = adamw(model)
+    whole(forward, optimiser)
+    return [timed(partial(whole, forward, optimiser)) for _ in range(rounds)]
+
+
+def operations(point: Point) -> float:
+    _, forward = prepared(replace(point, batch=2))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return 3 * counter.get_total_flops() / 2
+
+
+def on_rank(rank: int, world: int, point: Point, rounds: int) -> Tensor:
+    return torch.tensor(seconds(point, rounds, rank, world_size()))
+
+
+def measured(rounds: int) -> dict[str, dict[str, float]]:
+    """Pairs a second of every point, the median of rounds that go through all of them."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for series, points in SERIES.items():
+            for name, point in points.items():
+                times.setdefault((series, name), []).extend(seconds(point, 1))
+        for world in RANKS:
+            ranks = on_ranks(world, on_rank, BASE, 1)
+            times.setdefault(("ranks of one thread", str(world)), []).append(max(float(x.max()) for x in ranks))
+    found: dict[str, dict[str, float]] = {}
+    for (series, name), each in times.items():
+        point = SERIES[series][name] if series in SERIES else BASE
+        found.setdefault(series, {})[name] = point.batch / statistics.median(each)
+    return found
+
+
+def by_operations(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What every point would reach with the share of the cores' speed that the best of its series has."""
+    lines = {}
+    for series, points in SERIES.items():
+        need = {name: operations(point) for name, point in points.items()}
+        best = max(found[series][name] * need[name] for name in points)
+        lines[series] = {name: best / need[name] for name in points}
+    first = found["ranks of one thread"]["1"]
+    lines["ranks of one thread"] = {str(world): world * first for world in RANKS}
+    return lines
+
+
+def draw(found: dict[str, dict[str, float]], lines: dict[str, dict[str, float]], out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.9), dpi=150, layout="constrained")
+    for axes, (series, points) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        axes.plot(
+            list(lines[series]), list(lines[series].values()), "--", color="#aab6d3", label="by operations alone"
+        )
+        axes.plot(list(points), list(points.values()), "o-", color="#2f4f9e", label="measured")
+        axes.set_xlabel(series)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("pairs a second")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/growth.png")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32; {BASE}")
+    found = measured(given.rounds)
+    lines = by_operations(found)
+    for series, points in found.items():
+        print(f"\n{series:<22}{'pairs/s':>9}{'by operations':>15}")
+        for name, rate in points.items():
+            print(f"{name:<22}{rate:9.2f}{lines[series][name]:15.2f}{rate / lines[series][name]:8.0%}")
+    draw(found, lines, given.out)
+
+
+if __name__ == "__main__":
+    main()
