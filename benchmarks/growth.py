@@ -3,9 +3,10 @@
 python benchmarks/growth.py [--out docs/growth.png] [--rounds 3]
 
 A training step of ViT-B/32 in fp32, as in `step.py`, with one thing changed at a time; every caption has the same
-length. Rounds go through all points, so that a machine that changes its speed changes every point. The line beside the
-measured one has everywhere the share of the cores' speed that the best point of the series has: where the measured one
-is below, something else than arithmetic costs. Ranks have one thread each and share the batch by DDP over gloo.
+length. Rounds go through all points, so that a machine that changes its speed changes every point. The line beside
+the measured one has everywhere the share of the cores' speed that the best point of the series has: where the
+measured one is below, something else than arithmetic costs. Ranks have one thread each and share the batch by DDP
+over gloo.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diptych.errors import UserError
 from diptych.towers.positions import resize_positions
-from diptych.towers.resnet import AttentionPool2d, BasicBlock, Bottleneck, ModifiedResNet
+from diptych.towers.resnet import AttentionPool2d, BasicBlock, Bottleneck, ModifiedResNet, mean_of_cells
 
 
 def scramble(module: nn.Module) -> nn.Module:
@@ -130,3 +130,13 @@ def test_impossible_sizes_are_refused() -> None:
         ModifiedResNet(16, [1, 1, 1, 1], width=8, embed_dim=4)
     with pytest.raises(UserError, match="can't be shared by 3 heads"):
         AttentionPool2d(grid=2, channels=64, heads=3, embed_dim=4)
+
+
+@pytest.mark.parametrize(("side", "size"), [(2, (8, 8)), (2, (7, 5)), (4, (9, 12))])
+def test_a_gpus_pooling_is_the_librarys(side: int, size: tuple[int, int]) -> None:
+    x = torch.randn(3, 6, *size, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    found, expected = mean_of_cells(x, side), F.avg_pool2d(x, side)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)))

@@ -95,12 +95,14 @@ class AveragePool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":
-            return F.avg_pool2d(x, self.stride)
-        side, high, wide = self.stride, x.shape[2] // self.stride, x.shape[3] // self.stride
-        x = x[:, :, : high * side, : wide * side].permute(0, 2, 3, 1)  # as channels_last has it in memory
-        x = x.unflatten(2, (wide, side)).unflatten(1, (high, side)).mean((2, 4))
-        return x.permute(0, 3, 1, 2)
+        return F.avg_pool2d(x, self.stride) if x.device.type == "cpu" else mean_of_cells(x, self.stride)
+
+
+def mean_of_cells(x: Tensor, side: int) -> Tensor:
+    """F.avg_pool2d(x, side), channels_last: what is left at the right and below is left out."""
+    high, wide = x.shape[2] // side, x.shape[3] // side
+    x = x[:, :, : high * side, : wide * side].permute(0, 2, 3, 1)  # as channels_last has it in memory
+    return x.unflatten(2, (wide, side)).unflatten(1, (high, side)).mean((2, 4)).permute(0, 3, 1, 2)
 
 
 def _pool(stride: int) -> nn.Module:
