@@ -20,6 +20,7 @@ COMMANDS = {
     "step-large": "step.py vit_b32 --batch 64 --rounds 3",
     "parts": "step.py vit_b32 --batch 16 --rounds 3 --parts",
     "embed": "embed.py vit_b32 rn50 --rounds 3",
+    "growth": "growth.py",
     "startup": "startup.py",
     "loss": "loss.py --n 16384 --dense 8192",
     "tokenizer": "tokenizer.py",
