@@ -43,16 +43,16 @@ def test_one_process_lets_blocks_be_computed_again(tmp_path: Path) -> None:
     assert kept(model, images) < before / 2
 
 
-@pytest.mark.parametrize("given", [["model=rn_tiny"], ["model=vit_tiny", "trainer.devices=2", "callbacks=ema"]])
-def test_blocks_computed_again_train_alike(
-    cli: Callable[..., Any], shards: Path, tmp_path: Path, given: list[str]
-) -> None:
+def test_blocks_computed_again_train_alike(cli: Callable[..., Any], shards: Path, tmp_path: Path) -> None:
+    """On two ranks, with batch norm and an average of the weights."""
     losses, states = [], []
     for again in ("false", "true"):
         ended = cli(
-            "train", *given, "data=webdataset", f"data.shards={shards}", "data.batch_size=16", "data.workers=0",
+            "train", "model=rn_tiny", "data=webdataset", f"data.shards={shards}", "data.batch_size=16",
+            "data.workers=0",
             "trainer=cpu", "trainer.precision=64-true", "trainer.max_steps=3", "trainer.log_every=1", "logger=none",
-            f"trainer.strategy.activation_checkpointing={again}", f"run_dir=run-{again}", *given[1:],
+            f"trainer.strategy.activation_checkpointing={again}", f"run_dir=run-{again}",
+            "trainer.devices=2", "callbacks=ema",
         )  # fmt: skip
         assert ended.code == 0, ended.err
         lines = (tmp_path / f"run-{again}" / "metrics.jsonl").read_text().splitlines()
