@@ -6,48 +6,16 @@ and the operations, as ratios to k = 1. Counted, not timed, so the numbers are t
 
 from __future__ import annotations
 
-import weakref
-from typing import Any
-
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import create_model
 from diptych.loss import ContrastiveLoss
+from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 
 BATCH, PARTS, IDS = 64, (1, 2, 4, 8, 16), 1000  # few ids: an embedding's gradient is as large as its table, always
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, while they live; `peak` is the most at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in known | self._seen:
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        name, size = storage._cdata, storage.nbytes()
-        self._seen.add(name)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, name, size)
-
-    def _free(self, name: int, size: int) -> None:
-        self._seen.discard(name)
-        self.now -= size
 
 
 def step(model: CLIP, rows: int, parts: int) -> None:
@@ -63,11 +31,11 @@ def measured(model: CLIP, rows: int, parts: int) -> tuple[int, int]:
     """Bytes alive at once, and operations, of one step."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with Alive() as alive:
+    with Live() as live:
         step(model, rows, parts)
     with FlopCounterMode(display=False) as counter:
         step(model, rows, parts)
-    return alive.peak, counter.get_total_flops()
+    return live.most, counter.get_total_flops()
 
 
 def main() -> None:

@@ -20,15 +20,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from step import EOS, SOS, timed, whole
+from step import EOS, SOS, Whole, timed, whole
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
-from diptych.distributed import world_size
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
-from diptych.training.accumulation import features
 from diptych.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -63,29 +61,18 @@ def prepared(point: Point, rank: int = 0, world: int = 1) -> tuple[CLIP, Callabl
     tokens = torch.zeros(share, 77, dtype=torch.long)
     tokens[:, : point.tokens] = torch.randint(1, 49000, (share, point.tokens), generator=draw)
     tokens[:, 0], tokens[:, point.tokens - 1] = SOS, EOS
-    step: nn.Module = Step(model)
+    step: nn.Module = Whole(model, ContrastiveLoss())
     if world > 1:
         step = nn.parallel.DistributedDataParallel(step, gradient_as_bucket_view=True)
     return model, partial(step, images, tokens)
 
 
-class Step(nn.Module):
-    """Both towers and the loss, as one module for DDP to wrap."""
-
-    def __init__(self, model: CLIP) -> None:
-        super().__init__()
-        self.model, self.loss = model, ContrastiveLoss()
-
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        image, text = features(self.model, images, tokens)
-        return self.loss(image, text, self.model.logit_scale.exp())
-
-
-def seconds(point: Point, rounds: int, rank: int = 0, world: int = 1) -> list[float]:
+def seconds(point: Point, rank: int = 0, world: int = 1) -> float:
+    """Of a step, after one that warms up."""
     model, forward = prepared(point, rank, world)
     optimiser = adamw(model)
     whole(forward, optimiser)
-    return [timed(partial(whole, forward, optimiser)) for _ in range(rounds)]
+    return timed(partial(whole, forward, optimiser))
 
 
 def operations(point: Point) -> float:
@@ -95,8 +82,8 @@ def operations(point: Point) -> float:
     return 3 * counter.get_total_flops() / 2
 
 
-def on_rank(rank: int, world: int, point: Point, rounds: int) -> Tensor:
-    return torch.tensor(seconds(point, rounds, rank, world_size()))
+def on_rank(rank: int, world: int) -> float:
+    return seconds(BASE, rank, world)
 
 
 def measured(rounds: int) -> dict[str, dict[str, float]]:
@@ -105,10 +92,9 @@ def measured(rounds: int) -> dict[str, dict[str, float]]:
     for _ in range(rounds):
         for series, points in SERIES.items():
             for name, point in points.items():
-                times.setdefault((series, name), []).extend(seconds(point, 1))
+                times.setdefault((series, name), []).append(seconds(point))
         for world in RANKS:
-            ranks = on_ranks(world, on_rank, BASE, 1)
-            times.setdefault(("ranks of one thread", str(world)), []).append(max(float(x.max()) for x in ranks))
+            times.setdefault(("ranks of one thread", str(world)), []).append(max(on_ranks(world, on_rank)))
     found: dict[str, dict[str, float]] = {}
     for (series, name), each in times.items():
         point = SERIES[series][name] if series in SERIES else BASE

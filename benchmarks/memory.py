@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from step import EOS, SOS, batch, timed
+from step import EOS, SOS, Whole, batch, timed
 from torch import Tensor, nn
 
 import diptych
@@ -30,24 +30,10 @@ from diptych.loss import ContrastiveLoss
 from diptych.plan.counting import count
 from diptych.plan.layout import PRECISIONS, Layout
 from diptych.plan.memory import memory
-from diptych.towers.clip import CLIP
-from diptych.training.accumulation import features
 from diptych.training.optim import adamw
-from diptych.training.parallel import BLOCKS, recomputed
+from diptych.training.parallel import blocks_of, recomputed
 
 MODELS = ["vit_b32", "vit_b16", "vit_l14", "rn50", "rn101", "rn50x4"]
-
-
-class Step(nn.Module):
-    """Both towers and the loss, as one module for DDP to wrap."""
-
-    def __init__(self, model: CLIP, parts: int) -> None:
-        super().__init__()
-        self.model, self.parts, self.loss = model, parts, ContrastiveLoss(tile=None)
-
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        image, text = features(self.model, images, tokens, parts=self.parts)
-        return self.loss(image, text, self.model.logit_scale.exp())
 
 
 def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
@@ -64,9 +50,9 @@ def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, A
     counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
     model.cuda().to(memory_format=torch.channels_last)
     if layout.recompute:
-        for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
+        for block in blocks_of(model):
             recomputed(block)
-    whole: nn.Module = Step(model, layout.micro)
+    whole: nn.Module = Whole(model, ContrastiveLoss(tile=None), layout.micro)
     if ranked:
         whole = nn.parallel.DistributedDataParallel(whole, gradient_as_bucket_view=True)
     optimiser = adamw(model)

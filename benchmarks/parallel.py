@@ -9,7 +9,6 @@ the model alone for the paper's nine models at batch 32,768. The text beside the
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import resource
@@ -35,7 +34,7 @@ from diptych.plan.step import Step, step_of
 from diptych.plan.table import first_to_give
 from diptych.plan.wire import features, traffic
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import BLOCKS
+from diptych.training.parallel import blocks_of, recomputed
 
 SINGLE, MIXED = PRECISIONS["32-true"], PRECISIONS["bf16-mixed"]
 NINE = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336")
@@ -114,8 +113,8 @@ def _train(model: CLIP, layout: Layout) -> None:
     """Two steps: the second has the optimiser's state from its start."""
     optimiser, loss = torch.optim.AdamW(model.parameters(), fused=True), ContrastiveLoss(tile=None)
     if layout.recompute:
-        for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        for block in blocks_of(model):
+            recomputed(block)
     images = torch.randint(0, 256, (layout.pairs, 3, model.image_size, model.image_size), dtype=torch.uint8)
     tokens = torch.randint(1, 1998, (layout.pairs, model.context_length))
     tokens[:, -1] = 1999

@@ -116,6 +116,18 @@ def ours(model: CLIP, size: int, precision: str, device: str = "cpu") -> tuple[S
     return forward, adamw(model)
 
 
+class Whole(nn.Module):
+    """Both towers and the loss as one module, for DDP to wrap."""
+
+    def __init__(self, model: CLIP, loss: nn.Module, parts: int = 1) -> None:
+        super().__init__()
+        self.model, self.loss, self.parts = model, loss, parts
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        image, text = features(self.model, images, tokens, parts=self.parts)
+        return self.loss(image, text, self.model.logit_scale.exp())
+
+
 def whole(forward: Step, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     forward().backward()

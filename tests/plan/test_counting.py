@@ -16,7 +16,7 @@ from diptych.config import create_model
 from diptych.errors import UserError
 from diptych.plan.counting import count
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import BLOCKS, recomputed
+from diptych.training.parallel import blocks_of, recomputed
 
 PAIRS, TOKENS = 3, 96  # longer than what a CPU computes attention plainly for
 SMALL = {
@@ -77,7 +77,7 @@ def test_the_most_that_lives_at_once_is_what_an_allocator_counts(name: str, agai
     model = model_of(name)
     counts = count(model, TOKENS, half=False, recompute=again)
     if again:
-        for block in filter(lambda module: isinstance(module, BLOCKS), model.modules()):
+        for block in blocks_of(model):
             recomputed(block)
     for tower, counted, inputs in zip((model.image, model.text), counts.towers, samples(model, 16), strict=True):
         ours = max(counted.forward.of(16), counted.backward.of(16))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.errors import UserError
+from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import BLOCKS, recomputed  # what FSDP gathers, and what is computed again
+from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
 
 CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
 FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds
@@ -101,7 +99,7 @@ def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Coun
     hollow = copy.deepcopy(model).to("meta").train()
     as_on_gpu = _AsOnGPU(tokens, half)
     if recompute:
-        for block in filter(lambda module: isinstance(module, BLOCKS), hollow.modules()):
+        for block in blocks_of(hollow):
             block.forward = _under(as_on_gpu, block.forward)  # in the backward pass, which leaves it, too
             recomputed(block)
     size = model.image_size
@@ -123,14 +121,13 @@ def _tower(tower: nn.Module, make: Callable[[int], Tensor], as_on_gpu: _AsOnGPU)
         each = (most - least) / (MORE - FEW)
         lines.append(Bytes(least - FEW * each, each))
     parameters = list(tower.parameters())
-    blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
     norms = [m.num_features for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
     return Tower(
         flops=few.flops / FEW,
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         buffers=sum(b.nbytes for b in tower.buffers()),
-        blocks=tuple(sum(p.numel() for p in block.parameters()) for block in blocks),
+        blocks=tuple(sum(p.numel() for p in block.parameters()) for block in blocks_of(tower)),
         norms=tuple(norms),
         kept=lines[0],
         forward=lines[1],
@@ -148,7 +145,7 @@ class _Step:
 
 def _step(tower: nn.Module, inputs: Tensor, as_on_gpu: _AsOnGPU) -> _Step:
     """Forward and backward, with gradients of parameters let go as they come."""
-    live, counter = _Live(tower, inputs), FlopCounterMode(display=False)
+    live, counter = Live(), FlopCounterMode(display=False)
     handles = [p.register_post_accumulate_grad_hook(_let_go) for p in tower.parameters() if p.requires_grad]
     with live:
         with as_on_gpu, counter:
@@ -172,39 +169,6 @@ def _under(mode: _AsOnGPU, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _let_go(parameter: Tensor) -> None:
     parameter.grad = None
-
-
-class _Live(TorchDispatchMode):
-    """Bytes of tensors that exist, from the first operation on: `now` and at `most`. What `tower` and `inputs` hold
-    already is not counted."""
-
-    def __init__(self, tower: nn.Module, inputs: Tensor) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        own = (*tower.parameters(), *tower.buffers(), inputs)
-        self.known = {x.untyped_storage()._cdata for x in own}
-
-    def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                self._meet(tensor.untyped_storage())
-        return found
-
-    def _meet(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place in self.known:
-            return
-        self.known.add(place)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._forget, place, size)
-
-    def _forget(self, place: int, size: int) -> None:
-        self.known.discard(place)
-        self.now -= size
 
 
 class _AsOnGPU(TorchFunctionMode):

@@ -46,12 +46,11 @@ def _computing(counts: Counts, layout: Layout, precision: Precision) -> dict[str
         (Bytes(0, 0), text.backward, text.kept),
     ]
     before, at_most, kept = max(moments, key=lambda moment: moment[0].of(pairs) + moment[1].of(pairs))
-    copies = before.fixed + kept.fixed
-    if layout.shard > 1 and precision.gathered < WORD:
-        copies = 0.0  # shards are gathered in 16 bits
+    fixed = before.fixed + kept.fixed
+    autocast = precision.half and not (layout.shard > 1 and precision.gathered < WORD)  # else shards come in 16 bits
     return {
-        "16-bit copies": copies,
-        "activations": pairs * (before.each + kept.each),
+        "16-bit copies": fixed if autocast else 0.0,
+        "activations": pairs * (before.each + kept.each) + (0.0 if precision.half else fixed),
         "the block at work": at_most.of(pairs) - kept.of(pairs),
     }
 

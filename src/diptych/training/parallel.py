@@ -28,6 +28,11 @@ from diptych.training.accumulation import untracked
 BLOCKS = (ResidualAttentionBlock, BasicBlock, Bottleneck)
 
 
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The residual blocks of a tower or model: what is gathered, or computed again, one by one."""
+    return [part for part in module.modules() if isinstance(part, BLOCKS)]
+
+
 def mesh_of(device: str, ranks: int, replicas: int = 1) -> DeviceMesh:
     """[ranks], or [replicas, ranks / replicas] for copies of the model that are sharded each. All ranks call it."""
     if replicas == 1:
@@ -49,7 +54,7 @@ def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recom
         parameter.data = parameter.data.contiguous()
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
     for tower in (model.image, model.text):
-        blocks = [module for module in tower.modules() if isinstance(module, BLOCKS)]
+        blocks = blocks_of(tower)
         for block in blocks:
             if recompute:
                 recomputed(block)

@@ -41,7 +41,7 @@ class Recompute(L.Callback):
     """Lets every block be computed again in the backward pass, before anything is wrapped around the model."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for block in filter(lambda module: isinstance(module, parallel.BLOCKS), pl_module.modules()):
+        for block in parallel.blocks_of(pl_module):
             parallel.recomputed(block)
 
 
