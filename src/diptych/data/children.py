@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from types import TracebackType
 
 from diptych.errors import TO_STOP
 
@@ -41,6 +43,15 @@ def end_with_parent(*_: object) -> None:
             pass
         os._exit(1)
 
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Called by the thread that hands tensors to the parent, which may be killed with a hand out for one."""
+        if isinstance(error, OSError | EOFError):
+            parent.join(2)  # its sockets close a moment before it is gone
+            if not parent.is_alive():
+                os._exit(1)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = show
     threading.Thread(target=watch, daemon=True).start()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where a child ignores it
         threading.Thread(target=obey, daemon=True).start()
