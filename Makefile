@@ -37,9 +37,8 @@ test: $(READY) ## the fast suite, with line coverage of src/diptych
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(READY) ## the long proofs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10 -n 2 --dist loadgroup \
-	    --ignore tests/end_to_end
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --durations=10 tests/end_to_end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not alone" --durations=10 -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and alone" --durations=10
 
 peers: $(PEERS)/.ready ## .venv-peers with open_clip, transformers and CLIP_benchmark, to compare with; nothing to do the second time
 

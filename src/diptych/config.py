@@ -247,6 +247,9 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = 
     text = str(error)
     if isinstance(error, InstantiationException) and "unexpected keyword argument" not in text:
         return None
+    if match := re.search(r"target '([^']+)'.*unexpected keyword argument '(\w+)'.*full_key: (\S+)", text, re.DOTALL):
+        target, argument, key = match.groups()
+        return f"{key}.{argument} is nothing that {target} takes: leave it out, ~{key}.{argument}."
     if match := re.search(r"Could not find '(\w[\w/]*)/([^']+)'", text):
         group, choice = match.groups()
         choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)

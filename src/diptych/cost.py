@@ -38,13 +38,13 @@ def image_flops(model: CLIP) -> int:
     return counter.get_total_flops()
 
 
-def affordable_pictures(model: CLIP, seconds: float = 120.0) -> int:
+def affordable_pictures(model: CLIP, seconds: float = 60.0) -> int:
     """How many pictures a CPU without help can look at in about `seconds`."""
     return max(1, int(seconds * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) / image_flops(model)))
 
 
 def affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
-    """After a training on a CPU, a sample of each set where all pictures would take far longer than two minutes;
+    """After a training on a CPU, a sample of each set where all pictures would take far longer than one minute;
     `evaluate.py` always takes all."""
     pictures = sum(map(len, sets))
     count = pictures if torch.cuda.is_available() else affordable_pictures(model)

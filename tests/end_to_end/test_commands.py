@@ -201,6 +201,7 @@ MISTAKES = {
     "two budgets": (["samples=1600", "trainer.max_steps=3"], "two budgets"),
     "zero steps": (["trainer.max_steps=0"], "trainer.max_steps=0"),
     "towers": (["+model.text.embed_dim=7"], "7"),
+    "another loss's key": (["loss=siglip", "+loss.smoothing=0.1"], "SigLIPLoss takes: leave it out, ~loss.smoothing"),
     "warmup": (["schedule.warmup=100"], "schedule.warmup=100"),
     "missing run": (["resume=nowhere"], "nowhere can't go on"),
 }

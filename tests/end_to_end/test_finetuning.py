@@ -73,6 +73,7 @@ def test_lit_trains_the_text_alone_and_goes_on_exactly(cli: Cli, first: Path, sh
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_ranks_train_the_last_block_as_one_process_does(
     cli: Cli, first: Path, shards: Path, tmp_path: Path
 ) -> None:

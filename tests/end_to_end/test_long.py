@@ -49,6 +49,7 @@ def test_demo_in_short_then_its_notebook(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(pictures) >= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("layout", [("trainer=cpu",), ("trainer=ddp", "trainer.accelerator=cpu", "data.workers=2")])
 def test_kill_nine_then_resume_equals_never_stopped(tmp_path: Path, layout: tuple[str, ...]) -> None:
     """SIGKILL between two checkpoints; no rank outlives its parent; what follows is bit for bit the same."""
@@ -89,6 +90,7 @@ def test_kill_nine_then_resume_equals_never_stopped(tmp_path: Path, layout: tupl
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.alone
 def test_vit_b16_on_two_ranks_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python src/train.py model=vit_b16 trainer=ddp` on a quarter of the default batch, stopped after two steps."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # the report's evaluation is one process, on all cores

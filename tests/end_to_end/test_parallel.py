@@ -39,6 +39,7 @@ def test_what_can_not_be_sharded_is_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_shards_train_as_one_process_and_copies_go_on(cli: Cli, shards: Path, tmp_path: Path) -> None:
     """With folders, a validation of other length on each rank, and a resume with another trainer."""
     one, two = tmp_path / "one", tmp_path / "two"

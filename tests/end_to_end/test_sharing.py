@@ -29,6 +29,7 @@ def typed(command: list[str], *arguments: str, cwd: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Path) -> None:
     """401 pictures, two batches: a rank each."""
     run = tmp_path / "run"
@@ -57,6 +58,7 @@ def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_mistake_ends_all_ranks_with_the_sentence(tmp_path: Path) -> None:
     command = [*TORCHRUN, str(ROOT / "src/evaluate.py"), f"checkpoint={tmp_path / 'none'}"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -62,6 +62,7 @@ def test_what_can_not_be_is_refused_before_any_data_is_read(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_parts_may_change_on_resume_unless_a_batch_norm_sees_them(cli: Cli, shards: Path, tmp_path: Path) -> None:
     arguments = (*TINY, f"data.shards={shards}", "trainer.precision=32-true", "trainer.checkpoint_every=1")
     for model in ("vit_tiny", "rn_tiny"):
@@ -101,6 +102,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("model", ["vit_tiny", "rn_tiny"])
 def test_sgd_with_clipping_has_one_curve_on_any_ranks(cli: Cli, tmp_path: Path, model: str) -> None:
     """AdamW hides a gradient that is too large by a factor; here the weights would be elsewhere after a step. With

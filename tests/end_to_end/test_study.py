@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ def test_the_study_in_short(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (out,) = (tmp_path / "runs/study").iterdir()

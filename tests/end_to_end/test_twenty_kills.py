@@ -28,7 +28,7 @@ from diptych.ranks import end_rank
 from diptych.recovery import recover
 from samples import write_shards
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RANKS, STEPS, KILLS = 2, 40, 20
 KINDS = ("step", "save", "saved", "saved")  # when a kill comes: some steps on, during a save, right after one

@@ -11,6 +11,7 @@ from gloo import on_ranks
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from diptych.errors import UserError
 from diptych.loss.cross_entropy import PhraseCrossEntropy
 
 
@@ -35,6 +36,16 @@ def test_several_phrases_share_the_target_and_a_row_without_one_adds_nothing() -
     image.requires_grad_(True)
     PhraseCrossEntropy()(image, text, scale).backward()
     assert image.grad is not None and image.grad.isfinite().all() and not image.grad[3].any()
+
+
+def test_smoothing_is_the_librarys_and_a_row_without_a_phrase_still_adds_nothing() -> None:
+    image, text = batch()
+    scale = torch.tensor(9.0).double()
+    expected = cross_entropy(9 * image, text / text.sum(dim=1, keepdim=True), label_smoothing=0.2)
+    assert PhraseCrossEntropy(smoothing=0.2)(image, text, scale).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert PhraseCrossEntropy(smoothing=0.2)(image, torch.zeros_like(text), scale).item() == 0
+    with pytest.raises(UserError, match=r"loss\.smoothing=1 must be"):
+        PhraseCrossEntropy(smoothing=1)
 
 
 def test_bfloat16_is_computed_in_float32() -> None:

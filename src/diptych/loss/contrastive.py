@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych import distributed
-from diptych.errors import UserError
 from diptych.loss.log_sum_exp import log_sum_exps
-from diptych.loss.logits import Tile, at_least_fp32, check_tile, choose_tile, describe_tile
+from diptych.loss.logits import Tile, at_least_fp32, check_smoothing, check_tile, choose_tile, describe_tile
 from diptych.loss.positives import mean_of_positives, positive_shares
 
 
@@ -68,10 +67,7 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, tile: Tile = "auto", smoothing: float = 0.0) -> None:
         super().__init__()
-        self.tile = check_tile(tile)
-        if not 0 <= smoothing < 1:
-            raise UserError(f"loss.smoothing={smoothing} must be at least 0 and below 1: 0.1 is usual, 0 for none.")
-        self.smoothing = smoothing
+        self.tile, self.smoothing = check_tile(tile), check_smoothing(smoothing)
 
     def forward(self, image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
         """image, text [B, D], L2-normalised; logit_scale [] -> scalar"""

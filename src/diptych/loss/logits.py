@@ -24,6 +24,13 @@ def check_tile(tile: Tile) -> Tile:
     raise UserError(f"loss.tile={tile} must be auto, null for the whole matrix, or the side of a tile such as 1024.")
 
 
+def check_smoothing(smoothing: float) -> float:
+    """Raises UserError unless it is a share that leaves some of the target."""
+    if 0 <= smoothing < 1:
+        return smoothing
+    raise UserError(f"loss.smoothing={smoothing} must be at least 0 and below 1: 0.1 is usual, 0 for none.")
+
+
 def choose_tile(tile: Tile, rows: int, columns: int, dtype: torch.dtype, device: str) -> int | None:
     """The side of a tile for a matrix of logits [rows, columns]; None to take it whole."""
     if tile != "auto":
