@@ -127,11 +127,17 @@ def _stripped(lines: list[object]) -> tuple[str, ...]:
 
 
 def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
-    names = sorted(name for name in sample if f".{name}".endswith(IMAGES))
+    names = _images(tuple(sample))
     if not names:
         raise BadSample(f"no image among {_extensions(sample)}")
     name = names[int(seeding.uniform_one(seed, _IMAGE) * len(names))]
     return name, sample[name]
+
+
+@lru_cache(maxsize=4096)
+def _images(names: tuple[str, ...]) -> list[str]:
+    """Those of images, in their order; samples of one set mostly have the same names."""
+    return sorted(name for name in names if f".{name}".endswith(IMAGES))
 
 
 def _extensions(sample: Sample) -> str:
