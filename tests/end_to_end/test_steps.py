@@ -79,6 +79,8 @@ def test_parts_may_change_on_resume_unless_a_batch_norm_sees_them(cli: Cli, shar
     assert cli("train", f"resume={tmp_path / 'rn_tiny'}", "trainer.accumulate=1").code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_all_ranks_skip_what_is_not_finite_on_one(
     cli: Cli, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

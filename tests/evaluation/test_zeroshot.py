@@ -59,9 +59,10 @@ def test_classifier_needs_names_and_finite_features():
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 50), st.integers(0, 2**31))
 def test_classify_equals_a_stable_sort(n, classes, chunk, seed):
     generator = torch.Generator().manual_seed(seed)
-    # Few distinct directions, so that ties are common.
-    images = torch.randint(1, 4, (n, 2), generator=generator)
-    classifier = torch.randint(1, 4, (classes, 2), generator=generator)
+    # Few distinct directions, so that ties are common, and products that no order of summing rounds: a tie of 1 × 12
+    # products is one of 40 × 12 then, too.
+    images = torch.randint(0, 2, (n, 4), generator=generator) * 2 - 1
+    classifier = torch.randint(0, 2, (classes, 4), generator=generator) * 2 - 1
     labels = torch.randint(0, classes, (n,), generator=generator)
     result = classify(images, classifier, labels, chunk=chunk)
 
