@@ -249,7 +249,9 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = 
         return None
     if match := re.search(r"target '([^']+)'.*unexpected keyword argument '(\w+)'.*full_key: (\S+)", text, re.DOTALL):
         target, argument, key = match.groups()
-        return f"{key}.{argument} is nothing that {target} takes: leave it out, ~{key}.{argument}."
+        # Parts of a group are made from plain mappings, and their keys don't tell where they stand.
+        how = f", ~{key}.{argument}" if (ROOT / "conf" / key.partition(".")[0]).is_dir() else ""
+        return f"{key}.{argument} is nothing that {target} takes: leave it out{how}."
     if match := re.search(r"Could not find '(\w[\w/]*)/([^']+)'", text):
         group, choice = match.groups()
         choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)

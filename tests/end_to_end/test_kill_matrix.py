@@ -16,7 +16,7 @@ from witness import seen
 from diptych.config import ROOT
 from samples import write_shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.xdist_group("kill matrix")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def command(folder: Path, witness: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -19,7 +19,7 @@ import pytest
 from diptych.config import ROOT
 from samples import write_shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.xdist_group("launching")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 TRAIN = str(ROOT / "src/train.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

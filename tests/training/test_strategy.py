@@ -43,12 +43,13 @@ def test_one_process_lets_blocks_be_computed_again(tmp_path: Path) -> None:
     assert kept(model, images) < before / 2
 
 
-def test_blocks_computed_again_train_alike(cli: Callable[..., Any], shards: Path, tmp_path: Path) -> None:
-    """On two ranks, with batch norm and an average of the weights."""
+@pytest.mark.parametrize("model", ["rn_tiny", pytest.param("vit_tiny", marks=[pytest.mark.slow, pytest.mark.alone])])
+def test_blocks_computed_again_train_alike(cli: Callable[..., Any], shards: Path, tmp_path: Path, model: str) -> None:
+    """On two ranks, with an average of the weights; rn_tiny has batch norms."""
     losses, states = [], []
     for again in ("false", "true"):
         ended = cli(
-            "train", "model=rn_tiny", "data=webdataset", f"data.shards={shards}", "data.batch_size=16",
+            "train", f"model={model}", "data=webdataset", f"data.shards={shards}", "data.batch_size=16",
             "data.workers=0",
             "trainer=cpu", "trainer.precision=64-true", "trainer.max_steps=3", "trainer.log_every=1", "logger=none",
             f"trainer.strategy.activation_checkpointing={again}", f"run_dir=run-{again}",

@@ -135,9 +135,9 @@ def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
 
 
 @lru_cache(maxsize=4096)
-def _images(names: tuple[str, ...]) -> list[str]:
+def _images(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of images, in their order; samples of one set mostly have the same names."""
-    return sorted(name for name in names if f".{name}".endswith(IMAGES))
+    return tuple(sorted(name for name in names if f".{name}".endswith(IMAGES)))
 
 
 def _extensions(sample: Sample) -> str:
