@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.data.evalset import EvalSet
 from diptych.towers.clip import CLIP
+from diptych.training.patches import kept_patches
 
 CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, order of magnitude
 
@@ -22,19 +23,21 @@ def training_flops(model: CLIP) -> int:
     The image tower is counted; the text tower is estimated, from above, as two a weight and token of a full context.
     """
     text = 2 * _text_matrices(model) * model.context_length
-    return _passes(model.image) * image_flops(model) + _passes(model.text) * text
+    return _passes(model.image) * image_flops(model, training=True) + _passes(model.text) * text
 
 
 def _passes(tower: nn.Module) -> int:
     return 3 if any(parameter.requires_grad for parameter in tower.parameters()) else 1
 
 
-def image_flops(model: CLIP) -> int:
-    """Operations of one picture's forward pass."""
+def image_flops(model: CLIP, training: bool = False) -> int:
+    """Operations of one picture's forward pass; training: of the patches alone that a step reads."""
     hollow = copy.deepcopy(model.image).to("meta").eval()
+    picture = torch.zeros(1, 3, model.image_size, model.image_size, device="meta")
+    kept = kept_patches(model, torch.zeros(1, dtype=torch.long), picture) if training else None
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        hollow(torch.zeros(1, 3, model.image_size, model.image_size, device="meta"))
+        hollow(*((picture,) if kept is None else (picture, kept.to("meta"))))
     return counter.get_total_flops()
 
 

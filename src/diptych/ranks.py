@@ -214,7 +214,8 @@ def end_rank(run_dir: Path, resume: bool) -> NoReturn:
 
 
 def _train(run_dir: Path, resume: bool) -> int:
-    from diptych.run import fit, user_error
+    from diptych.config import user_error
+    from diptych.fitting import fit
 
     shows_errors = outside() is not None  # our own launcher reads the note
     try:
@@ -249,7 +250,7 @@ def lead(world: World, run_dir: Path, resume: bool) -> None:
     """As rank 0 of those: the run's folder is ready, for all. Raises its own error where it came first."""
     import torch.distributed as dist
 
-    from diptych.run import fit
+    from diptych.fitting import fit
 
     (run_dir / NOTE).unlink(missing_ok=True)
     announce(meet(world), run_dir, resume)

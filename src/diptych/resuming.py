@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -74,6 +74,17 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
     refuse_foreign_targets(OmegaConf.to_container(resumed, resolve=True), run_dir, cfg.allow_targets)  # type: ignore[arg-type]
     name_vocabulary(resumed, run_dir)
     return resumed
+
+
+def check_order(describe: Mapping[str, Any], run_dir: Path) -> None:
+    """describe: what the checkpoint says of itself. Raises UserError where its steps were those of another order."""
+    from diptych.data.order import EDITION
+
+    if (begun := describe.get("order", 1)) != EDITION:
+        raise UserError(
+            f"resume={run_dir} was begun with edition {begun} of the order of samples, this version has edition"
+            f" {EDITION}: go on with the version that began it, or start a new run."
+        )
 
 
 def check_parts(cfg: DictConfig, run_dir: Path, model: CLIP) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diptych.data import seeding
 from diptych.data.index import Index, Shard
-from diptych.data.order import Order
+from diptych.data.order import EDITION, Order, left_out_of_all
 from diptych.errors import UserError
 
 
@@ -45,6 +45,42 @@ def test_every_sample_once_less_the_stated_remainder(
     assert len(seen) == order.steps * batch == index.samples - order.remainder
     assert order.remainder < batch + streams
     assert all(0 <= number < index.shards[shard].samples for shard, number in seen)
+    assert order.left_out() == {
+        (shard, number) for shard, of in enumerate(index.shards) for number in range(of.samples)
+    } - set(seen)
+
+
+def orders(counts: list[int], epochs: int, batch: int, streams: int) -> list[Order]:
+    index = index_of(counts)
+    return [Order(index, seed=1, epoch=epoch, batch_size=batch, streams=streams) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "streams"),
+    [
+        ([222] * 4, 256, 8),  # each stream is half a shard, whatever the shards' permutation: the embedded pairs
+        ([10], 4, 2),
+        ([7, 5, 3, 1], 6, 3),
+        ([100, 20, 20], 32, 4),
+    ],
+)
+def test_every_sample_is_as_likely_as_any_other_to_be_left_out(counts: list[int], batch: int, streams: int) -> None:
+    """Within what chance allows over 400 epochs; by the turn, a sample is as likely at any place as at another."""
+    samples = sum(counts)
+    epochs = orders(counts, 400, batch, streams)
+    left = Counter(sample for order in epochs for sample in order.left_out())
+    chance = epochs[0].remainder / samples
+    allowed = 5 * (400 * chance * (1 - chance)) ** 0.5  # five standard deviations of a binomial draw
+    for shard, count in enumerate(counts):
+        for number in range(count):
+            assert abs(left[shard, number] - 400 * chance) < allowed, (shard, number)
+
+
+def test_what_no_epoch_takes_is_counted() -> None:
+    epochs = orders([30, 30], 12, 38, 2)  # 22 of 60 are left out
+    assert left_out_of_all(epochs[:1]) == 22 == epochs[0].remainder
+    assert left_out_of_all(epochs[:2]) == len(epochs[0].left_out() & epochs[1].left_out()) > 0
+    assert left_out_of_all(epochs) == 0 == left_out_of_all([])
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,8 +171,10 @@ def test_a_share_takes_turns() -> None:
 def test_copies_of_a_shard_differ_in_their_number() -> None:
     order = Order(weighted([5], [2.5]), seed=0, epoch=0, batch_size=1, streams=1)
     runs = list(order.segments(0, 0, 100))
-    assert sorted((run.copy, run.last - run.first) for run in runs if run.copy < 2) == [(0, 5), (1, 5)]
-    assert sum(run.last - run.first for run in runs if run.copy == 2) == 2
+    sizes: Counter[int] = Counter()
+    for run in runs:
+        sizes[run.copy] += run.last - run.first
+    assert sizes == {0: 5, 1: 5, 2: 2}
 
 
 def test_shuffling_is_near_to_uniform() -> None:
@@ -165,14 +203,15 @@ def test_order_depends_on_seed_and_epoch() -> None:
 
 
 def test_order_is_pinned() -> None:
-    """Golden: a release that changes the order of a running experiment has to say so."""
+    """Golden: a release that changes the order has to raise EDITION with it, so that no run goes on with another."""
+    assert EDITION == 2
     order = Order(index_of([5, 3, 8]), seed=7, epoch=2, batch_size=4, streams=2, block=4)
     assert [order.batch(step) for step in (0, 3)] == GOLDEN
 
 
 GOLDEN = [
-    [(0, 0), (0, 1), (2, 1), (2, 0)],
-    [(1, 0), (1, 1), (2, 6), (2, 5)],
+    [(1, 2), (2, 1), (2, 7), (0, 0)],
+    [(2, 4), (2, 6), (1, 1), (1, 0)],
 ]
 
 

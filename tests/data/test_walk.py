@@ -96,8 +96,9 @@ def test_each_bad_sample_is_counted_at_its_own_place_alone() -> None:
 def test_nothing_is_read_beyond_the_end_of_the_training() -> None:
     shelf = Numbers([200], set(), set())
     run = walk(shelf, stop=5, streams=1, batch_size=4, block=20)
+    line = run.block.line
     taken(run, 5)
-    assert len(shelf.reads) == 20
+    assert len(shelf.reads) == line.starts[line.find(19) + 1] <= 19 + 20  # to the end of the block of the last sample
 
 
 def test_a_resume_reads_the_block_at_hand_alone() -> None:
@@ -117,14 +118,23 @@ def test_an_unreadable_block_is_replaced_by_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "bad", "message"),
+    ("share", "message"),
     [
-        (0, 10, "No sample of a whole block of 10 gives a pair; the last is .* of shard 0.tar: bad"),
-        (40, 0, "Nothing can be read of a whole stream, from shard 0.tar on"),
-        (5, 5, "No sample of a whole block"),
+        (0.0, "No sample of a whole block of {} gives a pair; the last is .* of shard 0.tar: bad"),
+        (0.5, "No sample of a whole block of {} gives a pair"),
     ],
 )
-def test_what_gives_no_pair_at_all_stops(damaged: int, bad: int, message: str) -> None:
-    shelf = Numbers([40], {(0, p) for p in range(damaged)}, {(0, p) for p in range(damaged, damaged + bad)})
-    with pytest.raises(UserError, match=message):
+def test_a_block_that_gives_no_pair_at_all_stops(share: float, message: str) -> None:
+    """`share` of its samples can't be read, the others are bad."""
+    shelf = Numbers([40], set(), set())
+    run = walk(shelf, streams=1, batch_size=4)
+    block = [(0, number) for part in run.block.line.runs(0) for number in range(part.first, part.last)]
+    shelf.damaged, shelf.bad = set(block[: int(share * len(block))]), set(block[int(share * len(block)) :])
+    with pytest.raises(UserError, match=message.format(len(block))):
+        taken(run, 1)
+
+
+def test_a_stream_that_can_not_be_read_at_all_stops() -> None:
+    shelf = Numbers([40], {(0, place) for place in range(40)}, set())
+    with pytest.raises(UserError, match=r"Nothing can be read of a whole stream, from shard 0\.tar on"):
         taken(walk(shelf, streams=1, batch_size=4), 10)

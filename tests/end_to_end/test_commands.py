@@ -200,6 +200,10 @@ MISTAKES = {
     "no gpu": (["trainer=gpu"], "trainer=gpu finds no GPU"),
     "two budgets": (["samples=1600", "trainer.max_steps=3"], "two budgets"),
     "zero steps": (["trainer.max_steps=0"], "trainer.max_steps=0"),
+    "patches": (
+        ["model=vit_tiny", "model.image.patch_dropout=1"],
+        "model.image.patch_dropout=1 is no share of the patches: take 0 or more, below 1.",
+    ),
     "towers": (["+model.text.embed_dim=7"], "7"),
     "a part's key": (
         ["+data.image.size2=1"],

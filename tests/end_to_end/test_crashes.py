@@ -15,6 +15,8 @@ import torch
 from omegaconf import OmegaConf
 
 from diptych.config import ROOT
+from diptych.data.order import EDITION
+from diptych.training.writing import write
 
 Cli = Callable[..., "object"]
 SMALL = (
@@ -161,6 +163,18 @@ def test_a_damaged_last_checkpoint_falls_back(cli: Cli, whole: Path, tmp_path: P
     ended = cli("train", f"resume={run}")
     assert ended.code == 2 and ended.err.count("\n") == 1
     assert all(f"step={step}.ckpt (" in ended.err for step in (6, 4, 2))
+
+
+def test_a_run_of_another_order_does_not_go_on(cli: Cli, whole: Path) -> None:
+    """As a version with another order of samples would have left it: its next batches would not be the run's own."""
+    file = whole / "checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    assert content["diptych"].pop("order") == EDITION
+    for name in (file, whole / "checkpoints/step=6.ckpt"):
+        write(content, name)
+    ended = cli("train", f"resume={whole}")
+    assert ended.code == 2 and ended.err.count("\n") == 1
+    assert f"was begun with edition 1 of the order of samples, this version has edition {EDITION}" in ended.err
 
 
 def test_a_run_without_any_checkpoint_starts_again(cli: Cli, whole: Path) -> None:

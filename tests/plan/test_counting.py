@@ -17,6 +17,7 @@ from diptych.errors import UserError
 from diptych.plan.counting import count
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed
+from diptych.training.patches import kept_patches
 
 PAIRS, TOKENS = 3, 96  # longer than what a CPU computes attention plainly for
 SMALL = {
@@ -30,15 +31,30 @@ def model_of(name: str) -> CLIP:
     return create_model(name, {**SMALL[name], **text})
 
 
+def test_dropped_patches_cost_nothing() -> None:
+    """Counted as a real pass over the patches that are left, with what it keeps."""
+    smaller = {"image.width": 64, "image.layers": 2, "image.embed_dim": 512, "text.layers": 1}
+    model = create_model("vit_b16", {**smaller, "image.patch_dropout": 0.5})
+    pixels = torch.randn(PAIRS, 3, 224, 224)
+    left = kept_patches(model, torch.arange(PAIRS), pixels)
+    assert left is not None and left.shape == (PAIRS, 98)
+    counted = count(model, 77, False).image
+    seen = FlopCounterMode(display=False)
+    with seen, sdpa_kernel(SDPBackend.MATH):
+        model.image(pixels, left)
+    assert counted.flops == pytest.approx(seen.get_total_flops() / PAIRS, rel=0.01)
+    assert counted.kept.of(PAIRS) == pytest.approx(kept(model.image, (pixels, left), False), rel=0.05)
+
+
 def samples(model: CLIP, pairs: int = PAIRS) -> tuple[Tensor, Tensor]:
     tokens = torch.randint(1, 498, (pairs, TOKENS))
     tokens[:, -1] = 499
     return torch.randn(pairs, 3, model.image_size, model.image_size), tokens
 
 
-def kept(tower: nn.Module, inputs: Tensor, half: bool) -> int:
+def kept(tower: nn.Module, inputs: tuple[Tensor, ...], half: bool) -> int:
     """Bytes that a real forward pass keeps, each memory once, parameters and the inputs aside."""
-    seen: dict[int, Tensor] = {inputs.untyped_storage().data_ptr(): inputs}
+    seen: dict[int, Tensor] = {x.untyped_storage().data_ptr(): x for x in inputs}
     seen |= {p.untyped_storage().data_ptr(): p for p in tower.parameters()}
     own = set(seen)
 
@@ -47,7 +63,7 @@ def kept(tower: nn.Module, inputs: Tensor, half: bool) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), torch.autocast("cpu", enabled=half):
-        tower(inputs)
+        tower(*inputs)
     return sum(x.untyped_storage().nbytes() for address, x in seen.items() if address not in own)
 
 
@@ -57,7 +73,7 @@ def test_kept_bytes_are_those_of_a_real_pass(name: str, half: bool) -> None:
     model = model_of(name)
     counts = count(model, TOKENS, half)
     for tower, counted, inputs in zip((model.image, model.text), counts.towers, samples(model), strict=True):
-        assert counted.kept.of(PAIRS) == pytest.approx(kept(tower, inputs, half), rel=0.05)
+        assert counted.kept.of(PAIRS) == pytest.approx(kept(tower, (inputs,), half), rel=0.05)
 
 
 def most(tower: nn.Module, inputs: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from diptych.towers.resnet import BasicBlock, ModifiedResNet
 from diptych.towers.text import TextTransformer
 from diptych.towers.vit import VisionTransformer
 from diptych.training.accumulation import features
+from diptych.training.patches import kept_patches
 
 BATCH, PARTS = 16, (1, 2, 4)
+KINDS = ("vit", "half the patches", "resnet")
 
 
 class Trained(nn.Module):
@@ -31,15 +34,18 @@ class Trained(nn.Module):
         super().__init__()
         self.model, self.loss, self.parts = model, ContrastiveLoss(), parts
 
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        image, text = features(self.model, images, tokens, self.parts)
+    def forward(self, images: Tensor, tokens: Tensor, seeds: Tensor) -> Tensor:
+        kept = kept_patches(self.model, seeds, images)
+        image, text = features(self.model, images, tokens, self.parts, kept=kept)
         return self.loss(image, text, self.model.logit_scale.exp())
 
 
 def small_clip(kind: str) -> CLIP:
     torch.manual_seed(0)
+    vit = partial(VisionTransformer, image_size=16, patch_size=8, width=16, layers=2, heads=2, embed_dim=12)
     image = {
-        "vit": lambda: VisionTransformer(image_size=16, patch_size=8, width=16, layers=2, heads=2, embed_dim=12),
+        "vit": vit,
+        "half the patches": partial(vit, patch_dropout=0.5),
         "resnet": lambda: ModifiedResNet(16, [1, 1], 8, 12, block=BasicBlock, stem_pool=False),
     }[kind]()
     text = TextTransformer(12, width=16, layers=2, heads=2, context_length=10, vocab_size=50)
@@ -50,10 +56,11 @@ def small_clip(kind: str) -> CLIP:
     return synchronise_batch_norm(model)
 
 
-def batch() -> tuple[Tensor, Tensor]:
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Images, tokens and the samples' seeds."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (BATCH, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    return images, drawn_tokens(BATCH, generator)
+    return images, drawn_tokens(BATCH, generator), torch.arange(BATCH) + 40
 
 
 def step(rank: int, world: int, kind: str, parts: int) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def _counted(reduced, bucket):  # type: ignore[no-untyped-def]  # DDP wants anno
 
 def steps(rank: int, world: int) -> dict[str, Any]:
     """Every kind and number of parts in one start of the ranks."""
-    return {f"{kind} {parts}": step(rank, world, kind, parts) for kind in ("vit", "resnet") for parts in PARTS}
+    return {f"{kind} {parts}": step(rank, world, kind, parts) for kind in KINDS for parts in PARTS}
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +105,10 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     return max(float((ours[n] - g).abs().max() / max(g.abs().max(), floor)) for n, g in theirs.items())
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize("parts", PARTS[1:])
-def test_parts_of_a_batch_have_its_gradient(alone: dict[str, Any], parts: int) -> None:
-    whole, ours = alone["vit 1"], alone[f"vit {parts}"]
+def test_parts_of_a_batch_have_its_gradient(alone: dict[str, Any], parts: int, kind: str) -> None:
+    whole, ours = alone[f"{kind} 1"], alone[f"{kind} {parts}"]
     assert abs(ours["loss"] - whole["loss"]) < 1e-12
     assert difference(ours["gradients"], whole["gradients"]) < 1e-10
 
@@ -124,7 +132,7 @@ def test_statistics_move_once_a_part(alone: dict[str, Any]) -> None:
     """The running statistics after a step in k parts are those of k forward passes."""
     for parts in PARTS:
         model = small_clip("resnet")
-        images, _ = batch()
+        images, *_ = batch()
         for part in range(parts):
             model.encode_image(normalise(images[part::parts], model.mean, model.std).double())
         for name, buffer in model.named_buffers():

@@ -158,8 +158,12 @@ def test_what_was_left_out_is_told(run_dir):
     metrics["zeroshot"]["sets"]["flat"]["skipped"] = {"no image": ["flat/1", "flat/2"]}
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))
-    assert "because they fill no whole batch: 96 of 4,192" in page.text
+    assert "because they fill no whole batch: 96 of 4,192, others each time." in page.text
     assert "2 pictures could not be read" in page.text
+    metrics["training"]["left_out_of_all_epochs"] = 0
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "96 of 4,192, others each time; left out of every whole epoch: 0." in page.text
 
 
 def test_half_a_line_and_what_is_no_number_are_gaps_not_errors(run_dir):

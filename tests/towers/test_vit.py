@@ -53,6 +53,34 @@ def test_values_and_gradients_equal_the_definition(size: tuple[int, int]) -> Non
         torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("changes", [{}, {"pool": "attention", "registers": 2}])
+def test_dropped_patches_are_as_if_they_had_never_been(changes: dict[str, Any]) -> None:
+    """Against the tower's own parts with tokens taken away by hand: values and every gradient."""
+    tower = small_vit(patch_dropout=0.7, **changes)
+    images = torch.randn(3, 3, 16, 24, dtype=torch.float64)
+    assert tower.patches_read(images) == (24, 7)  # 7.2
+    kept = torch.stack([torch.randperm(24)[:7].sort().values for _ in images])
+    tokens = tower._tokens(images)
+    ahead = tokens.shape[1] - 24
+    rows = [torch.cat([of[:ahead], of[ahead:][patches]]) for of, patches in zip(tokens, kept, strict=True)]
+    expected = tower._read(tower.ln_pre(torch.stack(rows))) @ tower.proj
+    out = tower(images, kept)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    parameters = list(tower.parameters())
+    mine = torch.autograd.grad(out.square().sum(), parameters)
+    other = torch.autograd.grad(expected.square().sum(), parameters)
+    for gradient, reference in zip(mine, other, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(out, tower(images))  # who names no patches gets all
+    assert small_vit().patches_read(images) == (24, 24)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_patches_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(UserError, match=r"model\.image\.patch_dropout=.* take 0 or more, below 1"):
+        small_vit(patch_dropout=share)
+
+
 def test_one_head_per_64_channels_unless_said() -> None:
     tower = VisionTransformer(image_size=8, patch_size=4, width=128, layers=1, embed_dim=4)
     block: Any = tower.transformer.resblocks[0]

@@ -1,9 +1,12 @@
 """The order: which sample stands where in which step. A pure function, without files, ranks or workers.
 
-Shards are permuted by (seed, epoch) and laid end to end; the line is cut into K canonical streams of equal
-length; each stream is cut into blocks, and samples are shuffled inside their block. The global batch at a step
-takes B/K samples from each stream. Ranks and workers own whole streams, so no layout that divides K changes a
-batch.
+Shards are permuted by (seed, epoch) and laid end to end; the line is turned, as a ring, by a drawn number of samples
+and cut into K canonical streams of equal length; each stream is cut into blocks, and samples are shuffled inside
+their block. The global batch at a step takes B/K samples from each stream. Ranks and workers own whole streams, so no
+layout that divides K changes a batch.
+
+The turn makes every sample as likely as any other to be in the remainder of an epoch. Without it shards of one length
+that the streams divide lose the same samples in every epoch, however they are permuted.
 
 A block lies within one shard, or is made of whole pieces of several small ones, so that going on anywhere opens
 one shard a stream, and what a stream holds is bounded.
@@ -11,7 +14,7 @@ one shard a stream, and what a stream holds is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ from diptych.data import seeding
 from diptych.data.index import Index
 from diptych.errors import UserError
 
+EDITION = 2  # of the order. A checkpoint carries it: a run never goes on with other batches
 BLOCK = 2048  # samples that a stream holds, encoded, to shuffle: about 100 MB of web images
 
 
@@ -89,8 +93,23 @@ class Order:
         line = seeding.permutation(len(shards), self.seed, self.epoch, 1)
         self.shard, self.copy, self.size, self.start = shards[line], copies[line], sizes[line], starts[line]
         self.counts = counts
+        self.samples = int(self.size.sum())
+        if self.samples:
+            self._turn(int(seeding.uniform_one(self.seed, self.epoch, 5) * self.samples))
         self.ends = np.cumsum(self.size)
-        self.samples = int(self.ends[-1]) if len(line) else 0
+
+    def _turn(self, begin: int) -> None:
+        """Let the line begin at its place `begin`, which cuts a part; what stood before comes at the line's end."""
+        ends = np.cumsum(self.size)
+        at = int(np.searchsorted(ends, begin, side="right"))
+        before = begin - int(ends[at] - self.size[at])  # samples of that part which move to the end
+        line = np.concatenate([np.arange(at, len(ends)), np.arange(at + 1)])
+        self.shard, self.copy, self.size, self.start = (
+            column[line] for column in (self.shard, self.copy, self.size, self.start)
+        )
+        self.size[0] -= before
+        self.size[-1] = before
+        self.start[0] = (self.start[0] + before) % self.counts[self.shard[0]]
 
     def _shares(
         self, counts: NDArray[np.int64], share: NDArray[np.float64], whole: NDArray[np.int64]
@@ -121,6 +140,12 @@ class Order:
                     yield Run(number, max(first - count, 0), last - count, copy)
             begin, at = max(begin, until), at + 1
 
+    def left_out(self) -> set[tuple[int, int]]:
+        """The remainder, as (shard, sample)."""
+        ends = [stream * self.stride for stream in range(1, self.streams + 1)]
+        gaps = [(end - self.stride + self.length, end) for end in ends] + [(ends[-1], self.samples)]
+        return {(run.shard, n) for gap in gaps for run in self.runs(*gap) for n in range(run.first, run.last)}
+
     def segments(self, stream: int, start: int, stop: int) -> Iterator[Run]:
         """A stream's line from place `start` to `stop`, before the shuffle."""
         begin = stream * self.stride
@@ -144,6 +169,16 @@ class Order:
                 (run,) = self.segments(stream, source, source + 1)
                 samples.append((run.shard, run.first))
         return samples
+
+
+def left_out_of_all(orders: Iterable[Order]) -> int:
+    """How many samples of a set without weights stand in none of these epochs; none is asked for after that is 0."""
+    left: set[tuple[int, int]] | None = None
+    for order in orders:
+        left = order.left_out() if left is None else left & order.left_out()
+        if not left:
+            break
+    return len(left or ())
 
 
 class Line:

@@ -17,6 +17,7 @@ from diptych.errors import UserError
 from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
+from diptych.training.patches import kept_patches
 
 CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
 FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds
@@ -104,17 +105,19 @@ def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Coun
             recomputed(block)
     size = model.image_size
 
-    def images(n: int) -> Tensor:
-        return torch.zeros(n, 3, size, size, device="meta")
+    def images(n: int) -> tuple[Tensor, ...]:
+        pixels = torch.zeros(n, 3, size, size, device="meta")
+        kept = kept_patches(model, torch.zeros(n, dtype=torch.long), pixels)
+        return (pixels,) if kept is None else (pixels, kept.to("meta"))
 
-    def captions(n: int) -> Tensor:
-        return torch.zeros(n, tokens, dtype=torch.long, device="meta")
+    def captions(n: int) -> tuple[Tensor, ...]:
+        return (torch.zeros(n, tokens, dtype=torch.long, device="meta"),)
 
     towers = [_tower(t, make, as_on_gpu) for t, make in ((hollow.image, images), (hollow.text, captions))]
     return Counts(towers[0], towers[1], size, cast(int, model.image.embed_dim))
 
 
-def _tower(tower: nn.Module, make: Callable[[int], Tensor], as_on_gpu: _AsOnGPU) -> Tower:
+def _tower(tower: nn.Module, make: Callable[[int], tuple[Tensor, ...]], as_on_gpu: _AsOnGPU) -> Tower:
     few, more = (_step(tower, make(n), as_on_gpu) for n in (FEW, MORE))
     lines = []
     for least, most in zip(few.bytes, more.bytes, strict=True):
@@ -143,13 +146,13 @@ class _Step:
     bytes: tuple[int, int, int]
 
 
-def _step(tower: nn.Module, inputs: Tensor, as_on_gpu: _AsOnGPU) -> _Step:
+def _step(tower: nn.Module, inputs: tuple[Tensor, ...], as_on_gpu: _AsOnGPU) -> _Step:
     """Forward and backward, with gradients of parameters let go as they come."""
     live, counter = Live(), FlopCounterMode(display=False)
     handles = [p.register_post_accumulate_grad_hook(_let_go) for p in tower.parameters() if p.requires_grad]
     with live:
         with as_on_gpu, counter:
-            features = tower(inputs)
+            features = tower(*inputs)
         kept, most = live.now, live.most
         live.most = 0
         if features.requires_grad:

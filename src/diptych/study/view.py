@@ -49,6 +49,7 @@ def training(record: Record) -> dict[str, Any]:
         "facts": facts,
         "augmentation": told.get("augmentation"),
         "left_out": number(told.get("left_out_each_epoch")),
+        "left_out_of_all": told.get("left_out_of_all_epochs"),
         "samples": told.get("samples"),
     }
 

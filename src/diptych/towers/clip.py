@@ -70,9 +70,10 @@ class CLIP(nn.Module):
         """Whether the text tower takes any text, not class names alone."""
         return getattr(self.text, "reads_sentences", True)
 
-    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`."""
-        features = self.image(images)
+    def encode_image(self, images: Tensor, normalize: bool = False, kept: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`. kept: in a
+        training step the patches that are read, if not all (`training.patches`)."""
+        features = self.image(images) if kept is None else self.image(images, kept)
         return unit(features) if normalize else features
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:

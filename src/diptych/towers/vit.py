@@ -63,10 +63,11 @@ class VisionTransformer(nn.Module):
     pre_norm, patch_bias, project, norm_eps: CLIP's ViT norms its tokens before the blocks, has no bias at the
         patches, and projects what it read to embed_dim; SigLIP's does the opposite in all three, and its norms
         take an eps of 1e-6
+    patch_dropout: share of the patches that a training step leaves out of each picture (`training.patches` draws)
 
     Names are OpenAI's below `visual.`; registers and attention pooling, which OpenAI's weights lack, are
-    `registers` and `attn_pool`. Raises UserError for an image size that patches don't tile, an unknown pool, and
-    an embed_dim that isn't the width where nothing projects.
+    `registers` and `attn_pool`. Raises UserError for an image size that patches don't tile, an unknown pool, a
+    patch_dropout that is no share, and an embed_dim that isn't the width where nothing projects.
     """
 
     class_embedding: nn.Parameter | None
@@ -88,9 +89,10 @@ class VisionTransformer(nn.Module):
         patch_bias: bool = False,
         project: bool = True,
         norm_eps: float = 1e-5,
+        patch_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(image_size, patch_size, pool, registers)
+        _check(image_size, patch_size, pool, registers, patch_dropout)
         if not project and embed_dim != width:
             raise UserError(
                 f"Without a projection the tower gives its width of {width}, not embed_dim={embed_dim}: "
@@ -99,6 +101,7 @@ class VisionTransformer(nn.Module):
         self.image_size = image_size
         self.embed_dim = embed_dim
         self.grid = image_size // patch_size
+        self.patch_dropout = patch_dropout
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
         scale, heads, by_class = width**-0.5, heads or max(1, width // 64), pool == "class"
         self.class_embedding = nn.Parameter(scale * torch.randn(width)) if by_class else None
@@ -113,30 +116,39 @@ class VisionTransformer(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self._read(self.ln_pre(self._tokens(images)))
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """kept: int64 [B, K], which patches are read, counted row by row; None for all."""
+        x = self._read(self.ln_pre(self._tokens(images, kept)))
         return x if self.proj is None else x @ self.proj
 
-    def _tokens(self, images: Tensor) -> Tensor:
+    def patches_read(self, images: Tensor) -> tuple[int, int]:
+        """How many patches a picture of [B, 3, H, W] has, and how many of them a training step reads."""
+        side = self.conv1.kernel_size[0]
+        patches = (images.shape[2] // side) * (images.shape[3] // side)
+        return patches, max(1, round(patches * (1 - self.patch_dropout)))
+
+    def _tokens(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
         """[B, 3, H, W] -> [B, L, W]: the class token if any, registers, patches."""
-        patches = self._patches(images)  # B×h×w×W
-        positions = resize_positions(self.positional_embedding, self.grid, (patches.shape[1], patches.shape[2]))
-        tokens, ahead = patches.flatten(1, 2), []
+        side = self.conv1.kernel_size[0]
+        grid = images.shape[2] // side, images.shape[3] // side
+        tokens, ahead = self._patches(images, grid, kept), []
+        positions = resize_positions(self.positional_embedding, self.grid, grid)
         if self.class_embedding is not None:
             ahead.append((self.class_embedding + positions[0])[None])
             positions = positions[1:]
         if self.registers is not None:
             ahead.append(self.registers)
-        tokens = tokens + positions
+        tokens = tokens + (positions if kept is None else F.embedding(kept, positions))
         return torch.cat([*(first.to(tokens.dtype).expand(len(tokens), -1, -1) for first in ahead), tokens], dim=1)
 
-    def _patches(self, images: Tensor) -> Tensor:
-        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h, w, W]: convolutions are not made for strides
-        as large as the kernel, and in bfloat16 their backward pass takes ten times as long on a CPU."""
-        side = self.conv1.kernel_size[0]
-        high, wide = images.shape[2] // side, images.shape[3] // side
+    def _patches(self, images: Tensor, grid: tuple[int, int], kept: Tensor | None) -> Tensor:
+        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h·w or K, W]: convolutions are not made for
+        strides as large as the kernel, and in bfloat16 their backward pass takes ten times as long on a CPU."""
+        side, (high, wide) = self.conv1.kernel_size[0], grid
         x = images[:, :, : high * side, : wide * side].unflatten(3, (wide, side)).unflatten(2, (high, side))
-        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # B×h×w×(3·side·side)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # B×(h·w)×(3·side·side)
+        if kept is not None:
+            x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
         return F.linear(x, self.conv1.weight.flatten(1), self.conv1.bias)
 
     def _read(self, tokens: Tensor) -> Tensor:
@@ -152,7 +164,7 @@ class VisionTransformer(nn.Module):
         return layers_above(self, list(self.transformer.resblocks), ("ln_post", "attn_pool", "proj"))
 
 
-def _check(image_size: int, patch_size: int, pool: str, registers: int) -> None:
+def _check(image_size: int, patch_size: int, pool: str, registers: int, patch_dropout: float) -> None:
     if image_size % patch_size:
         raise UserError(
             f"Patches of {patch_size} pixels don't tile an image of {image_size}: "
@@ -162,3 +174,7 @@ def _check(image_size: int, patch_size: int, pool: str, registers: int) -> None:
         raise UserError(f"model.image.pool={pool} is unknown: take class or attention.")
     if registers < 0:
         raise UserError(f"model.image.registers={registers} is no number of tokens: take 0 or more.")
+    if not 0 <= patch_dropout < 1:
+        raise UserError(
+            f"model.image.patch_dropout={patch_dropout} is no share of the patches: take 0 or more, below 1."
+        )

@@ -22,24 +22,30 @@ from diptych.training.precision import computed_in
 
 
 def features(
-    model: CLIP, images: Tensor, tokens: Tensor, parts: int = 1, dtype: torch.dtype | None = None
+    model: CLIP,
+    images: Tensor,
+    tokens: Tensor,
+    parts: int = 1,
+    dtype: torch.dtype | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images [B, 3, H, W], uint8 or float 0–1, and tokens [B, L] -> image and text features [B, D], L2-normalised.
 
     parts: micro-batches that the rows are encoded in, B being a multiple. Micro-batch j takes rows j, j + parts, …:
         with B a rank's share, a micro-batch over all ranks holds the same samples for any number of ranks
     dtype: what the towers compute in, see `computed_in`; None for the weights' own (or autocast's)
+    kept: int64 [B, K], the patches that are read of each picture, see `patches.kept_patches`; None for all
 
     Pixels become floats inside a part, so the floats of the whole batch never exist. Batch norm sees one part at a
     time: its statistics are those of a micro-batch (over all ranks, `distributed.SyncBatchNorm`), and its running
     ones move once a part.
     """
 
-    def image(rows: Tensor) -> Tensor:
+    def image(rows: Tensor, kept: Tensor | None = None) -> Tensor:
         pixels = normalise(rows, model.mean, model.std)
         if dtype is not None:
-            return unit(computed_in(dtype, model.image, pixels))
-        return model.encode_image(pixels.to(model.logit_scale.dtype), normalize=True)
+            return unit(computed_in(dtype, model.image, *((pixels,) if kept is None else (pixels, kept))))
+        return model.encode_image(pixels.to(model.logit_scale.dtype), normalize=True, kept=kept)
 
     def text(rows: Tensor) -> Tensor:
         if dtype is not None:
@@ -47,20 +53,23 @@ def features(
         return model.encode_text(rows, normalize=True)
 
     # Captions first: their tower asks the device how long they are, which then has nothing else to finish.
-    words = _in_parts(text, model.text, tokens, parts)
-    return _in_parts(image, model.image, images, parts), words
+    words = _in_parts(text, model.text, (tokens,), parts)
+    return _in_parts(image, model.image, (images,) if kept is None else (images, kept), parts), words
 
 
-def _in_parts(encode: Callable[[Tensor], Tensor], tower: nn.Module, rows: Tensor, parts: int) -> Tensor:
-    """encode(rows), a part at a time and again in the backward pass; [B, …] -> [B, D] in the order of the rows."""
+def _in_parts(encode: Callable[..., Tensor], tower: nn.Module, rows: tuple[Tensor, ...], parts: int) -> Tensor:
+    """encode(*rows), a part at a time and again in the backward pass: each [B, …] -> [B, D], in the rows' order."""
     if parts == 1:
-        return encode(rows)
+        return encode(*rows)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), untracked(tower)
 
     # Random draws and autocast are restored by checkpoint; a frozen tower keeps nothing and is never encoded again.
-    encoded = [checkpoint(encode, rows[j::parts], use_reentrant=False, context_fn=contexts) for j in range(parts)]
+    encoded = [
+        checkpoint(encode, *(row[j::parts] for row in rows), use_reentrant=False, context_fn=contexts)
+        for j in range(parts)
+    ]
     return torch.stack(encoded, dim=1).flatten(0, 1)
 
 

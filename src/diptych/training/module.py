@@ -17,6 +17,7 @@ from diptych.batch import Batch
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 from diptych.training.gradients import with_nan_if_not_finite
+from diptych.training.patches import kept_patches
 
 MAX_LOG_SCALE = math.log(100)  # paper, section 2.5: "clipped to prevent scaling the logits by more than 100"
 
@@ -61,7 +62,8 @@ class ContrastiveModule(L.LightningModule):
             distributed.synchronise_batch_norm(self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, text = features(self.model, batch.images, batch.tokens, self.accumulate, self.tower_dtype)
+        kept = kept_patches(self.model, batch.seeds, batch.images)
+        image, text = features(self.model, batch.images, batch.tokens, self.accumulate, self.tower_dtype, kept)
         groups = () if batch.groups is None else (batch.groups,)
         loss = self.loss(image, text, self.model.logit_scale.exp(), *groups)
         self.last_loss, self.last_features = loss.detach(), (image.detach(), text.detach())

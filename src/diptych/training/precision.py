@@ -54,15 +54,15 @@ def tower_dtype(name: str) -> torch.dtype | None:
     return torch.bfloat16 if name == "bf16-true" else None
 
 
-def computed_in(dtype: torch.dtype, tower: nn.Module, x: Tensor) -> Tensor:
-    """tower(x) with everything inside in `dtype`: x [B, …] -> [B, D] in `dtype`.
+def computed_in(dtype: torch.dtype, tower: nn.Module, *inputs: Tensor) -> Tensor:
+    """tower(*inputs) with everything inside in `dtype`: each [B, …] -> [B, D] in `dtype`.
 
     The tower's own weights stay as they are and get their gradients in their own type: a bfloat16 weight has three
     digits and would lose any update below a 256th of itself. Batch norms keep their weights and running statistics.
     """
     norms = {id(p) for m in tower.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
     weights = {name: p.to(dtype) for name, p in tower.named_parameters() if id(p) not in norms}
-    return functional_call(tower, weights, (x.to(dtype) if x.is_floating_point() else x,))
+    return functional_call(tower, weights, tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs))
 
 
 class Doubled(Precision):

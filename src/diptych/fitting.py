@@ -1,0 +1,218 @@
+"""The making of a run: its config checked and built, trained in one process or as one rank of several, its report.
+
+With `run` the only module that holds a raw config; everything it builds takes plain arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import platform
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from diptych.config import split_pretrained
+from diptych.errors import UserError
+from diptych.resuming import check_order
+from diptych.sharing import own_device
+from diptych.vocabulary import carrying_vocabulary
+from diptych.world import nodes
+
+NOT_OF_LOADER = ("labelled", "synonyms", "ngrams")  # keys of `data` that recipes and evaluations read
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from diptych.data.evalset import EvalSet
+    from diptych.towers.clip import CLIP
+
+
+def outline(cfg: DictConfig) -> CLIP:
+    """The model without memory. One that can't be built or frozen as said is refused here."""
+    import torch
+
+    with torch.device("meta"):
+        return _model(OmegaConf.to_container(cfg, resolve=True), start=False)[0]  # type: ignore[arg-type]
+
+
+def check_loss(cfg: DictConfig) -> None:
+    """The loss can be built, and gets groups if and only if it takes them."""
+    loss = instantiate(cfg.loss, _convert_="all")
+    takes = "groups" in inspect.signature(loss.forward).parameters
+    field = cfg.data.get("groups")
+    if takes and field is None:
+        raise UserError(
+            f"{cfg.loss._target_} needs to know which samples are of one concept: say data.groups=FIELD, a field of"
+            " their .json, or take loss=clip."
+        )
+    if field is not None and not takes:
+        raise UserError(
+            f"data.groups={field} is nothing that {cfg.loss._target_} looks at: take loss=multi_positive, or leave"
+            " data.groups out."
+        )
+
+
+def warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
+    """One sentence, on a machine without a GPU, when a step will take long."""
+    import torch
+
+    from diptych.cost import CPU_FLOPS_PER_CORE, training_flops
+
+    if torch.cuda.is_available():
+        return
+    flops = training_flops(model) * cfg.data.batch_size
+    seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
+    if seconds > 5:
+        print(
+            f"diptych: without a GPU a step of this model takes very roughly {seconds:,.0f} s"
+            f" ({flops / 1e12:.1f} TFLOP); to see learning in minutes type"
+            " `python src/train.py recipe=demo`, or model=vit_tiny.",
+            flush=True,
+        )
+
+
+def fit(run_dir: Path, resume: bool) -> None:
+    """Train the run whose resolved config lies in `run_dir`, as the one process or as one rank of several."""
+    import lightning as L
+    import torch
+
+    from diptych.cost import affordable
+    from diptych.data.order import EDITION
+    from diptych.loading import read_checkpoint
+    from diptych.training.compiling import compile_towers
+    from diptych.training.loggers import MetricsFile
+    from diptych.training.module import ContrastiveModule
+    from diptych.training.precision import tower_dtype
+
+    cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    assert isinstance(cfg, dict)
+    L.seed_everything(cfg["seed"], verbose=False)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    start = 0
+    if resume:
+        checkpoint = read_checkpoint(last)
+        check_order(checkpoint["diptych"], run_dir)
+        start = int(checkpoint["global_step"])
+    model, described, notes = _model(cfg, start=not resume)
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
+        print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if cfg["model"].get("compile"):
+        compile_towers(model)
+    trainer_keys = dict(cfg["trainer"])
+    accumulate = trainer_keys.pop("accumulate", 1)
+    data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
+    data.start = start
+    data.evaluate = affordable(_readable(data.evaluate, model), model)
+    loss = instantiate(cfg["loss"], _convert_="all")
+    if first and hasattr(loss, "describe"):
+        ranks = cfg["trainer"]["devices"] * nodes()
+        device = "cuda" if cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+        print(f"loss: {loss.describe(data.batch_size // ranks, ranks, device)}", flush=True)
+    module = ContrastiveModule(
+        model,
+        loss,
+        instantiate(cfg["optim"], _convert_="all"),
+        instantiate(cfg["schedule"], _convert_="all"),
+        cfg["trainer"]["max_steps"],
+        {"model": carrying_vocabulary(described), "name": cfg["name"], "seed": cfg["seed"], "order": EDITION},
+        accumulate,
+        tower_dtype(cfg["trainer"]["precision"]),
+    )
+    loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
+    if cfg["logger"] and first:
+        loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
+    callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
+    trainer = instantiate(trainer_keys, _convert_="all")(
+        run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers
+    )
+    begin = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+    if trainer.is_global_zero:
+        _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:
+    """The config's model, with the weights it starts from and with what is not trained frozen; what a checkpoint
+    says of it; and notes for the log. start: whether the run is new, and reads those weights"""
+    described, paths = split_pretrained(cfg["model"])
+    model = instantiate(described, _convert_="all")
+    notes = []
+    if start and paths:
+        from diptych.pretrained import start_from
+
+        notes = [note for tower, path in paths.items() for note in start_from(model, path, tower)]
+    if "finetune" in cfg:  # not in the config of a run from before there was any
+        notes += instantiate(cfg["finetune"])(model)
+    return model, described, notes
+
+
+def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
+    """Those whose class names the model reads: where it reads none, no training should find that out at its end."""
+    from diptych.encode import readable
+
+    kept, left = readable(model, sets)
+    if left and not kept:
+        name, why = next(iter(left.items()))
+        raise UserError(f"The model reads none of data.evaluate's sets, {name}: {why}: take data.evaluate=null.")
+    return kept
+
+
+def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
+    from diptych.training.callbacks.gradients import Gradients
+
+    epoch = data.order
+    training = {
+        "steps": trainer.global_step,
+        "nonfinite_steps": next(c for c in trainer.callbacks if isinstance(c, Gradients)).skipped,  # type: ignore[attr-defined]
+        "seconds": round(seconds, 1),
+        "pairs": trainer.global_step * data.batch_size,
+        "samples": epoch.samples,
+        "epochs": round(trainer.global_step / epoch.steps, 2),
+        "left_out_each_epoch": epoch.remainder,
+        "left_out_of_all_epochs": data.left_out_of_all(trainer.global_step),
+        "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
+    }
+    write_text(run_dir / "metrics.json", json.dumps({"training": training}, indent=1) + "\n")
+
+
+def report(run_dir: Path) -> None:
+    """Evaluate the finished run from its files, and write the page."""
+    from diptych import assess
+    from diptych.cost import affordable
+    from diptych.loading import load
+    from diptych.study.report import write_report
+
+    cfg = OmegaConf.load(run_dir / "config.yaml")
+    sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
+    if sets:
+        loaded = load(run_dir)
+        loaded.model.to(own_device())
+        assess.write_all(run_dir, loaded, affordable(sets, loaded.model))
+        print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
+    print(f"report: {write_report(run_dir)}", flush=True)
+
+
+def environment() -> str:
+    """The machine and every installed package, one a line."""
+    from diptych.training.trainer import describe_hardware
+
+    lines = [f"python {platform.python_version()}", f"system {platform.system()} {platform.machine()}"]
+    lines += [f"cores {os.cpu_count()}", *(f"{key} {value}" for key, value in describe_hardware().items())]
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    return "\n".join([*lines, "", *packages]) + "\n"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Whole, or as it was before: a run that was killed meanwhile can go on."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
