@@ -91,7 +91,7 @@ def _picture(axes: "Axes", card: dict[str, Any]) -> None:
     (name, share, _), right = card["bars"][0], card["right"]
     told = f"{percent(share, 0)} %" if right else f"is {_short(str(card['label']), 17)}"
     style: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-    guess = f"{'✓' if right else '✗'} {_short(str(name), 15)}"
+    guess = f"{'✓' if right else '✗'} {_short(str(name), 14)}"
     axes.text(0.5, -0.04, guess, fontsize=7, color=ACCENT if right else WRONG, **style)
     axes.text(0.5, -0.21, told, fontsize=6, color=MUTED, **style)
 
