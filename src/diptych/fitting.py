@@ -84,7 +84,6 @@ def fit(run_dir: Path, resume: bool) -> None:
 
     from diptych.cost import affordable
     from diptych.data.order import EDITION
-    from diptych.loading import read_checkpoint
     from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile
     from diptych.training.module import ContrastiveModule
@@ -94,11 +93,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     assert isinstance(cfg, dict)
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
-    start = 0
-    if resume:
-        checkpoint = read_checkpoint(last)
-        check_order(checkpoint["diptych"], run_dir)
-        start = int(checkpoint["global_step"])
+    start = _start(last, run_dir) if resume else 0
     model, described, notes = _model(cfg, start=not resume)
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
@@ -137,6 +132,15 @@ def fit(run_dir: Path, resume: bool) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def _start(last: Path, run_dir: Path) -> int:
+    """The step at which the run goes on, if it may. Its tensors are let go here: Lightning reads its own."""
+    from diptych.loading import read_checkpoint
+
+    checkpoint = read_checkpoint(last)
+    check_order(checkpoint["diptych"], run_dir)
+    return int(checkpoint["global_step"])
 
 
 def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:
