@@ -105,10 +105,16 @@ def test_all_ranks_skip_what_is_not_finite_on_one(
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("model", ["vit_tiny", "rn_tiny"])
-def test_sgd_with_clipping_has_one_curve_on_any_ranks(cli: Cli, tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "precision", "apart"),
+    [("vit_tiny", "32-true", 1e-4), ("vit_tiny", "64-true", 1e-9), ("rn_tiny", "64-true", 1e-9)],
+)
+def test_sgd_with_clipping_has_one_curve_on_any_ranks(
+    cli: Cli, tmp_path: Path, model: str, precision: str, apart: float
+) -> None:
     """AdamW hides a gradient that is too large by a factor; here the weights would be elsewhere after a step. With
-    clipping, since the norm is measured after the ranks have joined; the last run encodes its batch in parts."""
+    clipping, since the norm is measured after the ranks have joined; the last run encodes its batch in parts. In
+    float32 rounding grows through batch norms of 16 pictures at this rate, to 6e-4 in six steps."""
     shards = write_shards(tmp_path / "shards", [32, 8, 24, 16])
     layouts: dict[str, tuple[str, ...]] = {"1": (), "2": TWO, "4": (*TWO, "trainer.devices=4")}
     if model == "vit_tiny":
@@ -116,12 +122,12 @@ def test_sgd_with_clipping_has_one_curve_on_any_ranks(cli: Cli, tmp_path: Path, 
     runs = {name: tmp_path / name for name in layouts}
     for name, layout in layouts.items():
         ended = cli(
-            "train", f"model={model}", *TINY, *layout, f"data.shards={shards}", "trainer.precision=32-true",
+            "train", f"model={model}", *TINY, *layout, f"data.shards={shards}", f"trainer.precision={precision}",
             "trainer.max_steps=6", "trainer.clip=1.0", "optim=sgd", "optim.lr=0.5", f"run_dir={runs[name]}",
         )  # fmt: skip
         assert ended.code == 0, ended.err
     losses, norms = (
-        {name: torch.tensor(curve(run, key)) for name, run in runs.items()}
+        {name: torch.tensor(curve(run, key), dtype=torch.float64) for name, run in runs.items()}
         for key in ("train/loss", "train/gradient_norm")
     )
     print(
@@ -130,5 +136,5 @@ def test_sgd_with_clipping_has_one_curve_on_any_ranks(cli: Cli, tmp_path: Path, 
     )
     assert losses["1"].max() - losses["1"].min() > 0.05 and (norms["1"] > 1).any()  # it moves, and is clipped
     for name in list(layouts)[1:]:
-        torch.testing.assert_close(losses[name], losses["1"], rtol=1e-4, atol=0)
-        torch.testing.assert_close(norms[name], norms["1"], rtol=2e-3, atol=0)
+        torch.testing.assert_close(losses[name], losses["1"], rtol=apart, atol=0)
+        torch.testing.assert_close(norms[name], norms["1"], rtol=20 * apart, atol=0)
