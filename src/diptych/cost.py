@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.data.evalset import EvalSet
 from diptych.towers.clip import CLIP
-from diptych.training.patches import kept_patches
+from diptych.training.patches import hollow_pictures
 
 CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, order of magnitude
 
@@ -33,11 +33,10 @@ def _passes(tower: nn.Module) -> int:
 def image_flops(model: CLIP, training: bool = False) -> int:
     """Operations of one picture's forward pass; training: of the patches alone that a step reads."""
     hollow = copy.deepcopy(model.image).to("meta").eval()
-    picture = torch.zeros(1, 3, model.image_size, model.image_size, device="meta")
-    kept = kept_patches(model, torch.zeros(1, dtype=torch.long), picture) if training else None
+    inputs = hollow_pictures(model, 1)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        hollow(*((picture,) if kept is None else (picture, kept.to("meta"))))
+        hollow(*(inputs if training else inputs[:1]))
     return counter.get_total_flops()
 
 

@@ -1,4 +1,4 @@
-"""The stream: the same batches for any ranks × workers and from any step; every fault counted."""
+"""The stream: the same batches for any ranks × workers and from any step."""
 
 from __future__ import annotations
 

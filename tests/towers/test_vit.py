@@ -40,17 +40,20 @@ def written_out(tower: VisionTransformer, images: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], tower.ln_post.weight, tower.ln_post.bias) @ tower.proj
 
 
+def same_gradients(tower: VisionTransformer, out: Tensor, expected: Tensor, **tolerance: float) -> None:
+    parameters = list(tower.parameters())
+    mine, other = (torch.autograd.grad(x.square().sum(), parameters) for x in (out, expected))
+    for gradient, reference in zip(mine, other, strict=True):
+        torch.testing.assert_close(gradient, reference, **tolerance)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (12, 12), (16, 24)])
 def test_values_and_gradients_equal_the_definition(size: tuple[int, int]) -> None:
     tower = small_vit()
     images = torch.randn(3, 3, *size, dtype=torch.float64)
     out, expected = tower(images), written_out(tower, images)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-    parameters = list(tower.parameters())
-    mine = torch.autograd.grad(out.square().sum(), parameters)
-    other = torch.autograd.grad(expected.square().sum(), parameters)
-    for gradient, reference in zip(mine, other, strict=True):
-        torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
+    same_gradients(tower, out, expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("changes", [{}, {"pool": "attention", "registers": 2}])
@@ -66,11 +69,7 @@ def test_dropped_patches_are_as_if_they_had_never_been(changes: dict[str, Any]) 
     expected = tower._read(tower.ln_pre(torch.stack(rows))) @ tower.proj
     out = tower(images, kept)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    parameters = list(tower.parameters())
-    mine = torch.autograd.grad(out.square().sum(), parameters)
-    other = torch.autograd.grad(expected.square().sum(), parameters)
-    for gradient, reference in zip(mine, other, strict=True):
-        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-12)
+    same_gradients(tower, out, expected, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(out, tower(images))  # who names no patches gets all
     assert small_vit().patches_read(images) == (24, 24)
 

@@ -78,19 +78,9 @@ class PairData(L.LightningDataModule):
             raise UserError(
                 "data.shards must be given: an index.json, or a pattern such as 'shards/{000000..000999}.tar'."
             )
-        self.order = self._order(0)
+        self.order = Order(self.index, seed=seed, epoch=0, batch_size=batch_size, streams=streams, block=block)
         self.start = 0
         self.batches: Steps | None = None
-
-    def _order(self, epoch: int) -> Order:
-        return Order(
-            self.index,
-            seed=self.seed,
-            epoch=epoch,
-            batch_size=self.batch_size,
-            streams=self.streams,
-            block=self.block,
-        )
 
     def left_out_of_all(self, steps: int) -> int | None:
         """How many samples stand in none of the whole epochs that so many steps make; None where they make none, or
@@ -98,7 +88,7 @@ class PairData(L.LightningDataModule):
         whole = steps // self.order.steps
         if not whole or any(shard.weight != 1 for shard in self.index.shards):
             return None
-        return left_out_of_all(map(self._order, range(whole)))
+        return left_out_of_all(map(self.order.at, range(whole)))
 
     def train_dataloader(self) -> Steps:
         assert self.trainer is not None

@@ -59,6 +59,7 @@ class Order:
                 f"data.batch_size={batch_size} can't be cut into data.streams={streams} equal parts:"
                 f" take a batch that is a multiple of {max(streams, 1)}, or other streams."
             )
+        self.index, self.batch_size = index, batch_size
         self.seed, self.epoch, self.streams, self.block = seed, epoch, streams, block
         self._lay(index)
         if batch_size > self.samples:
@@ -139,6 +140,17 @@ class Order:
                 if last > count:
                     yield Run(number, max(first - count, 0), last - count, copy)
             begin, at = max(begin, until), at + 1
+
+    def at(self, epoch: int) -> Order:
+        """The same set's order in another epoch."""
+        return Order(
+            self.index,
+            seed=self.seed,
+            epoch=epoch,
+            batch_size=self.batch_size,
+            streams=self.streams,
+            block=self.block,
+        )
 
     def left_out(self) -> set[tuple[int, int]]:
         """The remainder, as (shard, sample)."""

@@ -47,22 +47,13 @@ class Stream(IterableDataset):
         block: int = BLOCK,
         files: Files | None = None,
     ) -> None:
-        self.index, self.pairs, self.seed, self.batch_size = index, pairs, seed, batch_size
+        self.index, self.pairs = index, pairs
         self.streams, self.start, self.stop, self.place = streams, start, stop, place
-        self.memory, self.block, self.files = memory, block, files or Files()
+        self.memory, self.files = memory, files or Files()
         self.whereabouts: MutableSequence[int] = []
-        first = self.order(0)
+        first = Order(index, seed=seed, epoch=0, batch_size=batch_size, streams=streams, block=block)
+        self.order = first.at
         self.steps_per_epoch, self.samples_per_epoch = first.steps, first.samples
-
-    def order(self, epoch: int) -> Order:
-        return Order(
-            self.index,
-            seed=self.seed,
-            epoch=epoch,
-            batch_size=self.batch_size,
-            streams=self.streams,
-            block=self.block,
-        )
 
     def __iter__(self) -> Iterator[Part]:
         info = get_worker_info()

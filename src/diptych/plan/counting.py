@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from diptych.errors import UserError
 from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
-from diptych.training.patches import kept_patches
+from diptych.training.patches import hollow_pictures
 
 CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
 FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds
@@ -105,15 +106,13 @@ def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Coun
             recomputed(block)
     size = model.image_size
 
-    def images(n: int) -> tuple[Tensor, ...]:
-        pixels = torch.zeros(n, 3, size, size, device="meta")
-        kept = kept_patches(model, torch.zeros(n, dtype=torch.long), pixels)
-        return (pixels,) if kept is None else (pixels, kept.to("meta"))
-
     def captions(n: int) -> tuple[Tensor, ...]:
         return (torch.zeros(n, tokens, dtype=torch.long, device="meta"),)
 
-    towers = [_tower(t, make, as_on_gpu) for t, make in ((hollow.image, images), (hollow.text, captions))]
+    towers = [
+        _tower(t, make, as_on_gpu)
+        for t, make in ((hollow.image, partial(hollow_pictures, model)), (hollow.text, captions))
+    ]
     return Counts(towers[0], towers[1], size, cast(int, model.image.embed_dim))
 
 

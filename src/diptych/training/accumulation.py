@@ -41,11 +41,11 @@ def features(
     ones move once a part.
     """
 
-    def image(rows: Tensor, kept: Tensor | None = None) -> Tensor:
+    def image(rows: Tensor, *kept: Tensor) -> Tensor:
         pixels = normalise(rows, model.mean, model.std)
         if dtype is not None:
-            return unit(computed_in(dtype, model.image, *((pixels,) if kept is None else (pixels, kept))))
-        return model.encode_image(pixels.to(model.logit_scale.dtype), normalize=True, kept=kept)
+            return unit(computed_in(dtype, model.image, pixels, *kept))
+        return model.encode_image(pixels.to(model.logit_scale.dtype), True, *kept)
 
     def text(rows: Tensor) -> Tensor:
         if dtype is not None:

@@ -23,6 +23,14 @@ def kept_patches(model: CLIP, seeds: Tensor, images: Tensor) -> Tensor | None:
     return drawn_patches(seeds, patches, count) if count < patches else None
 
 
+def hollow_pictures(model: CLIP, count: int) -> tuple[Tensor, ...]:
+    """What a training step gives the image tower for `count` pictures, without memory: pixels, and the patches read
+    where those are not all."""
+    pixels = torch.zeros(count, 3, model.image_size, model.image_size, device="meta")
+    kept = kept_patches(model, torch.zeros(count, dtype=torch.long), pixels)
+    return (pixels,) if kept is None else (pixels, kept.to("meta"))
+
+
 def drawn_patches(seeds: Tensor, patches: int, count: int) -> Tensor:
     """seeds int64 [B] -> int64 [B, count] on their device: `count` of 0 … patches-1 for each sample, rising, each set
     of them as likely as any other."""
