@@ -91,14 +91,15 @@ def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tu
 
 
 def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> None:
-    from step import alternating, necessary, product
+    from step import alternating, necessary, product, timed
 
     steps: dict[str, Callable[[], object]] = {}
-    memory, need = {}, 0.0
+    memory, first, need = {}, {}, 0.0
     for who, model, action in contenders(name, device, size, compiled):
         gpu = device == "cuda"
         others = torch.cuda.memory_allocated() - held(model) if gpu else 0
-        for _ in range(3):
+        first[who] = timed(action)
+        for _ in range(2):
             if gpu:
                 torch.cuda.reset_peak_memory_stats()
             action()
@@ -113,7 +114,7 @@ def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> Non
         print(
             f"{name:<10}batch {size:<5}{who:<20}{1000 * middle:8.1f} ms ({1000 * min(seconds[who]):.1f}–"
             f"{1000 * max(seconds[who]):.1f}) {size / middle:8,.0f} pairs/s {need / middle / best:5.0%} of"
-            f" {best / 1e12:.0f} TFLOP/s {memory[who]:6.2f} GiB",
+            f" {best / 1e12:.0f} TFLOP/s {memory[who]:6.2f} GiB, first step {first[who]:.1f} s",
             flush=True,
         )
 

@@ -295,7 +295,7 @@ def without() -> dict[str, Callable[[], AbstractContextManager]]:
         "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
         "of these, cut in two parts": partial(set_to, text_tower, "PARTS", 1),
         "last block for one place": partial(set_to, transformer.Transformer, "forward", whole_last_block),
-        "attention written out": partial(set_to, transformer, "PLAIN_ATTENTION_TOKENS", 0),
+        "attention written out": partial(set_to, transformer, "is_written_out", lambda query: False),
         "MLP's activation made again": partial(set_to, MLP, "forward", nn.Sequential.forward),
         "QuickGELU as one silu": partial(
             set_to, transformer.QuickGELU, "forward", lambda self, x: x * torch.sigmoid(1.702 * x)

@@ -19,7 +19,7 @@ from diptych.evaluation.robustness import effective_robustness_interval, interva
 from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.loading import Loaded, load
 from diptych.probing import describe
-from diptych.sharing import own_device
+from diptych.sharing import place
 
 COLUMNS = ("supervised", "visual_ngrams", "zeroshot", "linear_probe")
 Hits = Tensor | str
@@ -93,7 +93,7 @@ def _of_baseline(path: str | None, key: str) -> Callable[[EvalSet], Hits]:
     if path is None:
         return lambda evalset: f"{key}= names no run"
     baseline = load(path)
-    baseline.model.to(own_device())
+    place(baseline.model)
 
     def answers(evalset: EvalSet) -> Hits:
         found, why = readable(baseline.model, [evalset])

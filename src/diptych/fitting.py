@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from diptych.config import split_pretrained
 from diptych.errors import UserError
 from diptych.resuming import check_order
-from diptych.sharing import own_device
+from diptych.sharing import place
 from diptych.vocabulary import carrying_vocabulary
 from diptych.world import nodes
 
@@ -82,6 +82,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     import lightning as L
     import torch
 
+    from diptych.allocator import keep_freed_memory
     from diptych.cost import affordable
     from diptych.data.order import EDITION
     from diptych.training.compiling import compile_towers
@@ -99,6 +100,9 @@ def fit(run_dir: Path, resume: bool) -> None:
     if first:
         print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_gpu = cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    if not on_gpu:
+        keep_freed_memory()
     if cfg["model"].get("compile"):
         compile_towers(model)
     trainer_keys = dict(cfg["trainer"])
@@ -109,8 +113,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     loss = instantiate(cfg["loss"], _convert_="all")
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
-        device = "cuda" if cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
-        print(f"loss: {loss.describe(data.batch_size // ranks, ranks, device)}", flush=True)
+        print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
     module = ContrastiveModule(
         model,
         loss,
@@ -198,7 +201,7 @@ def report(run_dir: Path) -> None:
     sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
     if sets:
         loaded = load(run_dir)
-        loaded.model.to(own_device())
+        place(loaded.model)
         assess.write_all(run_dir, loaded, affordable(sets, loaded.model))
         print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)

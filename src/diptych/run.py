@@ -31,7 +31,7 @@ from diptych.errors import RankFailed, Stopped, UserError
 from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow, write_text
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_parts, resumed_config
-from diptych.sharing import agree_on_folder, own_device, shared
+from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, requeued
 from diptych.vocabulary import keep_vocabulary
 from diptych.world import adopt, outside
@@ -145,7 +145,7 @@ def evaluate(cfg: DictConfig) -> Path:
     from diptych.study.report import write_report
 
     loaded = load(_given(cfg, "checkpoint"))
-    loaded.model.to(own_device())
+    place(loaded.model)
     sets = instantiate(cfg.data.evaluate, _convert_="all")
     with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
         write_text(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
@@ -167,7 +167,7 @@ def embed(cfg: DictConfig) -> Path:
     from diptych.loading import load
 
     loaded = load(_given(cfg, "checkpoint"))
-    loaded.model.to(own_device())
+    place(loaded.model)
     with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
         file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
         print(f"embeddings: {file}", flush=True)

@@ -16,10 +16,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diptych.allocator import keep_freed_memory
 from diptych.world import adopt, meet, outside
 
 if TYPE_CHECKING:
-    from torch import device
+    from torch import nn
     from torch.distributed import Store
 
 STAMP = "diptych/stamp"
@@ -68,10 +69,11 @@ def shared(out: Path) -> Iterator[Path]:
         dist.destroy_process_group()
 
 
-def own_device() -> device:
-    """The GPU of this rank, or the CPU where there is none."""
+def place(model: nn.Module) -> None:
+    """Move a model to the GPU of this rank; where there is none it stays, and this process keeps what it frees."""
     import torch
 
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if torch.cuda.is_available():
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()))
+    else:
+        keep_freed_memory()

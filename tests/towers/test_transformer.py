@@ -5,7 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
-from diptych.towers.transformer import PLAIN_ATTENTION_TOKENS, QuickGELU, Transformer
+from diptych.towers.transformer import (
+    PLAIN_ATTENTION_TOKENS,
+    QuickGELU,
+    Transformer,
+    _plain_attention,
+    is_written_out,
+)
 
 
 def peer_of(ours: Transformer, width: int, heads: int, activation: nn.Module) -> nn.ModuleList:
@@ -59,6 +65,27 @@ def test_values_and_gradients_equal_torchs_layers(length: int, causal: bool, act
         ]
         for parameter, peer in pairs:
             torch.testing.assert_close(parameter.grad, peer.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_under_autocast_softmax_has_float32s_statistics_and_16_bits_to_keep(causal: bool) -> None:
+    """A row of 200 equal scores sums to 1 within one rounding, which sums in bfloat16 would miss by far."""
+    query = torch.ones(1, 1, 200, 8, dtype=torch.bfloat16)
+    value = torch.ones_like(query).requires_grad_()
+    assert is_written_out(query)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = _plain_attention(query, query, value, causal)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), torch.ones(1, 1, 200, 8), rtol=2**-7, atol=0)
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+        _plain_attention(query.clone().requires_grad_(), query, value, causal)
+    assert {x.dtype for x in kept if x.is_floating_point()} == {torch.bfloat16}
 
 
 def test_quick_gelu_is_its_formula() -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from diptych.errors import UserError
 from diptych.towers.mlp import MLP
 
-# On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused
-# kernel costs more than it saves there.
-PLAIN_ATTENTION_TOKENS = 80
+# On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused kernel
+# costs more than it saves there. In 16 bits it is faster beyond 500, where what it keeps for that pass grows large.
+PLAIN_ATTENTION_TOKENS, PLAIN_ATTENTION_TOKENS_16_BITS = 80, 257
 
 
 class QuickGELU(nn.Module):
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)  # each B×H×L×D
-        if x.device.type == "cpu" and length <= PLAIN_ATTENTION_TOKENS:
+        if is_written_out(query):
             mixed = _plain_attention(query, key, value, self.causal)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
@@ -76,14 +76,24 @@ def pick(x: Tensor, read: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), read][:, None]
 
 
+def is_written_out(query: Tensor) -> bool:
+    """Whether attention over [B, H, L, D] is better written out than left to the fused kernel."""
+    most = PLAIN_ATTENTION_TOKENS_16_BITS if query.element_size() == 2 else PLAIN_ATTENTION_TOKENS
+    return query.device.type == "cpu" and query.shape[2] <= most
+
+
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """softmax(q kᵀ / √D) v over [B, H, L, D], written out."""
+    """softmax(q kᵀ / √D) v over [B, H, L, D], written out.
+
+    Softmax sums in float32 whatever it reads; autocast would also hand its shares over in float32, twice the memory.
+    """
     length, depth = query.shape[-2:]
-    scores = (query * depth**-0.5) @ key.transpose(-2, -1)
-    if causal:
-        later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(later, float("-inf"))
-    return scores.softmax(-1).to(value.dtype) @ value
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * depth**-0.5) @ key.transpose(-2, -1)
+        if causal:
+            later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        return scores.softmax(-1) @ value
 
 
 class ResidualAttentionBlock(nn.Module):
