@@ -20,7 +20,7 @@ from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
 from diptych.training.patches import hollow_pictures
 
-CAST = (F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
+CAST = (F.linear, torch.addmm, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
 FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds
 
 
