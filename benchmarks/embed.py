@@ -3,8 +3,8 @@
 python benchmarks/embed.py [MODEL …] [--precision fp32|bf16-mixed] [--batch 64] [--threads 2] [--rounds 5]
 
 Same weights, pictures, and captions of 5 to 34 tokens; features are compared before anything is timed. Both run in
-eval mode without autograd; open_clip's texts have 77 places, as its tokenizer gives them. Rounds alternate; medians
-of the rounds' ratios, and the spread.
+eval mode without autograd; open_clip's texts have 77 places, as its tokenizer gives them. Each has a process of its
+own, which is asked in turns; medians of the rounds' ratios, and the spread.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from step import NAMES, autocast, batch, pair, peer_package, timed
+from contender import Actions, Contender
+from step import NAMES, autocast, batch, imports, pair, peer_package
 from torch import Tensor
 
+import diptych
+from diptych.allocator import keep_freed_memory
 from diptych.batch import normalise
+from diptych.towers.clip import OPENAI_MEAN, OPENAI_STD
 
 
 def furthest(ours: Tensor, theirs: Tensor) -> float:
@@ -26,31 +30,46 @@ def furthest(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def compare(name: str, size: int, precision: str, rounds: int) -> None:
-    mine, model = pair(name)
-    mine.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.eval()
-    images, tokens = batch(size, mine.image_size)
-    pixels = normalise(images, mine.mean, mine.std)
+def encoders(mine: bool, name: str, size: int, precision: str) -> dict[str, Callable[[], Tensor]]:
+    """Both of a model, over the batch; in eval mode, without autograd."""
+    model = pair(name)[0 if mine else 1].eval()
+    if mine:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, tokens = batch(size, diptych.create_model(name).image_size)
+    pixels = normalise(images, OPENAI_MEAN, OPENAI_STD)
 
     def run(encode: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(precision):
             return encode(given)
 
-    ways: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-        "pictures": (partial(run, mine.encode_image, pixels), partial(run, model.encode_image, pixels)),  # type: ignore[operator]
-        "captions": (partial(run, mine.encode_text, tokens), partial(run, model.encode_text, tokens)),  # type: ignore[operator]
+    return {
+        "pictures": partial(run, model.encode_image, pixels),  # type: ignore[arg-type]
+        "captions": partial(run, model.encode_text, tokens),  # type: ignore[arg-type]
     }
-    for what, (ours, theirs) in ways.items():
-        apart = furthest(ours().float(), theirs().float())
-        seconds = [(timed(ours), timed(theirs)) for _ in range(rounds)]
-        ratios = [slow / quick for quick, slow in seconds]
-        a_second = [size / statistics.median(each) for each in zip(*seconds, strict=True)]
-        print(
-            f"{name:<9}{precision:<12}{what:<10}ours {a_second[0]:>7.1f}/s, open_clip {a_second[1]:>7.1f}/s, ratio"
-            f" {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}), features apart by {apart:.1e}",
-            flush=True,
-        )
+
+
+def asked(mine: bool, name: str, size: int, precision: str) -> Actions:
+    """In a process of its own; ours keeps freed memory, as embedding and evaluation do."""
+    if mine:
+        keep_freed_memory()
+    return {**encoders(mine, name, size, precision)}
+
+
+def compare(name: str, size: int, precision: str, rounds: int) -> None:
+    left, right = (encoders(mine, name, size, precision) for mine in (True, False))
+    apart = {what: furthest(left[what]().float(), right[what]().float()) for what in left}
+    del left, right
+    with (
+        Contender(imports, asked, True, name, size, precision) as one,
+        Contender(imports, asked, False, name, size, precision) as other,
+    ):
+        for what, off in apart.items():
+            seconds = [(one.seconds(what), other.seconds(what)) for _ in range(rounds)]
+            ratios = [slow / quick for quick, slow in seconds]
+            mine, theirs = (size / statistics.median(each) for each in zip(*seconds, strict=True))
+            print(f"{name:<9}{precision:<12}{what:<10}ours {mine:>7.1f}/s, open_clip {theirs:>7.1f}/s", end=", ")
+            print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})", end=", ")
+            print(f"features apart by {off:.1e}", flush=True)
 
 
 def main() -> None:

@@ -91,9 +91,10 @@ def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tu
 
 
 def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> None:
-    from step import alternating, necessary, product, timed
+    from contender import alternating, timed
+    from step import necessary, product
 
-    steps: dict[str, Callable[[], object]] = {}
+    steps: dict[str, Callable[[], float]] = {}
     memory, first, need = {}, {}, 0.0
     for who, model, action in contenders(name, device, size, compiled):
         gpu = device == "cuda"
@@ -105,9 +106,9 @@ def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> Non
             action()
         memory[who] = (torch.cuda.max_memory_allocated() - others) / 2**30 if gpu else 0.0
         need = need or necessary(model, size)
-        steps[who] = action
+        steps[who] = partial(timed, action)
     multiply, operations = product("bf16", 8192 if device == "cuda" else 1024, device)
-    seconds = alternating({**steps, "product": multiply}, rounds)
+    seconds = alternating({**steps, "product": partial(timed, multiply)}, rounds)
     best = operations / statistics.median(seconds["product"])
     for who in steps:
         middle = statistics.median(seconds[who])

@@ -20,11 +20,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from step import EOS, SOS, Whole, timed, whole
+from contender import timed
+from step import EOS, SOS, Whole, whole
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
+from diptych.allocator import keep_freed_memory
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.optim import adamw
@@ -69,6 +71,7 @@ def prepared(point: Point, rank: int = 0, world: int = 1) -> tuple[CLIP, Callabl
 
 def seconds(point: Point, rank: int = 0, world: int = 1) -> float:
     """Of a step, after one that warms up."""
+    keep_freed_memory()  # as training does, on every rank
     model, forward = prepared(point, rank, world)
     optimiser = adamw(model)
     whole(forward, optimiser)

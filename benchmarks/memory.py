@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from step import EOS, SOS, Whole, batch, timed
+from contender import timed
+from step import EOS, SOS, Whole, batch
 from torch import Tensor, nn
 
 import diptych

@@ -1,16 +1,16 @@
 """One training step beside open_clip's, in one run: time, memory, and the share of what the cores can multiply.
 
 python benchmarks/step.py [MODEL …] [--precision fp32|bf16-mixed|bf16-true] [--batch 32] [--threads 2] [--rounds 5]
-    [--parts]
 
 Both start from the same weights, pictures and captions of 5 to 34 tokens, and their loss and gradients are compared
 before anything is timed; in bf16, where equality has no meaning, each is compared with the fp32 gradient. A step is
 forward, loss, backward and AdamW, as each trainer does it: open_clip with its defaults (texts of 77 places, pictures
 as normalised floats), ours as `conf/optim/adamw.yaml` says, normalising bytes itself. Both bf16 precisions are beside
-open_clip's autocast, the one that it has with fp32 weights. Rounds alternate; medians, and the spread from least to
-most. Memory is that of a process of its own in which two steps are done, beyond what it had before the model was
-made. Share of peak: the operations of our forward pass times three, over what a large matrix product of the same
-precision does, timed in the same rounds. --parts takes our savings away one at a time.
+open_clip's autocast, the one that it has with fp32 weights. Each has a process of its own, which is asked for a step
+in turns; ours has told the C library to keep freed memory, as training does. Medians, and the spread from least to
+most. Memory is the most that the process held in those steps, beyond what it had before the model was made. Share of
+peak: the operations of our forward pass times three, over what a large matrix product of the same precision does,
+timed in the same rounds.
 
 open_clip comes from `.venv-peers` (`make peers`), onto the same torch.
 """
@@ -19,29 +19,25 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from loss import status
+from contender import Actions, Contender, alternating, timed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
+from diptych.allocator import keep_freed_memory
 from diptych.batch import normalise
 from diptych.interop import from_open_clip
 from diptych.interop.names import to_ours
 from diptych.loss import ContrastiveLoss
-from diptych.towers import text as text_tower
-from diptych.towers import transformer
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
-from diptych.towers.mlp import MLP
 from diptych.training.accumulation import features
 from diptych.training.optim import adamw
 from diptych.training.precision import tower_dtype
@@ -160,27 +156,24 @@ def pair(name: str) -> tuple[CLIP, nn.Module]:
     return mine.train(), model.train()
 
 
-def peak(name: str, who: str, size: int, precision: str) -> int:
-    """Bytes that two steps take at most, with weights, gradients and the optimiser's state."""
-    command = [sys.executable, __file__, name, "--batch", str(size), "--precision", precision, "--peak", who]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def our_step(name: str, size: int, precision: str, keep: bool = True) -> Actions:
+    """In the process that is ours."""
+    if keep:
+        keep_freed_memory()
+    torch.manual_seed(0)
+    return {"step": partial(whole, *ours(diptych.create_model(name).train(), size, precision))}
 
 
-def measure_peak(name: str, who: str, size: int, precision: str) -> None:
-    peer = peer_package()
-    import open_clip.loss  # noqa: F401  what is imported is no part of a step's memory
+def their_step(name: str, size: int, precision: str) -> Actions:
+    torch.manual_seed(0)
+    model = peer_package().create_model(NAMES[name], precision="fp32", force_quick_gelu=True)
+    return {"step": partial(whole, *theirs(model.train(), size, precision))}
 
-    before = status("VmRSS")
-    if who == "ours":
-        model: nn.Module = diptych.create_model(name).train()
-        step = ours(model, size, precision)  # type: ignore[arg-type]
-    else:
-        model = peer.create_model(NAMES[name], precision="fp32", force_quick_gelu=True).train()
-        step = theirs(model, size, precision)
-    whole(*step)
-    Path("/proc/self/clear_refs").write_text("5")
-    whole(*step)
-    print(status("VmHWM") - before)
+
+def imports() -> None:
+    """What either contender has before it makes a model."""
+    peer_package()
+    import open_clip.loss  # noqa: F401
 
 
 def necessary(model: CLIP, size: int) -> float:
@@ -195,29 +188,6 @@ def necessary(model: CLIP, size: int) -> float:
 def product(precision: str, side: int = 2048, device: str = "cpu") -> tuple[Callable[[], Tensor], float]:
     x = torch.randn(side, side, dtype=torch.float32 if precision == "fp32" else torch.bfloat16, device=device)
     return (lambda: x @ x), 2.0 * side**3
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Seconds, with all that a GPU was asked for before and by it."""
-    wait()
-    start = time.perf_counter()
-    action()
-    wait()
-    return time.perf_counter() - start
-
-
-def alternating(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, round by round."""
-    seconds: dict[str, list[float]] = {who: [] for who in actions}
-    for _ in range(rounds):
-        for who, action in actions.items():
-            seconds[who].append(timed(action))
-    return seconds
-
-
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def spread(seconds: list[float]) -> str:
@@ -246,90 +216,24 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
     else:
         print(f"from fp32's gradient: ours {apart(found[0][1], single[1]):.1e}", end=", ")
         print(f"open_clip's {apart(found[1][1], single[1]):.1e}")
+    need = necessary(mine, size)
+    del mine, model, left, right, found, single
     multiply, operations = product(precision)
-    steps: dict[str, Callable[[], object]] = {
-        "ours": partial(whole, *left),
-        "open_clip": partial(whole, *right),
-        "product": multiply,
-    }
-    for action in steps.values():
-        action()
-    seconds = alternating(steps, rounds)
+    multiply()
+    with (
+        Contender(imports, our_step, name, size, precision) as one,
+        Contender(imports, their_step, name, size, precision) as other,
+    ):
+        asked = {"ours": partial(one.seconds, "step"), "open_clip": partial(other.seconds, "step")}
+        seconds = alternating({**asked, "product": partial(timed, multiply)}, rounds)
+        memory = one.memory(), other.memory()
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["open_clip"], strict=True)]
     best = operations / statistics.median(seconds["product"])
-    need = necessary(mine, size)
-    share = {who: need / statistics.median(seconds[who]) / best for who in ("ours", "open_clip")}
+    share = {who: need / statistics.median(seconds[who]) / best for who in asked}
     print(f"a step: ours {spread(seconds['ours'])}, open_clip's {spread(seconds['open_clip'])}")
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
     print(f"share of {best / 1e9:.0f} GFLOP/s: ours {share['ours']:.0%}, open_clip {share['open_clip']:.0%}")
-    memory = [peak(name, who, size, precision) for who in ("ours", "open_clip")]
     print(f"memory: {memory[0] / 1e9:.2f} GB of {memory[1] / 1e9:.2f}, {memory[0] / memory[1]:.2f}", flush=True)
-
-
-@contextmanager
-def set_to(module: object, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-def padded(self: text_tower.TextTransformer, tokens: Tensor) -> Tensor:
-    """All places of all captions."""
-    x = self.token_embedding(tokens) + self.positional_embedding
-    last = self.transformer(x, read=tokens.argmax(dim=-1))
-    return self.ln_final(last) @ self.text_projection
-
-
-def whole_last_block(self: transformer.Transformer, x: Tensor, read: Tensor | None = None) -> Tensor:
-    """Every place of the last block is computed, and one read."""
-    x = self.resblocks(x)
-    return x if read is None else transformer.pick(x, read)[:, 0]
-
-
-def without() -> dict[str, Callable[[], AbstractContextManager]]:
-    """Our savings, each as what takes it away."""
-    return {
-        "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
-        "of these, cut in two parts": partial(set_to, text_tower, "PARTS", 1),
-        "last block for one place": partial(set_to, transformer.Transformer, "forward", whole_last_block),
-        "attention written out": partial(set_to, transformer, "is_written_out", lambda query: False),
-        "MLP's activation made again": partial(set_to, MLP, "forward", nn.Sequential.forward),
-        "QuickGELU as one silu": partial(
-            set_to, transformer.QuickGELU, "forward", lambda self, x: x * torch.sigmoid(1.702 * x)
-        ),
-    }
-
-
-def parts(name: str, size: int, precision: str, rounds: int) -> None:
-    """Each saving alone: the step without it over the step with all, and how far that moves the gradient."""
-    torch.manual_seed(0)
-    model = diptych.create_model(name).train()
-    step = ours(model, size, precision)
-    untouched, moved = gradient(step[0], model)[1], {}
-    for title, removed in without().items():  # before any step moves the weights
-        with removed():
-            moved[title] = apart(gradient(step[0], model)[1], untouched)
-    print(f"\n{name}, batch {size}, {precision}: a step without one of ours, over one with all of them")
-    for title, removed in without().items():
-        ratios = []
-        for _ in range(rounds):
-            with removed():
-                slow = timed(partial(whole, *step))
-            ratios.append(slow / timed(partial(whole, *step)))
-        ends = f"{min(ratios):.2f}–{max(ratios):.2f}"
-        print(f"{title:<30}{statistics.median(ratios):>7.2f} ({ends})   gradient {moved[title]:.1e}", flush=True)
-    slow_adamw = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    ratios = []
-    for _ in range(rounds):
-        whole(*step)
-        forward, _ = step
-        forward().backward()
-        rest = timed(slow_adamw.step) - timed(step[1].step)
-        ratios.append(1 + rest / timed(partial(whole, *step)))
-    print(f"{'fused AdamW':<30}{statistics.median(ratios):>7.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
 
 
 def main() -> None:
@@ -339,20 +243,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16-mixed", "bf16-true"), default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", action="store_true", help="each of our savings alone")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)  # the process that `peak` measures
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.peak:
-        measure_peak(given.models[0], given.peak, given.batch, given.precision)
-        return
     peer = peer_package()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, open_clip {peer.__version__}")
     for name in given.models:
-        if given.parts:
-            parts(name, given.batch, given.precision, given.rounds)
-        else:
-            compare(name, given.batch, given.precision, given.rounds)
+        compare(name, given.batch, given.precision, given.rounds)
 
 
 if __name__ == "__main__":

@@ -27,3 +27,27 @@ def test_the_gpu_program_on_a_cpu() -> None:
 def test_without_a_gpu_it_says_so() -> None:
     ended = subprocess.run(GPU, capture_output=True, text=True)
     assert ended.returncode == 1 and "No GPU is to be seen here" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def in_benchmarks(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT / "benchmarks", capture_output=True, text=True)
+
+
+def test_contenders_are_processes_of_their_own_that_take_turns() -> None:
+    ended = in_benchmarks(
+        "import os; from contender import Contender, alternating\n"
+        "with Contender(int, dict, {'much': bytearray(10**8).copy}) as one, \\\n"
+        "     Contender(int, dict, {'little': dict}) as two:\n"
+        "    print(len({os.getpid(), one.process.pid, two.process.pid}))\n"
+        "    asked = {'one': lambda: one.seconds('much'), 'two': lambda: two.seconds('little')}\n"
+        "    print(all(s[0] > s[1] > 0 for s in zip(*alternating(asked, 3).values())))\n"
+        "    print(5e7 < one.memory() < 4e8, two.memory() < 5e7)\n"
+    )
+    assert ended.stdout.split("\n") == ["3", "True", "True True", ""], ended.stdout + ended.stderr
+
+
+def test_a_contender_that_can_not_be_made_ends_the_program() -> None:
+    ended = in_benchmarks("from contender import Contender; Contender(int, open, 'no such file')")
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("open's process ended before it was ready: what it said is above.\n")
+    assert "No such file" in ended.stderr

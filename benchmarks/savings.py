@@ -1,0 +1,144 @@
+"""Each of our savings alone: a training step without it, over one with all of them, in alternating rounds.
+
+python benchmarks/savings.py [MODEL …] [--precision fp32|bf16-mixed|bf16-true] [--batch 32] [--threads 2] [--rounds 5]
+
+A step is that of `step.py`. A saving is taken away by putting the longer way in its place; beside its ratio stands
+how far that moves the gradient, |g − g'| / |g'| over all parameters. What the C library does with freed memory is
+one for a whole process: there, two take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from contender import Contender, timed
+from step import NAMES, apart, gradient, imports, our_step, ours, whole
+from torch import Tensor
+
+import diptych
+from diptych.allocator import keep_freed_memory
+from diptych.towers import text as text_tower
+from diptych.towers import transformer
+from diptych.towers.mlp import MLP, _ActivatedLinear, scaled_linear
+
+
+@contextmanager
+def set_to(module: object, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def padded(self: text_tower.TextTransformer, tokens: Tensor) -> Tensor:
+    """All places of all captions."""
+    x = self.token_embedding(tokens) + self.positional_embedding
+    last = self.transformer(x, read=tokens.argmax(dim=-1))
+    return self.ln_final(last) @ self.text_projection
+
+
+def whole_last_block(self: transformer.Transformer, x: Tensor, read: Tensor | None = None) -> Tensor:
+    """Every place of the last block is computed, and one read."""
+    x = self.resblocks(x)
+    return x if read is None else transformer.pick(x, read)[:, 0]
+
+
+def output_kept(self: MLP, x: Tensor) -> Tensor:
+    """The activation's input and output both wait for the backward pass."""
+    rate = getattr(self.gelu, "silu_rate", 1.0)
+    wide = scaled_linear(x, self.c_fc.weight, self.c_fc.bias * rate, rate)
+    return scaled_linear(F.silu(wide), self.c_proj.weight, self.c_proj.bias, 1 / rate)
+
+
+def by_itself(self: MLP, x: Tensor) -> Tensor:
+    """The activation scales for itself, in passes of its own."""
+    return _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, self.gelu, 1.0)
+
+
+def written_out(self: MLP, x: Tensor) -> Tensor:
+    """The activation as the paper's code has it, x · sigmoid(1.702 x)."""
+
+    def quick(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+    return _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, quick, 1.0)
+
+
+def without() -> dict[str, Callable[[], AbstractContextManager]]:
+    """Our savings, each as what takes it away."""
+    return {
+        "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
+        "of these, cut in two parts": partial(set_to, text_tower, "PARTS", 1),
+        "last block for one place": partial(set_to, transformer.Transformer, "forward", whole_last_block),
+        "attention written out": partial(set_to, transformer, "is_written_out", lambda query: False),
+        "MLP's activation made again": partial(set_to, MLP, "forward", output_kept),
+        "QuickGELU's scalings as factors": partial(set_to, MLP, "forward", by_itself),
+        "these, and it as one silu": partial(set_to, MLP, "forward", written_out),
+    }
+
+
+def compare(name: str, size: int, precision: str, rounds: int) -> None:
+    """Each saving alone: the step without it over the step with all, and how far that moves the gradient."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    model = diptych.create_model(name).train()
+    step = ours(model, size, precision)
+    untouched, moved = gradient(step[0], model)[1], {}
+    for title, removed in without().items():  # before any step moves the weights
+        with removed():
+            moved[title] = f"   gradient {apart(gradient(step[0], model)[1], untouched):.1e}"
+    print(f"\n{name}, batch {size}, {precision}: a step without one of ours, over one with all of them")
+    for title, removed in without().items():
+        ratios = []
+        for _ in range(rounds):
+            with removed():
+                slow = timed(partial(whole, *step))
+            ratios.append(slow / timed(partial(whole, *step)))
+        say(title, ratios, moved[title])
+    slow_adamw = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    ratios = []
+    for _ in range(rounds):
+        whole(*step)
+        forward, _ = step
+        forward().backward()
+        rest = timed(slow_adamw.step) - timed(step[1].step)
+        ratios.append(1 + rest / timed(partial(whole, *step)))
+    say("fused AdamW", ratios)
+    del model, step, slow_adamw, untouched
+    with (
+        Contender(imports, our_step, name, size, precision, False) as one,
+        Contender(imports, our_step, name, size, precision) as other,
+    ):
+        ratios = [one.seconds("step") / other.seconds("step") for _ in range(2 * rounds)]
+        say("freed memory kept", ratios, f"   held {other.memory() / 1e9:.2f} GB, else {one.memory() / 1e9:.2f}")
+
+
+def say(title: str, ratios: list[float], more: str = "") -> None:
+    ends = f"{min(ratios):.2f}–{max(ratios):.2f}"
+    print(f"{title:<32}{statistics.median(ratios):>6.2f} ({ends}){more}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=["vit_b32"], choices=[*NAMES, []])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "bf16-mixed", "bf16-true"), default="fp32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in given.models:
+        compare(name, given.batch, given.precision, given.rounds)
+
+
+if __name__ == "__main__":
+    main()
