@@ -1,13 +1,14 @@
-"""What a training step holds at its worst moment, as `src/plan.py` predicts it and as the GPU's allocator counts it.
+"""What a training step holds at its worst moment, as `src/plan.py` predicts it and as it is counted.
 
-python benchmarks/memory.py [MODEL …] [--batch 256] [--precision bf16-mixed] [--ranked]
+python benchmarks/memory.py [MODEL …] [--batch 256] [--precision bf16-mixed] [--ranked] [--device cuda]
 
-Of each model: the whole batch at once, in four micro-batches, and with every block computed again. Captions fill the
-context, as the plan's do. A step is forward, loss, backward and fused AdamW, after two that warm up; counted is the
-most that the allocator had given out at once, weights, gradients and optimiser's state included, in a process that
-has nothing else there. --ranked wraps the
-towers in DDP on one rank: its buckets hold all gradients throughout, as on any number of ranks, which is what a plan
-is made for. On a CPU nothing counts allocations: `benchmarks/parallel.py` looks at processes there.
+Of each model: the whole batch at once, in four micro-batches, with every block computed again, with half of the
+patches left out, and with an average of the weights on the CPU. Captions fill the context, as the plan's do. A step
+is forward, loss, backward and fused AdamW, after two that warm up, in a process that does nothing else. Counted is
+the most that the GPU's allocator had given out at once, weights, gradients and optimiser's state included. On a CPU
+it is the most that the process held, beyond what it had before the model was made; attention is then left to the
+fused kernel, as on the GPU that a plan is made for, and the average lies in the same memory and is added to the plan.
+--ranked wraps the towers in DDP on one rank: its buckets hold all gradients throughout, as on any number of ranks.
 """
 
 from __future__ import annotations
@@ -17,24 +18,46 @@ import os
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from contender import timed
-from step import EOS, SOS, Whole, batch
+from contender import Actions, Contender, timed
+from step import EOS, SOS, Whole, autocast, batch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import diptych
+from diptych.config import create_model
 from diptych.loss import ContrastiveLoss
 from diptych.plan.counting import count
 from diptych.plan.layout import PRECISIONS, Layout
-from diptych.plan.memory import memory
+from diptych.plan.memory import WORD, memory
+from diptych.towers import transformer
+from diptych.towers.clip import CLIP
 from diptych.training.optim import adamw
 from diptych.training.parallel import blocks_of, recomputed
 
 MODELS = ["vit_b32", "vit_b16", "vit_l14", "rn50", "rn101", "rn50x4"]
+
+
+@dataclass(frozen=True)
+class Row:
+    layout: Layout
+    dropout: float = 0.0  # of patches
+    averaged: bool = False
+
+    def model(self, name: str) -> CLIP:
+        return create_model(name, {"image.patch_dropout": self.dropout} if self.dropout else {}).train()
+
+
+ROWS = {
+    "at once": Row(Layout(1, 1)),
+    "4 micro-batches": Row(Layout(1, 4, 4)),
+    "blocks again": Row(Layout(1, 1, recompute=True)),
+    "half of the patches": Row(Layout(1, 1), dropout=0.5),
+    "average on the CPU": Row(Layout(1, 1), averaged=True),
+}
 
 
 def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
@@ -42,50 +65,75 @@ def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 49000, (size, context), generator=draw)
     tokens[:, 0], tokens[:, -1] = SOS, EOS
-    return images.cuda(), tokens.cuda()
+    return images, tokens
 
 
-def step(name: str, layout: Layout, precision: str, ranked: bool) -> dict[str, Any]:
-    """peak: bytes; seconds: of a step; plan: bytes by purpose"""
-    model = diptych.create_model(name).train()
+def planned(row: Row, name: str, size: int, precision: str, device: str) -> float:
+    """Bytes."""
+    model, layout = row.model(name), replace(row.layout, batch=size)
     counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
-    model.cuda().to(memory_format=torch.channels_last)
-    if layout.recompute:
+    average = counts.parameters * WORD if row.averaged and device == "cpu" else 0
+    return sum(memory(counts, layout, PRECISIONS[precision]).values()) + average
+
+
+def step(row: Row, name: str, size: int, precision: str, device: str, ranked: bool = False) -> Actions:
+    model = row.model(name)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999)) if row.averaged else None
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if row.layout.recompute:
         for block in blocks_of(model):
             recomputed(block)
-    whole: nn.Module = Whole(model, ContrastiveLoss(tile=None), layout.micro)
+    whole: nn.Module = Whole(model, ContrastiveLoss(tile=None), row.layout.micro)
     if ranked:
         whole = nn.parallel.DistributedDataParallel(whole, gradient_as_bucket_view=True)
     optimiser = adamw(model)
-    images, tokens = full(layout.pairs, model.image_size, model.context_length)
+    images, tokens = (x.to(device) for x in full(size, model.image_size, model.context_length))
 
     def once() -> None:
         optimiser.zero_grad()
-        torch.cuda.reset_peak_memory_stats()
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with autocast(precision, device):
             loss = whole(images, tokens)
         loss.backward()
         optimiser.step()
+        if average is not None:
+            average.update_parameters(model)
 
+    return {"step": once}
+
+
+def as_on_gpu(*of: object) -> Actions:
+    """`step` in a process of a CPU."""
+    transformer.is_written_out = lambda query: False
+    return step(*of)  # type: ignore[arg-type]
+
+
+def on_cpu(*of: object) -> tuple[float, list[float]]:
+    """Bytes, and seconds of three steps."""
+    with Contender(int, as_on_gpu, *of) as process:
+        seconds = [process.seconds("step") for _ in range(3)]
+        return process.memory(), seconds
+
+
+def on_gpu(*of: object) -> tuple[float, list[float]]:
+    once: Callable[[], object] = step(*of)["step"]  # type: ignore[arg-type]
     for _ in range(2):
         once()
-    found = {"seconds": statistics.median(timed(once) for _ in range(3)), "peak": torch.cuda.max_memory_allocated()}
-    return found | {"plan": memory(counts, layout, PRECISIONS[precision])}
+    torch.cuda.reset_peak_memory_stats()
+    seconds = [timed(once) for _ in range(3)]
+    return torch.cuda.max_memory_allocated(), seconds
 
 
-ROWS = {"at once": Layout(1, 1), "4 micro-batches": Layout(1, 4, 4), "blocks again": Layout(1, 1, recompute=True)}
-
-
-def one(name: str, row: str, size: int, precision: str, ranked: bool) -> None:
+def one(name: str, row: str, size: int, precision: str, device: str, ranked: bool) -> None:
     """A row, in the process that has nothing else on the GPU."""
     if ranked:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
         dist.init_process_group("nccl", rank=0, world_size=1)
-    found = step(name, replace(ROWS[row], batch=size), precision, ranked)
-    planned = sum(found["plan"].values())
+    of = ROWS[row], name, size, precision, device
+    held, seconds = on_cpu(*of) if device == "cpu" else on_gpu(*of, ranked)
+    plan = planned(*of)
     print(
-        f"{name:<12}{row:<20}{found['peak'] / 1e9:9.2f}{planned / 1e9:9.2f}{planned / found['peak'] - 1:+8.1%}"
-        f"{1e3 * found['seconds']:10.1f}"
+        f"{name:<10}{size:>6}  {row:<22}{held / 1e9:9.2f}{plan / 1e9:9.2f}{plan / held - 1:+8.1%}"
+        f"{1e3 * statistics.median(seconds):10.1f}"
     )
     if ranked:
         dist.destroy_process_group()
@@ -94,25 +142,30 @@ def one(name: str, row: str, size: int, precision: str, ranked: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, nargs="+", default=[256])
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed")
     parser.add_argument("--ranked", action="store_true", help="in DDP, on one rank")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("No GPU is to be seen here, and nothing else counts what is allocated: see benchmarks/parallel.py.")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("No GPU is to be seen here: `--device cpu` counts what a process holds.")
     if given.row:
-        one(given.models[0], given.row, given.batch, given.precision, given.ranked)
+        one(given.models[0], given.row, given.batch[0], given.precision, given.device, given.ranked)
         return
-    options = ["--batch", str(given.batch), "--precision", given.precision, *(["--ranked"] if given.ranked else [])]
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {' '.join(options)}")
-    print(f"{'':<32}{'counted':>9}{'plan':>9}{'':>8}{'ms':>10}   GB", flush=True)
+    options = ["--precision", given.precision, "--device", given.device, *(["--ranked"] if given.ranked else [])]
+    where = torch.cuda.get_device_name() if given.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}, {' '.join(options)}")
+    print(f"{'':<10}{'batch':>6}  {'':<22}{'counted':>9}{'plan':>9}{'GB':>8}{'ms':>10}", flush=True)
     for name in given.models:
-        for row in ROWS:
-            command = [sys.executable, __file__, name, "--row", row, *options]
-            ended = subprocess.run(command, text=True, capture_output=True)
-            failed = (ended.stderr.strip().splitlines() or ["no output"])[-1]
-            print(ended.stdout.rstrip() or f"{name:<12}{row:<20}{failed}", flush=True)
+        for size in given.batch:
+            for row, what in ROWS.items():
+                if what.dropout and not hasattr(create_model(name, {}).image, "patch_dropout"):
+                    continue
+                command = [sys.executable, __file__, name, "--batch", str(size), "--row", row, *options]
+                ended = subprocess.run(command, text=True, capture_output=True)
+                failed = (ended.stderr.strip().splitlines() or ["no output"])[-1]
+                print(ended.stdout.rstrip() or f"{name:<10}{size:>6}  {row:<22}{failed}", flush=True)
 
 
 if __name__ == "__main__":

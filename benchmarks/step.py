@@ -40,6 +40,7 @@ from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.training.accumulation import features
 from diptych.training.optim import adamw
+from diptych.training.patches import kept_patches
 from diptych.training.precision import tower_dtype
 
 HERE = Path(__file__).parent
@@ -120,7 +121,8 @@ class Whole(nn.Module):
         self.model, self.loss, self.parts = model, loss, parts
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        image, text = features(self.model, images, tokens, parts=self.parts)
+        kept = kept_patches(self.model, torch.arange(len(images)), images)
+        image, text = features(self.model, images, tokens, parts=self.parts, kept=kept)
         return self.loss(image, text, self.model.logit_scale.exp())
 
 

@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from diptych.config import split_pretrained
 from diptych.errors import UserError
-from diptych.resuming import check_order
 from diptych.sharing import place
 from diptych.vocabulary import carrying_vocabulary
 from diptych.world import nodes
@@ -94,7 +93,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     assert isinstance(cfg, dict)
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
-    start = _start(last, run_dir) if resume else 0
+    start = _start(last) if resume else 0
     model, described, notes = _model(cfg, start=not resume)
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
@@ -137,13 +136,11 @@ def fit(run_dir: Path, resume: bool) -> None:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
 
 
-def _start(last: Path, run_dir: Path) -> int:
-    """The step at which the run goes on, if it may. Its tensors are let go here: Lightning reads its own."""
+def _start(last: Path) -> int:
+    """The step at which the run goes on. The checkpoint's tensors are let go here: Lightning reads its own."""
     from diptych.loading import read_checkpoint
 
-    checkpoint = read_checkpoint(last)
-    check_order(checkpoint["diptych"], run_dir)
-    return int(checkpoint["global_step"])
+    return int(read_checkpoint(last)["global_step"])
 
 
 def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:

@@ -30,7 +30,7 @@ from diptych.config import (
 from diptych.errors import RankFailed, Stopped, UserError
 from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow, write_text
 from diptych.ranks import follow, launch, lead
-from diptych.resuming import check_parts, resumed_config
+from diptych.resuming import check_order, check_parts, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, requeued
 from diptych.vocabulary import keep_vocabulary
@@ -95,6 +95,7 @@ def _join_others(arguments: list[str]) -> None:
 
 def train(cfg: DictConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
+    from diptych.loading import read_checkpoint
     from diptych.recovery import recover
     from diptych.training.precision import resolve_precision
 
@@ -106,7 +107,10 @@ def train(cfg: DictConfig) -> Path:
     resume = cfg.resume is not None or again
     if resume:
         cfg = resumed_config(cfg, run_dir, [] if again else HydraConfig.get().overrides.task)
-        if recover(run_dir) is None:
+        last = recover(run_dir)
+        if last is not None:
+            check_order(read_checkpoint(last)["diptych"], run_dir)  # before anything in the folder is written anew
+        else:
             resume = False
             print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
     cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)

@@ -172,7 +172,9 @@ def test_a_run_of_another_order_does_not_go_on(cli: Cli, whole: Path) -> None:
     assert content["diptych"].pop("order") == EDITION
     for name in (file, whole / "checkpoints/step=6.ckpt"):
         write(content, name)
+    before = {file: file.stat().st_mtime_ns for file in whole.iterdir() if file.is_file()}
     ended = cli("train", f"resume={whole}")
+    assert {file: file.stat().st_mtime_ns for file in before} == before
     assert ended.code == 2 and ended.err.count("\n") == 1
     assert f"was begun with edition 1 of the order of samples, this version has edition {EDITION}" in ended.err
 

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_kill_and_type_again(tmp_path: Path, workers: int) -> None:
     pipe = os.open(source / STOP, os.O_WRONLY)  # waits until it is read
     try:
         assert list(out.glob("*.partial"))
+        wait_for_lines(out / "parts/1-of-1.jsonl", 5)  # the shards before it, which another worker may still write
         with pytest.raises(UserError, match="Another process writes"):
             folder.pack(str(source), str(out), None, 1, 5)
     finally:
@@ -51,6 +53,14 @@ def test_kill_and_type_again(tmp_path: Path, workers: int) -> None:
     assert contents(out) == contents(tmp_path / "whole")
     kept = [name for name, when in done.items() if (out / name).stat().st_mtime_ns == when]
     assert len(kept) >= recorded
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    """Looks at it until it has them, for 20 s at most."""
+    deadline = time.monotonic() + 20
+    while len(file.read_text().splitlines()) < count:
+        assert time.monotonic() < deadline, f"{file} still has less than {count} lines"
+        os.sched_yield()
 
 
 def test_a_line_that_a_kill_cut_costs_its_shard_alone(tmp_path: Path) -> None:
