@@ -6,6 +6,7 @@ each holds at most can be read off the system.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import sys
 import time
@@ -30,6 +31,7 @@ class Contender:
     """
 
     def __init__(self, first: Callable[[], object], make: Callable[..., Actions], *args: object) -> None:
+        ctypes.CDLL(None).malloc_trim(0)  # what this process has freed is for those that come
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), first, make, args))

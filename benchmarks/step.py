@@ -187,9 +187,12 @@ def necessary(model: CLIP, size: int) -> float:
     return 3.0 * counter.get_total_flops()
 
 
-def product(precision: str, side: int = 2048, device: str = "cpu") -> tuple[Callable[[], Tensor], float]:
+def product(
+    precision: str, side: int = 2048, device: str = "cpu", times: int = 1
+) -> tuple[Callable[[], object], float]:
+    """A matrix product, `times` in a row, and its operations."""
     x = torch.randn(side, side, dtype=torch.float32 if precision == "fp32" else torch.bfloat16, device=device)
-    return (lambda: x @ x), 2.0 * side**3
+    return (lambda: [x @ x for _ in range(times)]), times * 2.0 * side**3
 
 
 def spread(seconds: list[float]) -> str:
@@ -220,7 +223,7 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
         print(f"open_clip's {apart(found[1][1], single[1]):.1e}")
     need = necessary(mine, size)
     del mine, model, left, right, found, single
-    multiply, operations = product(precision)
+    multiply, operations = product(precision, times=10)  # one alone would be timed on threads that just woke up
     multiply()
     with (
         Contender(imports, our_step, name, size, precision) as one,
