@@ -17,7 +17,8 @@ FILE = HERE / "results.md"
 COMMANDS = {
     "step-fp32": "step.py vit_b32 vit_b16 rn50 --batch 16",
     "step-bf16": "step.py vit_b32 vit_b16 rn50 --batch 16 --precision bf16-mixed",
-    "step-large": "step.py vit_b32 --batch 64 --rounds 3",
+    "step-large": "step.py vit_b32 rn50 --batch 64 --rounds 3",
+    "step-middle": "step.py vit_b16 --batch 32 --rounds 3",  # with 64 the two hold 24 GB
     "step-large-bf16": "step.py vit_b32 vit_b16 rn50 --batch 64 --rounds 3 --precision bf16-mixed",
     "savings-fp32": "savings.py vit_b32 --batch 16 --rounds 3",
     "savings-bf16": "savings.py vit_b32 vit_b16 rn50 --batch 16 --rounds 3 --precision bf16-mixed",
