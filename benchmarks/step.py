@@ -166,7 +166,9 @@ def our_step(name: str, size: int, precision: str, keep: bool = True) -> Actions
     return {"step": partial(whole, *ours(diptych.create_model(name).train(), size, precision))}
 
 
-def their_step(name: str, size: int, precision: str) -> Actions:
+def their_step(name: str, size: int, precision: str, keep: bool = False) -> Actions:
+    if keep:
+        keep_freed_memory()
     torch.manual_seed(0)
     model = peer_package().create_model(NAMES[name], precision="fp32", force_quick_gelu=True)
     return {"step": partial(whole, *theirs(model.train(), size, precision))}
