@@ -9,17 +9,15 @@ own, which is asked in turns; medians of the rounds' ratios, and the spread.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from contender import Actions, Contender
-from step import NAMES, autocast, batch, imports, pair, peer_package
+from step import arguments, autocast, batch, imports, pair, peer_package
 from torch import Tensor
 
-import diptych
 from diptych.allocator import keep_freed_memory
 from diptych.batch import normalise
 from diptych.towers.clip import OPENAI_MEAN, OPENAI_STD
@@ -32,10 +30,11 @@ def furthest(ours: Tensor, theirs: Tensor) -> float:
 
 def encoders(mine: bool, name: str, size: int, precision: str) -> dict[str, Callable[[], Tensor]]:
     """Both of a model, over the batch; in eval mode, without autograd."""
-    model = pair(name)[0 if mine else 1].eval()
+    both = pair(name)
+    model = both[0 if mine else 1].eval()
     if mine:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, tokens = batch(size, diptych.create_model(name).image_size)
+    images, tokens = batch(size, both[0].image_size)
     pixels = normalise(images, OPENAI_MEAN, OPENAI_STD)
 
     def run(encode: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
@@ -73,14 +72,7 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", default=["vit_b32"], choices=[*NAMES, []])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--precision", choices=("fp32", "bf16-mixed"), default="fp32")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = arguments(64, ("fp32", "bf16-mixed"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, open_clip {peer_package().__version__}")
     for name in given.models:
         compare(name, given.batch, given.precision, given.rounds)

@@ -9,7 +9,6 @@ one for a whole process: there, two take turns; the last row is open_clip's step
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +17,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from contender import Contender, timed
-from step import NAMES, apart, gradient, imports, our_step, ours, their_step, whole
+from step import apart, arguments, gradient, imports, our_step, ours, their_step, whole
 from torch import Tensor
 
 import diptych
@@ -53,35 +52,29 @@ def whole_last_block(self: transformer.Transformer, x: Tensor, read: Tensor | No
 
 def output_kept(self: MLP, x: Tensor) -> Tensor:
     """The activation's input and output both wait for the backward pass."""
-    rate = getattr(self.gelu, "silu_rate", 1.0)
+    rate = transformer.QuickGELU.silu_rate
     wide = scaled_linear(x, self.c_fc.weight, self.c_fc.bias * rate, rate)
     return scaled_linear(F.silu(wide), self.c_proj.weight, self.c_proj.bias, 1 / rate)
 
 
-def by_itself(self: MLP, x: Tensor) -> Tensor:
+def unscaled(activation: Callable[[Tensor], Tensor]) -> Callable[[MLP, Tensor], Tensor]:
     """The activation scales for itself, in passes of its own."""
-    return _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, self.gelu, 1.0)
-
-
-def written_out(self: MLP, x: Tensor) -> Tensor:
-    """The activation as the paper's code has it, x · sigmoid(1.702 x)."""
-
-    def quick(x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-    return _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, quick, 1.0)
+    return lambda self, x: _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, activation, 1.0)
 
 
 def without() -> dict[str, Callable[[], AbstractContextManager]]:
     """Our savings, each as what takes it away."""
+    quick = transformer.QuickGELU()
     return {
         "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
         "of these, cut in two parts": partial(set_to, text_tower, "PARTS", 1),
         "last block for one place": partial(set_to, transformer.Transformer, "forward", whole_last_block),
         "attention written out": partial(set_to, transformer, "is_written_out", lambda query: False),
         "MLP's activation made again": partial(set_to, MLP, "forward", output_kept),
-        "QuickGELU's scalings as factors": partial(set_to, MLP, "forward", by_itself),
-        "these, and it as one silu": partial(set_to, MLP, "forward", written_out),
+        "QuickGELU's scalings as factors": partial(set_to, MLP, "forward", unscaled(quick)),
+        "these, and it as one silu": partial(
+            set_to, MLP, "forward", unscaled(lambda x: x * torch.sigmoid(quick.silu_rate * x))
+        ),
     }
 
 
@@ -128,14 +121,7 @@ def say(title: str, ratios: list[float], more: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", default=["vit_b32"], choices=[*NAMES, []])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precision", choices=("fp32", "bf16-mixed", "bf16-true"), default="fp32")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    given = arguments(32, ("fp32", "bf16-mixed", "bf16-true"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in given.models:
         compare(name, given.batch, given.precision, given.rounds)

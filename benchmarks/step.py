@@ -243,15 +243,21 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
     print(f"memory: {memory[0] / 1e9:.2f} GB of {memory[1] / 1e9:.2f}, {memory[0] / memory[1]:.2f}", flush=True)
 
 
-def main() -> None:
+def arguments(size: int, precisions: tuple[str, ...]) -> argparse.Namespace:
+    """What is typed behind a benchmark of models; sets the threads. size: the batch where none is typed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=["vit_b32"], choices=[*NAMES, []])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precision", choices=("fp32", "bf16-mixed", "bf16-true"), default="fp32")
+    parser.add_argument("--batch", type=int, default=size)
+    parser.add_argument("--precision", choices=precisions, default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    return given
+
+
+def main() -> None:
+    given = arguments(32, ("fp32", "bf16-mixed", "bf16-true"))
     peer = peer_package()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, open_clip {peer.__version__}")
     for name in given.models:
