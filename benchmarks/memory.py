@@ -14,7 +14,6 @@ fused kernel, as on the GPU that a plan is made for, and the average lies in the
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -68,9 +67,10 @@ def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
     return images, tokens
 
 
-def planned(row: Row, name: str, size: int, precision: str, device: str) -> float:
-    """Bytes."""
-    model, layout = row.model(name), replace(row.layout, batch=size)
+def planned(row: Row, name: str, size: int, precision: str, device: str, ranked: bool) -> float:
+    """Bytes. Of ranks one says what one alone in DDP holds, but for the other's features."""
+    ranks = 2 if ranked else 1
+    model, layout = row.model(name), replace(row.layout, ranks=ranks, batch=ranks * size)
     counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
     average = counts.parameters * WORD if row.averaged and device == "cpu" else 0
     return sum(memory(counts, layout, PRECISIONS[precision]).values()) + average
@@ -131,11 +131,10 @@ def on_gpu(*of: object) -> tuple[float, list[float]]:
 def one(name: str, row: str, size: int, precision: str, device: str, ranked: bool) -> None:
     """A row, in the process that has nothing else on the GPU."""
     if ranked:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-        dist.init_process_group("nccl", rank=0, world_size=1)
+        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     of = ROWS[row], name, size, precision, device
     held, seconds = on_cpu(*of) if device == "cpu" else on_gpu(*of, ranked)
-    plan = planned(*of)
+    plan = planned(*of, ranked)
     print(
         f"{name:<10}{size:>6}  {row:<22}{held / 1e9:9.2f}{plan / 1e9:9.2f}{plan / held - 1:+8.1%}"
         f"{1e3 * statistics.median(seconds):10.1f}"
@@ -169,8 +168,8 @@ def main() -> None:
                     continue
                 command = [sys.executable, __file__, name, "--batch", str(size), "--row", row, *options]
                 ended = subprocess.run(command, text=True, capture_output=True)
-                failed = (ended.stderr.strip().splitlines() or ["no output"])[-1]
-                print(ended.stdout.rstrip() or f"{name:<10}{size:>6}  {row:<22}{failed}", flush=True)
+                failed = [line for line in ended.stderr.splitlines() if "Error" in line] or ["it ended without a word"]
+                print(ended.stdout.rstrip() or f"{name:<10}{size:>6}  {row:<22}{failed[-1]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Whole(nn.Module):
         self.model, self.loss, self.parts = model, loss, parts
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        kept = kept_patches(self.model, torch.arange(len(images)), images)
+        kept = kept_patches(self.model, torch.arange(len(images), device=images.device), images)
         image, text = features(self.model, images, tokens, parts=self.parts, kept=kept)
         return self.loss(image, text, self.model.logit_scale.exp())
 

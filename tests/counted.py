@@ -16,7 +16,9 @@ from diptych.config import create_model
 from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.plan.layout import Layout
+from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
+from diptych.training.accumulation import features
 from diptych.training.parallel import mesh_of, shard
 
 TOKENS, DIMENSIONS = 12, 256
@@ -93,6 +95,31 @@ def copies(rank: int, world: int, gathered: torch.dtype | None) -> int:
     shard(model, mesh_of("cpu", world), gathered)
     few, more = (_kept(model, pairs, autocast=gathered is None) for pairs in (8, 16))
     return 2 * few - more
+
+
+def between_parts(rank: int, world: int, parts: int) -> list[int]:
+    """Bytes that live when a part of the pictures is encoded again in DDP's backward pass, what was before the step
+    aside; one number for each part."""
+    whole = _Step(small("vit_tiny"), parts)
+    trained, live, found = DistributedDataParallel(whole, gradient_as_bucket_view=True), Live(), []
+    images, tokens = batch(8 * parts)
+    for _ in range(2):  # DDP makes its buckets in the first
+        trained(images, tokens).backward()
+    whole.model.image.register_forward_pre_hook(lambda *_: found.append(live.now))
+    with live:
+        trained(images, tokens).backward()
+    return found[parts:]
+
+
+class _Step(nn.Module):
+    """The trainer's forward pass: a tower's micro-batches, then the other's."""
+
+    def __init__(self, model: CLIP, parts: int) -> None:
+        super().__init__()
+        self.model, self.parts = model, parts
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        return ContrastiveLoss()(*features(self.model, images, tokens, self.parts), self.model.logit_scale.exp())
 
 
 def _kept(model: CLIP, pairs: int, autocast: bool) -> int:

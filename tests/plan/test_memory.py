@@ -51,6 +51,16 @@ def test_one_rank_holds_gradients_where_activations_were() -> None:
     assert memory(counts, Layout(2, 512), MIXED)["gradients"] == 4 * counts.trained
 
 
+def test_micro_batches_are_summed_beside_the_buckets_of_ddp() -> None:
+    """Between two parts of the pictures what lives is more by the tower's gradient."""
+    single, two = PRECISIONS["32-true"], Layout(2, 64, micro=4)
+    counts = count(counted.small("vit_tiny"), counted.TOKENS, half=False)
+    (first, *later) = on_ranks(1, counted.between_parts, 4)[0]
+    assert [now - first for now in later] == [memory(counts, two, single)["sums over micro-batches"]] * 3
+    for none in (replace(two, micro=1), replace(two, ranks=1), replace(two, shard=2)):
+        assert "sums over micro-batches" not in memory(counts, none, single)
+
+
 def test_the_loss_chooses_as_it_does_in_a_run() -> None:
     few, many = (arrange(ranks, 32_768, 1, ContrastiveLoss()) for ranks in (8, 256))
     assert few.ring and few.tile and not many.ring and many.tile is None

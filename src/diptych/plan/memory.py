@@ -39,19 +39,22 @@ def _computing(counts: Counts, layout: Layout, precision: Precision) -> dict[str
     picture's; in micro-batches one tower is at work, and nothing of another part is kept."""
     image, text, pairs = counts.image, counts.text, layout.at_once
     behind = Bytes(0, 0) if layout.micro > 1 else text.kept
+    # Micro-batches' gradients are summed on their own, and then put into DDP's buckets.
+    summed = WORD if layout.micro > 1 and layout.ranks > layout.shard == 1 else 0
     moments = [
-        (behind, image.forward, image.kept),
-        (behind, image.backward, image.kept),
-        (Bytes(0, 0), text.forward, text.kept),
-        (Bytes(0, 0), text.backward, text.kept),
+        (behind, image.forward, image.kept, 0),
+        (behind, image.backward, image.kept, summed * image.trained),
+        (Bytes(0, 0), text.forward, text.kept, 0),
+        (Bytes(0, 0), text.backward, text.kept, summed * text.trained),
     ]
-    before, at_most, kept = max(moments, key=lambda moment: moment[0].of(pairs) + moment[1].of(pairs))
+    before, at_most, kept, sums = max(moments, key=lambda moment: moment[0].of(pairs) + moment[1].of(pairs) + moment[3])
     fixed = before.fixed + kept.fixed
     autocast = precision.half and not (layout.shard > 1 and precision.gathered < WORD)  # else shards come in 16 bits
     return {
         "16-bit copies": fixed if autocast else 0.0,
         "activations": pairs * (before.each + kept.each) + (0.0 if precision.half else fixed),
         "the block at work": at_most.of(pairs) - kept.of(pairs),
+        "sums over micro-batches": float(sums),
     }
 
 
