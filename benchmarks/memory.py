@@ -168,7 +168,7 @@ def main() -> None:
                     continue
                 command = [sys.executable, __file__, name, "--batch", str(size), "--row", row, *options]
                 ended = subprocess.run(command, text=True, capture_output=True)
-                failed = [line for line in ended.stderr.splitlines() if "Error" in line] or ["it ended without a word"]
+                failed = [line for line in ended.stderr.splitlines() if "Error" in line] or ["it said nothing"]
                 print(ended.stdout.rstrip() or f"{name:<10}{size:>6}  {row:<22}{failed[-1]}", flush=True)
 
 
