@@ -2,7 +2,7 @@
 
 python benchmarks/results.py [NAME …]
 
-Without names all of them, some half an hour on two cores; with names those alone, and the other sections stay.
+Without names all of them, an hour on two cores; with names those alone, and the other sections stay.
 """
 
 from __future__ import annotations
