@@ -14,12 +14,11 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import counted
@@ -34,6 +33,7 @@ from diptych.plan.step import Step, step_of
 from diptych.plan.table import first_to_give
 from diptych.plan.wire import features, traffic
 from diptych.towers.clip import CLIP
+from diptych.training.accumulation import features as towers
 from diptych.training.parallel import blocks_of, recomputed
 
 SINGLE, MIXED = PRECISIONS["32-true"], PRECISIONS["bf16-mixed"]
@@ -119,17 +119,9 @@ def _train(model: CLIP, layout: Layout) -> None:
     tokens = torch.randint(1, 1998, (layout.pairs, model.context_length))
     tokens[:, -1] = 1999
     for _ in range(2):
-        image = _parts(lambda rows: model.encode_image(rows.float() / 255, normalize=True), images, layout.micro)
-        text = _parts(lambda rows: model.encode_text(rows, normalize=True), tokens, layout.micro)
-        loss(image, text, model.logit_scale.exp()).backward()
+        loss(*towers(model, images, tokens, layout.micro), model.logit_scale.exp()).backward()
         optimiser.step()
         optimiser.zero_grad()
-
-
-def _parts(encode: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, parts: int) -> torch.Tensor:
-    if parts == 1:
-        return encode(rows)
-    return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in rows.chunk(parts)])
 
 
 def _resident() -> float:

@@ -10,7 +10,6 @@ import torch.distributed as dist
 from sockets import bytes_sent
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from diptych.config import create_model
 from diptych.distributed import synchronise_batch_norm
@@ -74,18 +73,14 @@ def _norm_step(channels: int) -> Callable[[], None]:
 def _model_step(case: Case) -> Callable[[], None]:
     """Towers, loss and gradients, laid out over ranks as the trainer does it."""
     assert case.model is not None
-    layout, loss = case.layout, case.loss or ContrastiveLoss()
+    layout = case.layout
     model = synchronise_batch_norm(small(case.model))
-    trained: nn.Module = model
+    trained: nn.Module = _Step(model, layout.micro, case.loss)
     if layout.shard == 1:
-        trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        trained = DistributedDataParallel(trained, gradient_as_bucket_view=True)
     else:
         shard(model, mesh_of("cpu", layout.ranks, layout.replicas), recompute=layout.recompute)
-
-    def step() -> None:
-        loss(*encoded(trained, *batch(layout.pairs), layout.micro)).backward()
-
-    return step
+    return lambda: trained(*batch(layout.pairs)).backward()
 
 
 def copies(rank: int, world: int, gathered: torch.dtype | None) -> int:
@@ -114,12 +109,12 @@ def between_parts(rank: int, world: int, parts: int) -> list[int]:
 class _Step(nn.Module):
     """The trainer's forward pass: a tower's micro-batches, then the other's."""
 
-    def __init__(self, model: CLIP, parts: int) -> None:
+    def __init__(self, model: CLIP, parts: int, loss: nn.Module | None = None) -> None:
         super().__init__()
-        self.model, self.parts = model, parts
+        self.model, self.parts, self.loss = model, parts, loss or ContrastiveLoss()
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        return ContrastiveLoss()(*features(self.model, images, tokens, self.parts), self.model.logit_scale.exp())
+        return self.loss(*features(self.model, images, tokens, self.parts), self.model.logit_scale.exp())
 
 
 def _kept(model: CLIP, pairs: int, autocast: bool) -> int:
@@ -137,16 +132,6 @@ def _kept(model: CLIP, pairs: int, autocast: bool) -> int:
     kept = sum(storage.nbytes() for storage in seen.values())
     sum(each.float().sum() for each in features).backward()
     return kept
-
-
-def encoded(model: nn.Module, images: Tensor, tokens: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """In micro-batches that are encoded again in backward."""
-    if parts == 1:
-        return model(images, tokens)
-    pairs = zip(images.chunk(parts), tokens.chunk(parts), strict=True)
-    features = [checkpoint(model, *pair, use_reentrant=False) for pair in pairs]
-    image, text = (torch.cat([part[tower] for part in features]) for tower in (0, 1))
-    return image, text, features[0][2]
 
 
 def small(name: str) -> CLIP:

@@ -47,7 +47,12 @@ def _computing(counts: Counts, layout: Layout, precision: Precision) -> dict[str
         (Bytes(0, 0), text.forward, text.kept, 0),
         (Bytes(0, 0), text.backward, text.kept, summed * text.trained),
     ]
-    before, at_most, kept, sums = max(moments, key=lambda of: of[0].of(pairs) + of[1].of(pairs) + of[3])
+
+    def held(moment: tuple[Bytes, Bytes, Bytes, int]) -> float:
+        before, at_most, _, sums = moment
+        return before.of(pairs) + at_most.of(pairs) + sums
+
+    before, at_most, kept, sums = max(moments, key=held)
     fixed = before.fixed + kept.fixed
     autocast = precision.half and not (layout.shard > 1 and precision.gathered < WORD)  # else shards come in 16 bits
     return {
