@@ -15,7 +15,7 @@ from diptych.data import seeding
 from diptych.data.image import BadImage
 from diptych.data.shards import Sample
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE, _CAPTION, _CROP = 11, 12, 13  # names of the draws made from a sample's seed
 
 

@@ -10,13 +10,15 @@ MAGIC = {
     b"II*\0": "tif",
     b"MM\0*": "tif",
 }
-SAME = {"jpeg": "jpg", "tiff": "tif"}
+SAME = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 
 
 def image_format(data: bytes) -> str | None:
     """The extension that belongs to the bytes, or None where they begin like no image that is read here."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "avif"
     return next((extension for magic, extension in MAGIC.items() if data.startswith(magic)), None)
 
 
