@@ -16,7 +16,7 @@ from diptych.data.evalset import EvalSet
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.fewshot import METHODS, draw_shots
-from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
 from diptych.loading import Loaded
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -95,7 +95,7 @@ def _curves(
     """Of sets of one list of classes."""
     names, templates = sets[0].classnames, sets[0].templates
     classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, names, templates).cpu()
-    scale = loaded.model.logit_scale.exp().item()
+    scale = finite_scale(loaded.model.logit_scale.exp().item())
     why = {k: reason for k in shots if (reason := _refused(pool, k, len(names)))}
     found: dict[tuple[str, str, int], list[float]] = {}
     used: dict[int, float] = {}

@@ -19,7 +19,7 @@ from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.learned_context import Learned, context_classifier, learn_context
 from diptych.evaluation.prompt_search import Search, greedy
-from diptych.evaluation.zeroshot import hits, zero_shot_classifier
+from diptych.evaluation.zeroshot import finite_scale, hits, zero_shot_classifier
 from diptych.loading import Loaded
 from diptych.towers.clip import CLIP
 
@@ -161,7 +161,7 @@ def _tune(
     context: dict[str, Any],
 ) -> _Tuned:
     model, tokenizer, names = loaded.model, loaded.tokenizer, tuning.classnames
-    scale = model.logit_scale.exp().item()
+    scale = finite_scale(model.logit_scale.exp().item())
     pinned = [template for benchmark in candidates for template in benchmarks.templates(benchmark)]
     templates = list(dict.fromkeys([PLAIN, *tuning.templates, *pinned]))
     prompts = torch.stack([zero_shot_classifier(model, tokenizer, names, [each]).cpu() for each in templates])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from diptych.errors import UserError
-from diptych.evaluation.zeroshot import classify, top_k, zero_shot_classifier
+from diptych.evaluation.calibration import details
+from diptych.evaluation.zeroshot import answers, classify, hits, top_k, zero_shot_classifier
 
 
 class Letters:
@@ -114,3 +115,53 @@ def test_top_k_is_a_softmax_over_all_classes():
     assert indices.tolist() == [[1, 0]]
     torch.testing.assert_close(probabilities, torch.tensor([[8.0, 6.0]]).softmax(1))
     assert top_k(torch.eye(4), torch.eye(4), 1.0, k=2)[1].shape == (4, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 7), st.sampled_from([0.0, 1e-6, 1.0, 100.0, 1e30]), st.integers(0, 2**31))
+def test_one_rule_for_what_a_model_says(n, classes, scale, seed):
+    """Cosines that tie, and probabilities that tie where cosines don't: 1 class, 2 classes, fewer than five."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(-2, 3, (n, 3), generator=generator).float()
+    images[~images.any(dim=1)] = 1.0
+    images += 1e-6 * torch.randint(0, 2, (n, 3), generator=generator)
+    classifier = torch.randint(0, 2, (classes, 3), generator=generator) * 2.0 - 1
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    found = details(images, classifier, labels, scale)
+    said = torch.tensor(found["said"])
+    assert said.tolist() == answers(images, classifier).tolist()
+    result = classify(images, classifier, labels)
+    assert result["top1"] == pytest.approx((said == labels).double().mean().item())
+    assert result["top1"] == pytest.approx(hits(images, classifier, labels).double().mean().item())
+    assert sum(right for right, _ in found["per_class"]) == int((said == labels).sum())
+    shares, best = top_k(images, classifier, scale, k=5)
+    assert best.shape == (n, min(5, classes)) and best[:, 0].tolist() == said.tolist()
+    assert all((said[labels == true] == taken).sum() == times for true, taken, times in found["confusions"])
+    assert 0 <= found["ece"] <= 1 and (shares.sum(dim=1) <= 1.00001).all()
+
+
+def test_cosines_decide_where_probabilities_tie():
+    """A scale of 1e-9 makes all probabilities one float: the page once showed another answer than it counted."""
+    images, classes = torch.tensor([[0.6, 0.8]]), torch.eye(2)
+    assert answers(images, classes).tolist() == [1]
+    assert top_k(images, classes, 1e-9, 2)[1].tolist() == [[1, 0]]
+    found = details(images, classes, torch.tensor([1]), 1e-9)
+    assert found["per_class"] == [[0, 0], [1, 1]] and found["confusions"] == []
+
+
+@pytest.mark.parametrize("scale", [math.inf, math.nan, -math.inf])
+def test_a_scale_that_is_not_finite_is_refused(scale):
+    for measured in (lambda: top_k(torch.eye(2), torch.eye(2), scale, 2),
+                     lambda: details(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), scale)):  # fmt: skip
+        with pytest.raises(UserError, match=f"logit scale is {scale}.*earlier checkpoint"):
+            measured()
+
+
+def test_features_with_nan_are_counted_by_all():
+    images = torch.tensor([[1.0, math.nan], [0.0, 1.0], [math.inf, 1.0]])
+    labels = torch.tensor([0, 1, 0])
+    for measured in (lambda: classify(images, torch.eye(2), labels), lambda: hits(images, torch.eye(2), labels),
+                     lambda: top_k(images, torch.eye(2), 1.0, 1),
+                     lambda: details(images, torch.eye(2), labels, 1.0)):  # fmt: skip
+        with pytest.raises(UserError, match="NaN or infinity in 2 of 3 rows"):
+            measured()

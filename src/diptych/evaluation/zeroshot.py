@@ -4,6 +4,7 @@ Pure: tensors in, numbers out. A model is anything with `encode_text`, a tokeniz
 list of strings into int64 [N, L]. Put the model in eval mode before.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from diptych.errors import UserError
 from diptych.evaluation.features import rank_of, similarity, unit
 from diptych.evaluation.prompts import prompts
+from diptych.evaluation.tallies import Accuracy
 
 
 class TextEncoder(Protocol):
@@ -54,35 +56,65 @@ def classify(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: 
     occur in `labels`. Equal scores are ordered by class index. Memory: `chunk` × C floats.
     Raises UserError for features that are not finite, and labels of another number or outside 0…C-1.
     """
+    tally = Accuracy(len(classifier))
+    count(tally, image_features, classifier, labels, chunk)
+    return tally.compute()
+
+
+def count(tally: Accuracy, image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096) -> None:
+    """Add pictures to a tally; otherwise as `classify`."""
+    for scores, of in _scores_of(image_features, classifier, labels, chunk):
+        tally.update(rank_of(scores, of), of)
+
+
+def answers(image_features: Tensor, classifier: Tensor, chunk: int = 4096) -> Tensor:
+    """image_features [N, D], classifier [C, D] -> int64 [N], the class of the highest cosine, of equals the first.
+
+    The one rule for what a model says: `classify`, `hits`, `top_k` and `calibration.details` all follow it.
+    Probabilities don't decide: in float32 many cosines give one probability.
+    """
     images, classes = unit(image_features, "image features"), unit(classifier, "class embeddings")
-    labels = labels.to(images.device)
-    _check_labels(labels, len(images), len(classes))
-    scores = _scores(images, classes, chunk)
-    ranks = torch.cat([rank_of(s, label) for s, label in zip(scores, labels.split(chunk), strict=True)])
-    right = labels[ranks == 0]
-    counts = torch.bincount(labels, minlength=len(classes))
-    hits = torch.bincount(right, minlength=len(classes))
-    return {
-        "top1": len(right) / len(labels),
-        "top5": int((ranks < 5).sum()) / len(labels),
-        "n": len(labels),
-        "mean_per_class": (hits.double() / counts)[counts > 0].mean().item(),
-    }
+    return torch.cat([scores.argmax(dim=1) for scores in _scores(images, classes, chunk)])
 
 
 def hits(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096) -> Tensor:
-    """image_features [N, D], classifier [C, D], all of unit length, labels int64 [N] -> bool [N], whether each
-    picture's first class is its own; argmax takes the first of equals, as `classify` does."""
-    said = [scores.argmax(dim=1) for scores in _scores(image_features, classifier, chunk)]
-    return torch.cat(said) == labels
+    """image_features [N, D], classifier [C, D], labels int64 [N] -> bool [N], whether a picture's answer is right."""
+    return answers(image_features, classifier, chunk) == labels
 
 
 def top_k(image_features: Tensor, classifier: Tensor, scale: float, k: int) -> tuple[Tensor, Tensor]:
     """image_features [N, D], classifier [C, D] -> probabilities float32 [N, K], class indices int64 [N, K],
-    K = min(k, C), best first. The probability is the softmax over all C classes of scale · cosine."""
+    K = min(k, C), best first by cosine, of equals the first. The probability is the softmax over all C classes of
+    scale · cosine. Raises UserError for a scale that is not finite."""
     images, classes = unit(image_features, "image features"), unit(classifier, "class embeddings")
-    best = (scale * similarity(images, classes)).softmax(dim=1).topk(min(k, len(classes)), dim=1)
-    return best.values, best.indices
+    scores = similarity(images, classes)
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return probabilities(scores, scale).gather(1, best), best
+
+
+def probabilities(scores: Tensor, scale: float) -> Tensor:
+    """Cosines [N, C] -> the softmax of scale · cosine over classes. Raises UserError for a scale that is not finite."""
+    return (finite_scale(scale) * scores).softmax(dim=1)
+
+
+def finite_scale(scale: float) -> float:
+    """What a model multiplies cosines by, as it is. Raises UserError where it is not finite."""
+    if not math.isfinite(scale):
+        raise UserError(
+            f"The model's logit scale is {scale}, so it has no probabilities: the training diverged or the weights"
+            " are damaged; take an earlier checkpoint."
+        )
+    return scale
+
+
+def _scores_of(
+    image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cosines [n, C] and labels [n], `chunk` pictures at a time."""
+    images, classes = unit(image_features, "image features"), unit(classifier, "class embeddings")
+    labels = labels.to(images.device)
+    _check_labels(labels, len(images), len(classes))
+    return zip(_scores(images, classes, chunk), labels.split(chunk), strict=True)
 
 
 def _scores(images: Tensor, classes: Tensor, chunk: int) -> Iterator[Tensor]:

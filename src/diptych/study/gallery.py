@@ -101,8 +101,7 @@ def told_details(sets: Sequence[Pictures], behind: Mapping[str, Mapping[str, Any
 
 
 def _told(pictures: Pictures, found: Mapping[str, Any]) -> dict[str, Any]:
-    names = pictures.classnames
-    said = similarity(unit(pictures.features, "image features"), pictures.classifier).argmax(dim=1)
+    names, said = pictures.classnames, torch.tensor(found["said"])
     confusions = []
     for true, taken, n in found["confusions"][:CONFUSIONS]:
         misread = ((pictures.labels == true) & (said == taken)).nonzero()[0, 0]

@@ -1,0 +1,87 @@
+"""Counts over pictures, kept by torchmetrics: added up batch by batch, and over ranks where each has a share.
+
+What torchmetrics' own metrics can't do here: equal scores are ordered by class, numbers are exact (they divide in
+float32), and memory is bounded (its calibration error keeps every confidence, its stable per-class counts a matrix of
+C × C). tests/evaluation/test_tallies.py compares both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+TOP = 5
+BINS = 15
+
+
+class Accuracy(Metric):
+    """Top-1, top-5 and the mean over classes, from the rank of each picture's own class.
+
+    classes: C; over_ranks: whether each rank brings pictures of its own, and `compute` adds them up
+    """
+
+    full_state_update = False
+    right: Tensor
+    count: Tensor
+    near: Tensor
+
+    def __init__(self, classes: int, over_ranks: bool = False) -> None:
+        super().__init__(sync_on_compute=over_ranks)
+        for name, size in (("right", classes), ("count", classes), ("near", 1)):
+            self.add_state(name, torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, ranks: Tensor, labels: Tensor) -> None:
+        """ranks int64 [N], how many classes come before a picture's own; labels int64 [N]. N may be 0."""
+        classes = len(self.count)
+        self.count += torch.bincount(labels, minlength=classes).to(self.count.device)
+        self.right += torch.bincount(labels[ranks == 0], minlength=classes).to(self.count.device)
+        self.near += (ranks < TOP).sum().to(self.near.device)
+
+    def compute(self) -> dict[str, float | int]:
+        """{"top1", "top5", "n", "mean_per_class"}: the last over the classes that occur"""
+        n, seen = int(self.count.sum()), self.count > 0
+        return {
+            "top1": int(self.right.sum()) / n,
+            "top5": int(self.near) / n,
+            "n": n,
+            "mean_per_class": (self.right.double() / self.count)[seen].mean().item(),
+        }
+
+
+class Calibration(Metric):
+    """The expected calibration error over equal bins of confidence (Guo et al. 2017, section 2), a bin open below.
+
+    over_ranks: as for `Accuracy`
+    """
+
+    full_state_update = False
+    count: Tensor
+    confidence: Tensor
+    right: Tensor
+
+    def __init__(self, bins: int = BINS, over_ranks: bool = False) -> None:
+        super().__init__(sync_on_compute=over_ranks)
+        self.bins = bins
+        self.add_state("count", torch.zeros(bins, dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("confidence", "right"):
+            self.add_state(name, torch.zeros(bins, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, confidence: Tensor, right: Tensor) -> None:
+        """confidence [N], the probability of the answer given; right bool [N]. N may be 0."""
+        place = (confidence * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1).to(self.count.device)
+        self.count += torch.bincount(place, minlength=self.bins)
+        self.confidence.index_add_(0, place, confidence.double().to(place.device))
+        self.right.index_add_(0, place, right.double().to(place.device))
+
+    def compute(self) -> dict[str, Any]:
+        """{"ece", "bins": [{"confidence", "accuracy", "n"}]}"""
+        n = self.count.clamp(min=1)
+        mean, accuracy = self.confidence / n, self.right / n
+        rows = zip(mean.tolist(), accuracy.tolist(), self.count.tolist(), strict=True)
+        return {
+            "ece": ((mean - accuracy).abs() * self.count).sum().item() / int(self.count.sum()),
+            "bins": [{"confidence": c, "accuracy": a, "n": n} for c, a, n in rows],
+        }
