@@ -42,6 +42,26 @@ def test_recall_equals_brute_force(n, extra, chunk, ties, seed):
     assert result["n"] == n and result["captions"] == n + extra
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**31))
+def test_an_image_of_the_same_caption_is_right_too(n, extra, kinds, chunk, seed):
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.cat([torch.arange(n), torch.randint(0, n, (extra,), generator=generator)])
+    captions = torch.randint(0, kinds, (n + extra,), generator=generator)
+    image = torch.eye(3)[torch.randint(0, 3, (n,), generator=generator)]
+    text = torch.eye(3)[torch.randint(0, 3, (kinds,), generator=generator)][captions]
+    result = recall(image, text, owner, ks=(1, 3), chunk=chunk, alike=captions * 7 - 3)
+    scores = (image @ text.T).tolist()
+    has = [{int(c) for c, o in zip(captions, owner, strict=True) if o == i} for i in range(n)]
+    for k in (1, 3):
+        ranked = [sorted(range(n), key=lambda i: (-scores[i][j], i))[:k] for j in range(n + extra)]
+        found = sum(any(int(captions[j]) in has[i] for i in ranked[j]) for j in range(n + extra))
+        assert result["text_to_image"][f"R@{k}"] == pytest.approx(found / (n + extra))
+        ranked = [sorted(range(n + extra), key=lambda j: (-scores[i][j], j))[:k] for i in range(n)]
+        found = sum(any(int(captions[j]) in has[i] for j in ranked[i]) for i in range(n))
+        assert result["image_to_text"][f"R@{k}"] == pytest.approx(found / n)
+
+
 def test_any_caption_of_an_image_counts():
     image = torch.eye(2)
     text = torch.tensor([[0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])

@@ -17,25 +17,33 @@ MOST = 2**25  # scores at once: 128 MB, whatever the number of rows
 
 
 def recall(
-    image: Tensor, text: Tensor, image_of_text: Tensor, ks: Sequence[int] = KS, chunk: int | None = None
+    image: Tensor,
+    text: Tensor,
+    image_of_text: Tensor,
+    ks: Sequence[int] = KS,
+    chunk: int | None = None,
+    alike: Tensor | None = None,
 ) -> dict[str, dict[str, float] | int]:
     """image [N, D], text [M, D], image_of_text int64 [M] (the row of `image` each text describes) ->
     {"image_to_text": {"R@1", …}, "text_to_image": {"R@1", …}, "n": N, "captions": M}, shares 0–1, and "median_rank":
     {"image_to_text", "text_to_image"}, from 1.
 
-    An image counts as found when any of its captions is among the first k texts; a text, when its one image
-    is among the first k images. Equal scores are ordered by row. Where there are ranks, each brings the same features
-    and answers a share of the queries. Memory: a copy of the features, and a few arrays of
-    `chunk` × max(N, M), for which None takes as many queries at once as make 128 MB.
+    alike: int64 [M], equal where texts are the same; None where each is taken as one of its own
+    A text is found when an image that has it is among the first k images: its own, or another's of the same text. An
+    image is found when a text that is the same as one of its own is among the first k texts. Equal scores are ordered
+    by row. Where there are ranks, each brings the same features and answers a share of the queries. Memory: a copy of
+    the features, and a few arrays of `chunk` × max(N, M), for which None takes as many queries at once as make 128 MB.
     Raises UserError where features are not finite, a text names no image, or an image has no text.
     """
     image, text = unit(image, "image features"), unit(text, "text features")
     owner = image_of_text.to(image.device)
     _check_owner(owner, len(image), len(text))
     chunk = chunk or max(1, min(1024, MOST // max(len(image), len(text))))
+    each = torch.arange(len(text), device=owner.device)
+    kind = each if alike is None else alike.to(owner.device).unique(return_inverse=True)[1]
     ways = {
-        "image_to_text": _ranks_of_images(image, text, owner, chunk),
-        "text_to_image": _ranks_of_texts(image, text, owner, chunk),
+        "image_to_text": _ranks(image, text, _Having(owner, kind), _Having(kind, each), chunk),
+        "text_to_image": _ranks(text, image, _Having(each, kind), _Having(kind, owner), chunk),
     }
     return {
         **{way: _shares(ranks, ks) for way, ranks in ways.items()},
@@ -45,25 +53,38 @@ def recall(
     }
 
 
-def _ranks_of_texts(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
-    """For each text the rank of its image among all images, int64 [M]."""
+class _Having:
+    """Which rows belong to which, several of the second to one of the first; int64 [P] and [P], from 0 on."""
+
+    def __init__(self, first: Tensor, second: Tensor) -> None:
+        pairs = torch.stack([first, second], dim=1).unique(dim=0)  # sorted by the first
+        self.second, self.counts = pairs[:, 1], torch.bincount(pairs[:, 0])
+        self.begins = self.counts.cumsum(0) - self.counts
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """rows int64 [n] -> of everything that belongs to them the place in `rows`, and what it is."""
+        counts = self.counts[rows]
+        places = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        within = torch.arange(len(places), device=rows.device) - (counts.cumsum(0) - counts)[places]
+        return places, self.second[self.begins[rows][places] + within]
+
+
+def _ranks(queries: Tensor, found: Tensor, kinds: _Having, right: _Having, chunk: int) -> Tensor:
+    """For each query the rank of the best of its right answers among all of `found`, int64. kinds: query -> kinds of
+    texts; right: kind -> rows of `found`"""
+    most = int(kinds.counts.max() * right.counts.max())
+    chunk = max(1, min(chunk, MOST // 8 // most))  # where many are right, their numbers take the memory
 
     def ranks(part: slice) -> Tensor:
-        return rank_of(similarity(text[part], image), owner[part])
+        scores = similarity(queries[part], found)  # n × all
+        here = torch.arange(part.start, part.start + len(scores), device=queries.device)
+        query, kind = kinds.of(here)
+        place, answer = right.of(kind)
+        wrong = torch.ones_like(scores, dtype=torch.bool)
+        wrong[query[place], answer] = False
+        return rank_of(scores, scores.masked_fill(wrong, -torch.inf).argmax(dim=1))
 
-    return _shared_out(len(text), chunk, ranks, text.device)
-
-
-def _ranks_of_images(image: Tensor, text: Tensor, owner: Tensor, chunk: int) -> Tensor:
-    """For each image the rank of the best of its texts among all texts, int64 [N]."""
-
-    def ranks(part: slice) -> Tensor:
-        scores = similarity(image[part], text)  # n × M
-        here = torch.arange(part.start, part.start + len(scores), device=image.device)
-        own = scores.masked_fill(owner[None, :] != here[:, None], -torch.inf)
-        return rank_of(scores, own.argmax(dim=1))
-
-    return _shared_out(len(image), chunk, ranks, image.device)
+    return _shared_out(len(queries), chunk, ranks, queries.device)
 
 
 def _shared_out(count: int, chunk: int, ranks_of: Callable[[slice], Tensor], device: torch.device) -> Tensor:
