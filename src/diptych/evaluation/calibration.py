@@ -15,6 +15,7 @@ from diptych.evaluation.features import similarity, unit
 from diptych.evaluation.tallies import BINS, Calibration
 from diptych.evaluation.zeroshot import probabilities
 
+
 def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> dict[str, Any]:
     """confidence [N], the probability of the answer given; right bool [N] -> {"ece", "bins": [{"confidence",
     "accuracy", "n"}]}, as `tallies.Calibration` counts them."""
