@@ -21,10 +21,15 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## .venv with everything; nothing to do the second time
+	@echo "Ready. Type next:"
+	@echo "  . $(BIN)/activate"
+	@echo "  python src/train.py recipe=demo   # as make demo: a small CLIP and its report, some five minutes of two cores"
+	@echo "  python src/plan.py model=vit_b32  # what a training of the paper's size would take"
 
 $(READY): pyproject.toml constraints-cpu.txt
+	@echo "Installing into $(VENV): torch is the largest, 1.2 GB in all for a CPU, several for a GPU."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -e ".[dev]" $(CONSTRAINTS)
+	$(BIN)/python -m pip install --disable-pip-version-check $(INDEX) -e ".[dev]" $(CONSTRAINTS)
 	@touch $(READY)
 
 demo: $(READY) ## train on the embedded pairs, then tables and report.html (RECIPE=demo_long STEPS=n)

@@ -1,6 +1,6 @@
 """Convert: `python src/convert.py checkpoint=RUN_DIR format=open_clip out=DIR`."""
 
-from diptych.run import convert, main
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("convert", convert)
+    start("convert")

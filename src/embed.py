@@ -1,6 +1,6 @@
 """Embed: `python src/embed.py checkpoint=RUN_DIR data=emoji out=DIR`."""
 
-from diptych.run import embed, main
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("embed", embed)
+    start("embed")

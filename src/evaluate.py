@@ -1,6 +1,6 @@
 """Evaluate: `python src/evaluate.py checkpoint=RUN_DIR task=zeroshot`."""
 
-from diptych.run import evaluate, main
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("evaluate", evaluate)
+    start("evaluate")

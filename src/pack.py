@@ -1,6 +1,6 @@
 """Pack: `python src/pack.py source=emoji out=DIR`."""
 
-from diptych.run import main, pack
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("pack", pack)
+    start("pack")

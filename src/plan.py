@@ -1,6 +1,6 @@
 """Plan: `python src/plan.py model=vit_l14 trainer=fsdp data.batch_size=32768 ranks=256`."""
 
-from diptych.run import main, plan
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("plan", plan)
+    start("plan")

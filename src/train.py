@@ -1,6 +1,6 @@
 """Train: `python src/train.py model=vit_b16 trainer=ddp`."""
 
-from diptych.run import main, train
+from diptych.start import start
 
 if __name__ == "__main__":
-    main("train", train)
+    start("train")

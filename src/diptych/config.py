@@ -84,12 +84,14 @@ def _lines(file: str | None, key: str = "model.text.phrases") -> ListConfig:
     return ListConfig([line.strip() for line in Path(file).read_text().splitlines() if line.strip()])
 
 
-def quote_braces(argument: str) -> str:
-    """`data.shards=x/{000..003}.tar`, without the quotes that the shell took, as Hydra wants it; others unchanged."""
+def quote(argument: str) -> str:
+    """As Hydra wants it, without the quotes that the shell took: `data.shards=x/{000..003}.tar`, and values with
+    letters beyond ASCII, which its grammar doesn't know. Others unchanged."""
     key, equals, value = argument.partition("=")
-    if "'" in value or value[:1] in ("[", '"') or not re.search(r"(?<!\$)\{[^{}:]*(\.\.|,)[^{}:]*\}", value):
+    if not equals or "'" in value or "=" in value or value[:1] in ("[", '"'):
         return argument
-    return f"{key}{equals}'{value}'"
+    braces = re.search(r"(?<!\$)\{[^{}:]*(\.\.|,)[^{}:]*\}", value)
+    return f"{key}='{value}'" if braces or (value[:1] != "{" and not value.isascii()) else argument
 
 
 def validate(cfg: DictConfig) -> None:

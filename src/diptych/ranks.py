@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
+from diptych.output import keep_output
 from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
@@ -275,4 +276,5 @@ def _die_with_parent(parent: int) -> None:
 
 if __name__ == "__main__":
     _die_with_parent(int(sys.argv[3]))
+    keep_output()
     end_rank(Path(sys.argv[1]), sys.argv[2] == "resume")

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from diptych.config import (
     ROOT,
     check_start,
-    quote_braces,
+    quote,
     register_resolvers,
     sentence,
     validate,
@@ -44,7 +44,7 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
     os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
-    sys.argv[1:] = map(quote_braces, sys.argv[1:])
+    sys.argv[1:] = map(quote, sys.argv[1:])
 
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.

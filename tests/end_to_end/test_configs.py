@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT, quote_braces, validate
+from diptych.config import ROOT, quote, validate
 from diptych.fitting import check_loss
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
@@ -111,7 +111,10 @@ def test_notebooks_are_committed_without_output_and_define_nothing(tmp_path: Pat
         ("a={b:1,c:2}", "a={b:1,c:2}"),
         ("run_dir=${out}/x", "run_dir=${out}/x"),
         ("--cfg", "--cfg"),
+        ("run_dir=a/rün", "run_dir='a/rün'"),
+        ("name=[rün]", "name=[rün]"),
+        ("path=a=ü", "path=a=ü"),
     ],
 )
-def test_brace_patterns_reach_hydra_quoted(typed: str, given: str) -> None:
-    assert quote_braces(typed) == given
+def test_patterns_and_letters_reach_hydra_quoted(typed: str, given: str) -> None:
+    assert quote(typed) == given

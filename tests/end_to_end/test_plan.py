@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from diptych.config import ROOT
+
 Cli = Callable[..., "object"]
 
 
@@ -28,6 +30,20 @@ def test_a_plan_says_parameters_operations_memory_days_and_the_curve(cli: Cli) -
     rows = [line.split() for line in ended.out.split("GPU hours")[1].splitlines()[1:]]
     assert [int(row[0]) for row in rows] == [4, 8, 16, 32, 64, 128, 256]
     assert all(float(row[5]) > 0 for row in rows)
+
+
+def test_a_plan_says_that_its_share_of_the_peak_is_assumed_and_what_was_measured(cli: Cli) -> None:
+    """The shares that it quotes are the pairs a second of docs/performance.md, by the plan's own count."""
+    page = (ROOT / "docs/performance.md").read_text()
+    for model in ("vit_b32", "vit_b16", "rn50"):
+        said = cli("plan", f"model={model}").out
+        assert "40% of the peak is an assumption" in said
+        row = re.search(rf"^{model} +batch 256 +ours .* ([\d,]+) pairs/s", page, re.MULTILINE)
+        assert row, model
+        share = float(row[1].replace(",", "")) * number(said, "GFLOP a pair") * 1e9 / 989e12
+        name = {"vit_b32": "ViT-B/32", "vit_b16": "ViT-B/16", "rn50": "RN50"}[model]
+        assert f"{100 * share:.0f} % on {name}" in said
+    assert "25% of the peak is an assumption" in cli("plan", "model=vit_tiny", "machine.mfu=0.25").out
 
 
 @pytest.mark.parametrize(

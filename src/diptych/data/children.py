@@ -7,8 +7,11 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import TracebackType
 
 from diptych.errors import TO_STOP
@@ -22,10 +25,25 @@ def fork_server(preload: str) -> ForkServerContext:
     resource_tracker.ensure_running()  # it unblocks signals, so it must not be started below
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)  # which new processes inherit
     try:
-        forkserver.ensure_running()
+        with _this_code():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@contextmanager
+def _this_code() -> Iterator[None]:
+    """New processes import our package from where this one did, and not another version that is installed."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def end_with_parent(*_: object) -> None:
