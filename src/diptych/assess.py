@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from diptych.atomic import write_json
 from diptych.batch import normalise
 from diptych.cost import affordable_pictures
 from diptych.data.evalset import EvalSet
@@ -63,9 +64,9 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     scale = model.logit_scale.exp().item()
     copies = _affordable_copies(model, len(shown))
     look = partial(_look, model, copies) if copies else None
-    _write(out / "examples.json", examples(shown, scale, per_set=EXAMPLES, look=look))
-    _write(out / "gallery.json", _gallery(model, tokenizer, shown))
-    _write(out / "details.json", told_details(pictures, behind))
+    write_json(out / "examples.json", examples(shown, scale, per_set=EXAMPLES, look=look))
+    write_json(out / "gallery.json", _gallery(model, tokenizer, shown))
+    write_json(out / "details.json", told_details(pictures, behind))
     return merge_metrics(out / "metrics.json", metrics)
 
 
@@ -227,10 +228,5 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
 def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write `metrics` beside what the file holds already, and return all of it."""
     before = json.loads(file.read_text()) if file.is_file() else {}
-    _write(file, {**before, **metrics})
+    write_json(file, {**before, **metrics})
     return {**before, **metrics}
-
-
-def _write(file: Path, value: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

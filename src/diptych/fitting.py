@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diptych.atomic import write_json
 from diptych.config import split_pretrained
 from diptych.errors import UserError
 from diptych.sharing import place
@@ -184,7 +185,7 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
         "left_out_of_all_epochs": data.left_out_of_all(trainer.global_step),
         "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
     }
-    write_text(run_dir / "metrics.json", json.dumps({"training": training}, indent=1) + "\n")
+    write_json(run_dir / "metrics.json", {"training": training})
 
 
 def report(run_dir: Path) -> None:
@@ -212,11 +213,3 @@ def environment() -> str:
     lines += [f"cores {os.cpu_count()}", *(f"{key} {value}" for key, value in describe_hardware().items())]
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     return "\n".join([*lines, "", *packages]) + "\n"
-
-
-def write_text(file: Path, text: str) -> None:
-    """Whole, or as it was before: a run that was killed meanwhile can go on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from diptych.atomic import remove_partials
 from diptych.errors import UserError
 
 
@@ -15,12 +16,11 @@ def recover(run_dir: Path) -> Path | None:
     Damaged files are said and moved aside (`step=N.ckpt.damaged`), unfinished ones are removed.
     Raises UserError, naming each, where there are checkpoints and none is whole.
     """
-    from diptych.training.naming import give_name, remove, step_checkpoints
+    from diptych.training.naming import give_name, step_checkpoints
 
     folder = run_dir / "checkpoints"
     last = folder / "last.ckpt"
-    for partial in folder.glob(".*.partial"):
-        remove(partial)
+    remove_partials(folder)
     files = step_checkpoints(folder)
     if last.exists() and not any(last.samefile(file) for file in files):
         files.append(last)

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diptych.atomic import write
 from diptych.config import (
     ROOT,
     check_start,
@@ -28,7 +29,7 @@ from diptych.config import (
     validate,
 )
 from diptych.errors import RankFailed, Stopped, UserError
-from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow, write_text
+from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
@@ -125,8 +126,8 @@ def train(cfg: DictConfig) -> Path:
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
         keep_vocabulary(cfg, run_dir)
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(run_dir / "environment.txt", environment())
+    write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write(run_dir / "environment.txt", environment())
     print(f"run: {run_dir}", flush=True)
     _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
     report(run_dir)
@@ -152,8 +153,8 @@ def evaluate(cfg: DictConfig) -> Path:
     place(loaded.model)
     sets = instantiate(cfg.data.evaluate, _convert_="all")
     with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
-        write_text(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
-        write_text(out / "environment.txt", environment())
+        write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
+        write(out / "environment.txt", environment())
         metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
         print(_table_of(cfg.task._target_)(metrics), flush=True)
         print(f"report: {write_report(out)}", flush=True)
@@ -185,11 +186,11 @@ def pack(cfg: DictConfig) -> None:
 
 def convert(cfg: DictConfig) -> Path:
     """Write a checkpoint in another format; returns the file or folder."""
-    from diptych.interop.writing import convert as write
+    from diptych.interop.writing import convert as converted
 
     for key in ("checkpoint", "format", "out"):
         _given(cfg, key)
-    out = write(**{str(key): value for key, value in cfg.items()})
+    out = converted(**{str(key): value for key, value in cfg.items()})
     print(f"converted: {out}", flush=True)
     return out
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from diptych.atomic import write
+
 VOCABULARY = "vocabulary.txt"  # in the run's folder, where it is not OpenAI's
 
 
@@ -15,7 +17,7 @@ def keep_vocabulary(cfg: DictConfig, run_dir: Path) -> None:
     from diptych.data import bpe
 
     if cfg.model.text.get("vocabulary") is not None:
-        (run_dir / VOCABULARY).write_text(bpe.read(cfg.model.text.vocabulary).text, "utf-8")
+        write(run_dir / VOCABULARY, bpe.read(cfg.model.text.vocabulary).text)
         name_vocabulary(cfg, run_dir)
 
 

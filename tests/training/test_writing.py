@@ -103,7 +103,7 @@ def test_a_full_disk_is_counted_and_what_was_there_stays(tmp_path: Path) -> None
         files.save_checkpoint(state(2), tmp_path / "step=2.ckpt", ["last.ckpt"])
         files.wait()
     assert files.failed == 1 and files.last_error is not None
-    assert files.last_error.filename == str(tmp_path / ".step=2.ckpt.partial")
+    assert files.last_error.filename == str(tmp_path / "step=2.ckpt")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "step=1.ckpt"]
     files.save_checkpoint(state(3), tmp_path / "step=3.ckpt", ["last.ckpt"])
     files.wait()

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Trainable
 from tokenizers import models, pre_tokenizers, trainers
 
+from diptych import atomic
 from diptych.data import bpe
 from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
@@ -89,8 +90,7 @@ def _captions(shards: str) -> Iterator[str]:
 def write(vocabulary: bpe.Vocabulary, out: Path) -> None:
     """CLIP's merges format; packed where the name ends in .gz, the same bytes each time."""
     data = vocabulary.text.encode()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
+    atomic.write(out, gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

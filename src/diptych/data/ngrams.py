@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from diptych.atomic import write
 from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
 from diptych.data.pairs import captions_of
@@ -61,9 +62,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         found = mine((captions_of(sample) for sample in read_whole(open_index(args.shards))), args.least)
+        write(args.out, "\n".join(found) + "\n")
     except UserError as error:
         sys.exit(f"diptych: {error}")
-    args.out.write_text("\n".join(found) + "\n")
     print(f"{len(found):,} n-grams: {args.out}")
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from diptych.atomic import beside, refusing
 from diptych.errors import UserError
 from diptych.interop import huggingface, open_clip, openai, own
 from diptych.interop.reading import read
@@ -44,22 +51,25 @@ def convert(
 
 
 def write(weights: Weights, format: str, out: Path) -> Path:
-    """Under another name first, then renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    _remove(partial)
-    try:
-        WRITERS[format](weights, partial)
-        if out.is_dir():
-            out.rmdir()
-        partial.replace(out)
-    finally:
-        _remove(partial)
+    """Whole, or not at all. Raises UserError where the disk refuses it."""
+    with refusing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with beside(out) as partial:
+            with _naming_the_disk():
+                WRITERS[format](weights, partial)
+            if out.is_dir():
+                out.rmdir()
     return out
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+@contextmanager
+def _naming_the_disk() -> Iterator[None]:
+    """safetensors and torch raise errors of their own where the disk refuses a write."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        if "inline_container" in str(error):
+            raise OSError(errno.EIO, "the disk takes no more of it") from error
+        raise

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.atomic import beside, refusing
 from diptych.errors import UserError
 
 COLUMNS = ("key", "caption", "label", "image_embedding", "text_embedding")
@@ -23,15 +24,15 @@ def write_table(
 ) -> None:
     """N rows; image [N, D], text [N, E]. float16 keeps three digits of a unit vector's cosine, in half the
     space. The file appears whole or not at all. Raises UserError where a value does not fit in float16
-    (NaN, infinity or beyond 65,504), or pyarrow is not installed."""
+    (NaN, infinity or beyond 65,504), the disk refuses it, or pyarrow is not installed."""
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
     strings = [arrow.array(list(column), arrow.string()) for column in (keys, captions, labels)]
     vectors = [_vectors(arrow, image, "image embeddings"), _vectors(arrow, text, "text embeddings")]
     table = arrow.table(dict(zip(COLUMNS, [*strings, *vectors], strict=True)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    parquet.write_table(table, partial)
-    partial.replace(path)
+    with refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as partial:
+            parquet.write_table(table, partial)
 
 
 def read_table(path: Path) -> dict[str, Any]:

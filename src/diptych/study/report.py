@@ -7,6 +7,7 @@ only as WebP or PNG data, and the page forbids itself scripts and requests.
 from pathlib import Path
 from typing import Any
 
+from diptych.atomic import write
 from diptych.study import formats, view
 from diptych.study.curves import charts
 from diptych.study.details import details
@@ -52,9 +53,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         fewshot=fewshot(record),
     )
     out = out or run_dir / "report.html"
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write(out, page)
     return out
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from diptych import atomic
+
 
 class MetricsFile(Logger):
     """`metrics.jsonl`: one line a logged step, each step once, also after a resume.
@@ -30,8 +32,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def _drop_after(self, step: int) -> None:
-        kept = [line for line in self.file.read_text().splitlines() if _step_of(line) <= step]
-        self.file.write_text("".join(line + "\n" for line in kept))
+        lines = self.file.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+        if kept != lines:
+            atomic.write(self.file, b"".join(kept))
 
     @property
     def name(self) -> str:
@@ -70,10 +74,10 @@ class MetricsFile(Logger):
             print(f"diptych: the disk refuses the end of {self.file}: make room and resume.", file=sys.stderr)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return float("inf")  # a line cut by a crash
 
 

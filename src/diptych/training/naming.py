@@ -7,24 +7,31 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from diptych.atomic import sync_folder
+
 
 def settle(checkpoint: Path, names: Sequence[str], keep: int) -> None:
     """Give a whole checkpoint its further names, and drop all steps but the newest `keep`."""
     for name in names:
         give_name(checkpoint, checkpoint.with_name(name))
-    sync(checkpoint.parent)
+    sync_folder(checkpoint.parent)
     for old in step_checkpoints(checkpoint.parent)[keep:]:
         remove(old)
 
 
 def replace(partial: Path, path: Path) -> None:
-    """Give a whole checkpoint its name. What is there was left by a run that was killed before it could call it
-    `last.ckpt`; and neither a file replaces a folder nor a folder a file."""
+    """Give a whole checkpoint its name."""
+    make_way(partial, path)
+    partial.replace(path)
+
+
+def make_way(partial: Path, path: Path) -> None:
+    """So that a whole checkpoint can take its name. What is there was left by a run that was killed before it could
+    call it `last.ckpt`; and neither a file replaces a folder nor a folder a file."""
     if path.is_dir():
         shutil.rmtree(path)
     elif partial.is_dir():
         path.unlink(missing_ok=True)
-    partial.replace(path)
 
 
 def remove(checkpoint: Path) -> None:
@@ -44,15 +51,6 @@ def give_name(checkpoint: Path, name: Path) -> None:
     else:
         os.link(checkpoint, partial)
     partial.replace(name)
-
-
-def sync(folder: Path) -> None:
-    """What was renamed in `folder` stays so after a power cut."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:

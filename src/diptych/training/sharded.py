@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from diptych.atomic import sync_folder
 from diptych.errors import UserError
 from diptych.interop.sharded import REST, opened, read_rest
-from diptych.training.naming import replace, settle, sync
+from diptych.training.naming import replace, settle
 from diptych.training.parallel import from_rows, in_layout, rows_of
 
 TENSOR = "tensor"  # in meta.pt, {"tensor": name} stands for one that lies in the shards
@@ -103,7 +104,7 @@ class CheckpointFolders(CheckpointIO):
                 torch.save(rest, file)
                 file.flush()
                 os.fsync(file.fileno())
-            sync(partial)
+            sync_folder(partial)
             replace(partial, path)
             settle(path, names, self.keep)
 

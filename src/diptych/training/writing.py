@@ -11,7 +11,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from diptych.training.naming import replace, settle, sync
+from diptych.atomic import beside
+from diptych.training.naming import make_way, settle
 from diptych.training.sharded import CheckpointIO
 
 
@@ -44,8 +45,7 @@ def snapshot(tree: Any) -> Any:
 def write(content: Any, file: Path) -> None:
     """`file` is whole after this, also after a power cut, or is not there. Raises OSError, and leaves no part."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with beside(file) as partial:
         with partial.open("wb+") as opened:
             stream = _Stream(opened)
             try:
@@ -53,15 +53,7 @@ def write(content: Any, file: Path) -> None:
                 seal(opened, stream.digest.digest())
             except Exception as error:
                 raise stream.error or error from None  # torch hides what the disk said
-            opened.flush()
-            os.fsync(opened.fileno())
-        replace(partial, file)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(partial)  # a write doesn't know its file's name
-        raise
-    sync(file.parent)
+        make_way(partial, file)
 
 
 class _Stream:

@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from diptych.atomic import write_json
 from diptych.data.sources.emoji_concepts import Concept, concepts
 from diptych.data.sources.emoji_drawings import SIZE, coding_error, collect, draw, drop_shared, encode
 from diptych.data.sources.emoji_packages import Contents, Package, fetch, load, pinned
 from diptych.data.sources.emoji_splits import Splits, plan_sets, split
 from diptych.data.sources.emoji_variants import redraw
-from diptych.data.sources.emoji_write import write_json, write_set, write_train
+from diptych.data.sources.emoji_write import write_set, write_train
 
 SEED = 0
 UNSEEN = 120  # concepts

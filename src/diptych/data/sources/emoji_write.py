@@ -13,6 +13,7 @@ from typing import Any
 
 from webdataset import ShardWriter, TarWriter
 
+from diptych.atomic import write, write_json
 from diptych.data.sources.emoji_captions import caption, captions
 from diptych.data.sources.emoji_concepts import Concept
 from diptych.data.sources.emoji_drawings import Drawings
@@ -88,11 +89,7 @@ def write_set(folder: Path, plan: SetPlan, encoded: Drawings, seed: int) -> None
             text = {"caption": caption(concept, style, seed), "label": concept.label, "style": style}
             image, label = encoded[style][key], str(labels[key]).encode()
             writer.write({"__key__": f"{key}_{style}", "webp": image, "cls": label, "json": _json(text)})
-    (folder / "test" / "0.tar").write_bytes(gzip.compress(plain.getvalue(), mtime=0))
-
-
-def write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write(folder / "test" / "0.tar", gzip.compress(plain.getvalue(), mtime=0))
 
 
 def _json(fields: dict[str, Any]) -> bytes:
@@ -100,4 +97,4 @@ def _json(fields: dict[str, Any]) -> bytes:
 
 
 def _write_lines(path: Path, lines: list[str] | tuple[str, ...]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write(path, "".join(f"{line}\n" for line in lines))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from diptych.atomic import write_json
 from diptych.data.sources.parts import Part, all_parts, there, write_record
 from diptych.data.sources.processes import each
-from diptych.data.sources.writing import Losses, Record, remove_partials, replace
+from diptych.data.sources.writing import Losses, Record, remove_partials
 from diptych.errors import UserError
 
 
@@ -117,9 +117,9 @@ def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: L
     packed["settings"] = {
         key: settings[key] for key in settings if key not in ("version", "of", "left_out", "shards")
     }
-    replace(out / "pack.json", _json(packed))
+    write_json(out / "pack.json", packed)
     if samples:
-        replace(index, _json({"version": 1, "shards": [_entry(record) for record in kept]}))
+        write_json(index, {"version": 1, "shards": [_entry(record) for record in kept]})
     print(f"{samples:,} samples in {len(kept)} shards", flush=True)
     for reason, of in left_out.items():
         print(f"  left out: {of['count']:,} × {reason}, as {of['examples'][0]}", flush=True)
@@ -134,7 +134,3 @@ def _entry(record: Record) -> dict[str, Any]:
     if record.sha256:
         entry["sha256"] = record.sha256
     return {**entry, "offsets": record.offsets}
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, ensure_ascii=False, indent=1) + "\n").encode()

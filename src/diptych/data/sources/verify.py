@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from diptych.atomic import write_json
 from diptych.data.files import Files
 from diptych.data.headers import META
 from diptych.data.index import read_index
 from diptych.data.sources.checking import Checked, Expected, Finding, check_shard, key_hash
 from diptych.data.sources.processes import each
 from diptych.data.sources.tars import File, walk
-from diptych.data.sources.writing import printable, replace
+from diptych.data.sources.writing import printable
 from diptych.errors import UserError
 
 
@@ -31,9 +31,8 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
     ordered = [checked[number] for number in range(len(shards))]
     findings = [finding for shard in ordered for finding in shard.findings]
     findings += _shared_keys(ordered, workers)
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "verify.json"
-    replace(file, (json.dumps([finding.describe() for finding in findings], indent=1) + "\n").encode())
+    write_json(file, [finding.describe() for finding in findings])
     samples = sum(shard.samples for shard in ordered)
     print(f"{samples:,} samples in {len(shards)} shards, {len(findings):,} findings: {file}", flush=True)
     if findings:

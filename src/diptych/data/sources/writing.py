@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from webdataset import TarWriter
 
+from diptych.atomic import beside, refusing, write
 from diptych.data.headers import Offsets
 from diptych.data.sources.entries import Entry, LeftOut
-from diptych.errors import UserError
 
 TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
 EXAMPLES = 5
@@ -68,9 +67,9 @@ def write_shard(folder: str, number: int, first: int, entries: Sequence[Entry | 
     entries: or why there is none, with the row's name as second argument
     """
     name = shard_name(number)
-    final, partial = Path(folder) / name, Path(folder) / f"{name}.{os.getpid()}.partial"
+    final = Path(folder) / name
     losses, starts = Losses(), []
-    try:
+    with refusing(final), beside(final) as partial:
         with partial.open("wb") as file:
             hashed = _Hashed(file)
             with TarWriter(hashed, **TAR) as writer:
@@ -85,13 +84,8 @@ def write_shard(folder: str, number: int, first: int, entries: Sequence[Entry | 
                 end = writer.tarstream.offset
         if starts:
             write_offsets(final, np.array([*starts, end]))
-            partial.replace(final)
-    except OSError as error:
-        raise UserError(
-            f"{final} can't be written ({error.strerror}): mend that and type the command again."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        else:
+            partial.unlink()
     return Record(number, name, len(starts), hashed.bytes, hashed.digest.hexdigest(), losses.describe())
 
 
@@ -112,21 +106,14 @@ def printable(name: str) -> str:
 
 def write_offsets(shard: Path, offsets: Offsets) -> None:
     """SHARD.idx beside the shard, whole or not at all; see diptych.data.index."""
-    replace(shard.with_name(f"{shard.name}.idx"), offsets.astype("<i8").tobytes())
-
-
-def replace(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
+    write(shard.with_name(f"{shard.name}.idx"), offsets.astype("<i8").tobytes())
 
 
 def remove_partials(folder: Path, numbers: Iterable[int]) -> None:
     """What a killed process left of these shards."""
     names = {shard_name(number) for number in numbers}
-    for partial in folder.glob("train-*.partial"):
-        if partial.name[: len(shard_name(0))] in names:
+    for partial in folder.glob(".train-*.partial"):
+        if partial.name[1 : 1 + len(shard_name(0))] in names:
             partial.unlink(missing_ok=True)
 
 

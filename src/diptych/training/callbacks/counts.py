@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from diptych import distributed
+from diptych.atomic import write_json
 from diptych.data.steps import Steps, refuse_too_many
+from diptych.errors import UserError
 
 NOTHING: dict[str, Any] = {"read": 0, "skipped": {}}
 EVENTS = ("retried", "stalled")
@@ -64,10 +65,8 @@ class Counts(L.Callback):
             refuse_too_many(total["skipped"], total["read"], batches.max_bad, batches.stream.samples_per_epoch)
 
     def _write(self, total: dict[str, Any]) -> None:
-        partial = self.file.with_suffix(".partial")
-        with contextlib.suppress(OSError):  # a full disk: the next time it says this too
-            partial.write_text(json.dumps(total, indent=1) + "\n")
-            partial.replace(self.file)
+        with contextlib.suppress(UserError):  # a full disk: the next time it says this too
+            write_json(self.file, total)
 
 
 def _batches(trainer: L.Trainer) -> Steps | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diptych import distributed
+from diptych.atomic import write_json
 from diptych.batch import Batch
 from diptych.errors import UserError
 from diptych.training.accumulation import batch_norms
@@ -113,8 +113,7 @@ class Gradients(L.Callback):
         told = {"step": step.number, "not_finite": what, "samples": samples}
         told["keys"] = distributed.gather_objects(step.keys)
         if trainer.is_global_zero:
-            self.folder.mkdir(exist_ok=True)
-            file.write_text(json.dumps(told, indent=1) + "\n")
+            write_json(file, told)
         if self._in_a_row == self.limit:
             writer = trainer.strategy.checkpoint_io
             if isinstance(writer, CheckpointIO):

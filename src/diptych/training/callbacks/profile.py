@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
+from diptych.atomic import write_json
 from diptych.batch import Batch
 from diptych.training.module import ContrastiveModule
 
@@ -115,7 +115,7 @@ class Profile(L.Callback):
             self._profiler.export_chrome_trace(str(run_dir / "trace.json.gz"))
             told |= _operations(self._profiler, traced, "device" if self._cuda else "cpu")
             self._profiler = None
-        (run_dir / "profile.json").write_text(json.dumps(told, indent=1) + "\n")
+        write_json(run_dir / "profile.json", told)
 
     @torch.compiler.disable
     def _mark(self, name: str) -> None:
