@@ -1,0 +1,103 @@
+"""The trainer's exact step for a training loop of one's own: forward, loss, backward, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from diptych import distributed
+from diptych.allocator import keep_freed_memory
+from diptych.batch import normalise
+from diptych.errors import UserError
+from diptych.loss import ContrastiveLoss
+from diptych.towers.clip import CLIP, unit
+from diptych.training.module import MAX_LOG_SCALE
+from diptych.training.optim import adamw
+from diptych.training.precision import NAMES, computed_in, tower_dtype
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_step(
+    model: CLIP,
+    lr: float = 5e-4,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-6,
+    weight_decay: float = 0.2,
+    precision: str = "32-true",
+    *,
+    loss: nn.Module | None = None,
+    clip: float | None = None,
+) -> Step:
+    """One optimiser step as the trainer runs it: (images, tokens) -> loss, before the step and detached, [].
+
+    images: float [B, 3, H, W], prepared as `model(images, tokens)` takes them; or uint8, prepared here
+    tokens: int64 [B, L]
+    lr, betas, eps, weight_decay: of AdamW, whose decay skips gains, biases and the logit scale (`optim.adamw`)
+    precision: one of `precision.NAMES`, without 16-mixed
+    loss: (image [B, D], text [B, D], scale []) -> scalar; CLIP's, over the pairs of all ranks, if not given
+    clip: largest norm of the whole gradient; None for no clipping (the trainer's default is 1.0)
+
+    The model is changed in place: set to training mode and channels_last, to float64 under 64-true. On a CPU the
+    process keeps the memory that it frees from then on, which saves time and no digit (`allocator.py`). In a process
+    group each rank brings its own B pairs of one global batch, and gradients are averaged over ranks: as the loss
+    gathers features with their gradients, the step is that of the global batch in one process.
+    `step.optimizer` is the optimiser, for a schedule or a checkpoint. Raises UserError for an unknown precision, and
+    for a model with patch dropout, whose patches are drawn from the samples' seeds in the data.
+    """
+    if precision not in NAMES or precision == "16-mixed":
+        others = ", ".join(name for name in NAMES if name != "16-mixed")
+        raise UserError(f"build_step takes no precision={precision}: choose one of {others}.")
+    if getattr(model.image, "patch_dropout", 0):
+        raise UserError("build_step can't drop patches: create the model with image.patch_dropout=0.")
+    loss = ContrastiveLoss() if loss is None else loss
+    if precision == "64-true":
+        model.double()
+        loss.double()
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if distributed.world_size() > 1:
+        distributed.synchronise_batch_norm(model)
+    device, dtype = model.logit_scale.device, tower_dtype(precision)
+    if device.type == "cpu":
+        keep_freed_memory()
+    optimizer = adamw(model, loss, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def features(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        text = _encoded(model.text, tokens, dtype)
+        if images.dtype == torch.uint8:
+            images = normalise(images, model.mean, model.std)
+        return _encoded(model.image, images.to(model.logit_scale.dtype), dtype), text
+
+    def step(images: Tensor, tokens: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            value = loss(*features(images, tokens), model.logit_scale.exp())
+        value.backward()
+        _average(parameters)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=MAX_LOG_SCALE)
+        return value.detach()
+
+    step.optimizer = optimizer  # type: ignore[attr-defined]
+    return step
+
+
+def _encoded(tower: nn.Module, rows: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Features [B, D] at unit length."""
+    return unit(tower(rows) if dtype is None else computed_in(dtype, tower, rows))
+
+
+def _average(parameters: list[nn.Parameter]) -> None:
+    """The mean of each gradient over ranks, as data-parallel wrappers take it."""
+    if (ranks := distributed.world_size()) > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= ranks
