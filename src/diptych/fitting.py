@@ -28,6 +28,7 @@ NOT_OF_LOADER = ("labelled", "synonyms", "ngrams")  # keys of `data` that recipe
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from torch import nn
 
     from diptych.data.evalset import EvalSet
     from diptych.towers.clip import CLIP
@@ -95,7 +96,8 @@ def fit(run_dir: Path, resume: bool) -> None:
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     start = _start(last) if resume else 0
-    model, described, notes = _model(cfg, start=not resume)
+    loss = instantiate(cfg["loss"], _convert_="all")
+    model, described, notes = _model(cfg, start=not resume, loss=loss)
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
         print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
@@ -110,7 +112,6 @@ def fit(run_dir: Path, resume: bool) -> None:
     data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
     data.start = start
     data.evaluate = affordable(_readable(data.evaluate, model), model)
-    loss = instantiate(cfg["loss"], _convert_="all")
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
         print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
@@ -144,16 +145,19 @@ def _start(last: Path) -> int:
     return int(read_checkpoint(last)["global_step"])
 
 
-def _model(cfg: dict[Any, Any], start: bool) -> tuple[CLIP, dict[str, Any], list[str]]:
+def _model(cfg: dict[Any, Any], start: bool, loss: nn.Module | None = None) -> tuple[CLIP, dict[str, Any], list[str]]:
     """The config's model, with the weights it starts from and with what is not trained frozen; what a checkpoint
-    says of it; and notes for the log. start: whether the run is new, and reads those weights"""
+    says of it; and notes for the log.
+
+    start: whether the run is new, and reads those weights; loss: what takes a loss's part of them
+    """
     described, paths = split_pretrained(cfg["model"])
     model = instantiate(described, _convert_="all")
     notes = []
     if start and paths:
         from diptych.pretrained import start_from
 
-        notes = [note for tower, path in paths.items() for note in start_from(model, path, tower)]
+        notes = [note for tower, path in paths.items() for note in start_from(model, path, tower, loss)]
     if "finetune" in cfg:  # not in the config of a run from before there was any
         notes += instantiate(cfg["finetune"])(model)
     return model, described, notes

@@ -15,9 +15,11 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.encode import tokenizer_for
 from diptych.errors import UserError
 from diptych.interop.files import read_torch
+from diptych.interop.heads import Hints
 from diptych.interop.own import refuse_instantiator
 from diptych.interop.reading import read
 from diptych.interop.sharded import read_rest
+from diptych.interop.weights import Weights
 from diptych.towers.clip import CLIP
 
 
@@ -53,19 +55,27 @@ def load(
     image_size: int | None = None,
     context_length: int | None = None,
     quick_gelu: bool | None = None,
+    image_heads: int | None = None,
+    text_heads: int | None = None,
 ) -> Loaded:
     """Open a run folder (its last checkpoint), a checkpoint file, an exported folder, or what OpenAI, open_clip or
     Hugging Face wrote.
 
     image_size, context_length: other than the checkpoint's: positions are resampled, which is logged
     quick_gelu: the activation, for an OpenAI-named state dict without a config beside it
+    image_heads, text_heads: attention heads, for the same; known models' are known by their width and depth
 
     The weights are computed with in float32, whatever they were stored in.
     Raises UserError for a missing, damaged, foreign or ill-fitting file, naming what does not fit.
     """
-    weights = read(path, quick_gelu)
+    weights = read(path, Hints(quick_gelu, image_heads, text_heads))
     if image_size is not None or context_length is not None:
         weights = weights.resized(image_size, context_length)
+    return ready(weights)
+
+
+def ready(weights: Weights) -> Loaded:
+    """The model of weights that were read, with its tokenizer. Raises UserError for what does not fit."""
     model = weights.model()
     describe = {"model": weights.config, **weights.describe}
     return Loaded(model, _tokenizer(model, weights.path), describe, weights.step, weights.path)

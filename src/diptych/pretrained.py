@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +13,33 @@ from diptych.errors import UserError
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions, resize_text_positions
 
+if TYPE_CHECKING:
+    from diptych.interop.heads import Hints
 
-def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[str]:
+
+def start_from(model: CLIP, path: str | Path, tower: str | None = None, loss: nn.Module | None = None) -> list[str]:
     """Give `model` the weights of a checkpoint that `diptych.load` opens; returns what to say of it in the log.
 
     tower: "image" or "text" for that tower's weights alone; None for all, the logit scale included. The image
         tower `TimmTower` also takes a file of timm's own weights (`.safetensors`, or a state dict of torch).
+    loss: gets SigLIP's logit bias, where a whole model's file has one and the loss takes one
     Positions are resampled where the image size or the context differs. Everything else must be the file's: names,
-    shapes, and what shapes don't show (activation, heads, eps, mean and deviation of the pixels).
+    shapes, and what shapes don't show (activation, heads, eps, mean and deviation of the pixels). Where the file is a
+    bare state dict, which doesn't say activation and heads, those of `model` are taken.
     Raises UserError for what does not fit.
     """
     key = f"model.{tower}.pretrained" if tower else "model.pretrained"
     source = f"{key}={path}"
     if tower == "image" and hasattr(model.image, "trunk") and _is_plain(Path(path)):
         return _start_trunk(model, Path(path), source)
-    from diptych.loading import load  # here, since it opens the data's libraries, which timm's own file needs none of
+    from diptych.interop.reading import read  # here, since timm's own file needs none of what they open
+    from diptych.loading import ready
 
     try:
-        there = load(path).model
+        loaded = ready(read(path, _hints(model)))
     except UserError as error:
         raise UserError(str(error).replace("checkpoint=", f"{key}=", 1)) from error
+    there = loaded.model
     taken = {name: value for name, value in there.state_dict().items() if tower in (None, name.partition(".")[0])}
     taken, notes = _resampled(model, taken)
     own = {} if tower is None else model.state_dict()
@@ -43,7 +50,33 @@ def start_from(model: CLIP, path: str | Path, tower: str | None = None) -> list[
         _check_vocabulary(model, there, source)
     if tower != "text":
         _check_pixels(model, there.mean, there.std, source)
+    if tower is None:
+        notes += _start_bias(loss, loaded.describe.get("logit_bias"))
     return [f"starts from {source}, {len(taken)} tensors", *notes]
+
+
+def _hints(model: CLIP) -> Hints:
+    """What the config says of activation and heads, for a file of weights alone."""
+    from diptych.interop.architecture import architecture_of
+    from diptych.interop.heads import NO_HINTS, Hints
+
+    try:
+        found = architecture_of(model, "open_clip")
+    except UserError:  # not a design that such a file could hold: it is refused for its names and shapes
+        return NO_HINTS
+    return Hints(found.text_quick, found.image_heads, found.text_heads, sure=False)
+
+
+def _start_bias(loss: nn.Module | None, bias: float | None) -> list[str]:
+    """SigLIP's bias from the file into its loss; another loss has no use for it: softmax takes no notice of it."""
+    if bias is None:
+        return []
+    ours = getattr(loss, "logit_bias", None)
+    if not isinstance(ours, nn.Parameter):
+        return [f"its logit bias of {bias:g} is SigLIP's and left out: the loss of this run has none"]
+    with torch.no_grad():
+        ours.fill_(bias)
+    return [f"the loss starts with the file's logit bias of {bias:g}"]
 
 
 def _fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

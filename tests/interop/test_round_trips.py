@@ -30,6 +30,7 @@ import diptych
 from diptych.errors import UserError
 from diptych.interop import from_open_clip, to_open_clip
 from diptych.interop.architecture import Architecture, architecture_of
+from diptych.interop.heads import Hints
 from diptych.interop.reading import read
 from diptych.interop.writing import convert
 
@@ -60,9 +61,11 @@ def test_a_plain_state_dict_gains_no_keys_and_its_activation_is_logged(
 ) -> None:
     state = openai_state(VIT, bookkeeping=False)
     torch.save(state, folder / "plain.pt")
-    assert same(torch.load(there_and_back(folder / "plain.pt", "openai"), weights_only=True), state)
-    assert "doesn't say its activation: QuickGELU is taken" in caplog.text
-    assert architecture_of(read(folder / "plain.pt", quick_gelu=False).model(), "x").text_quick is False
+    ours = convert(folder / "plain.pt", "diptych", folder / "ours", image_heads=1, text_heads=1)
+    assert same(torch.load(convert(ours, "openai", folder / "back"), weights_only=True), state)
+    assert "Assumed: QuickGELU as activation" in caplog.text and "heads" not in caplog.text
+    hints = Hints(quick_gelu=False, image_heads=1, text_heads=1)
+    assert architecture_of(read(folder / "plain.pt", hints).model(), "x").text_quick is False
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "epoch_3.pt"])
@@ -124,7 +127,7 @@ def test_state_dicts_in_memory() -> None:
     assert same(again.state_dict(), model.state_dict()) and not again.training
     assert again.image.transformer.resblocks[0].attn.heads == 4
     assert again.logit_scale.data_ptr() != model.logit_scale.data_ptr()
-    assert from_open_clip(state, quick_gelu=False).text.transformer.resblocks[0].mlp.gelu.approximate == "none"
+    assert from_open_clip(state, None, False, 4, 4).text.transformer.resblocks[0].mlp.gelu.approximate == "none"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_mixed_types_stay_mixed_between_any_two_formats(folder: Path) -> None:
     state = mixed(to_open_clip(model_of(VIT)))
     torch.save(state, folder / "a.pt")
     for first, second in itertools.permutations(["open_clip", "huggingface", "diptych"], 2):
-        one = convert(folder / "a.pt", first, folder / f"{first}-{second}-1", quick_gelu=True)
+        one = convert(folder / "a.pt", first, folder / f"{first}-{second}-1", None, None, True, 1, 1)
         two = convert(one, second, folder / f"{first}-{second}-2")
         back = convert(two, "openai", folder / f"{first}-{second}.pt")
         numbers = ("input_resolution", "context_length", "vocab_size")

@@ -19,6 +19,7 @@ from diptych.building import build
 from diptych.errors import UserError
 from diptych.interop import names, to_open_clip
 from diptych.interop.architecture import architecture_of, infer
+from diptych.interop.heads import NO_HINTS, with_heads
 from diptych.interop.huggingface import names as huggingface_names
 from diptych.interop.reading import read
 from diptych.interop.weights import Weights, skeleton
@@ -41,7 +42,8 @@ def test_the_paper_s_models_are_read_off_their_shapes(name: str) -> None:
     state = model.state_dict()
     back = names.ours_from_openai(to_open_clip(model))
     assert back.keys() == state.keys()
-    found = infer(back, "x")
+    found = with_heads(infer(back, "x"), NO_HINTS, "x")
+    assert found == with_heads(infer(back, "x"), NO_HINTS, "x", by_openai=True)
     assert found == architecture_of(model, "x")
     built = skeleton(found.config(), state, "x").state_dict()
     assert {key: value.shape for key, value in built.items()} == {key: value.shape for key, value in state.items()}

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from diptych.interop.architecture import infer
+from diptych.interop.heads import Hints, with_heads
 from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
 from diptych.interop.open_clip import with_config
-from diptych.interop.weights import model_of
+from diptych.interop.weights import model_of, take_logit_bias
 from diptych.towers.clip import CLIP
 
 __all__ = ["from_open_clip", "to_open_clip"]
@@ -26,19 +27,29 @@ def to_open_clip(model: CLIP) -> dict[str, Tensor]:
 
 
 def from_open_clip(
-    state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, quick_gelu: bool | None = None
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any] | None = None,
+    quick_gelu: bool | None = None,
+    image_heads: int | None = None,
+    text_heads: int | None = None,
 ) -> CLIP:
     """A model of ours, in eval mode and float32, from a state dict of open_clip or OpenAI; tensors are copied.
 
-    config: open_clip's `model_cfg`, where heads aren't one per 64 channels, or the activation isn't QuickGELU
-    quick_gelu: says the activation itself; names and shapes don't. None: as `config` says, else OpenAI's QuickGELU
+    config: open_clip's `model_cfg`, which says heads and activation; names and shapes don't
+    quick_gelu: says the activation itself. None: as `config` says, else OpenAI's QuickGELU
+    image_heads, text_heads: say the heads themselves. None: as `config` says, else those of the known model of this
+        width and depth (`heads.py`)
 
-    Raises UserError for a state dict of another family, or for a key that is missing, unknown or of another shape.
+    SigLIP's `logit_bias` belongs to the loss here and is left out. Raises UserError for a state dict of another
+    family, for a key that is missing, unknown or of another shape, and where nothing says the heads.
     """
     ours = ours_from_openai(state)
+    take_logit_bias(ours, "The state dict")
     architecture = infer(ours, "The state dict")
     if config is not None:
         architecture = with_config(architecture, config, "The config")
     if quick_gelu is not None:
         architecture = replace(architecture, image_quick=quick_gelu, text_quick=quick_gelu)
+    hints = Hints(quick_gelu, image_heads or architecture.image_heads, text_heads or architecture.text_heads)
+    architecture = with_heads(architecture, hints, "The state dict")
     return model_of(architecture.config(), ours, "The state dict", to_openai)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from diptych.towers.text import TextTransformer
 from diptych.towers.transformer import QuickGELU, ResidualAttentionBlock, Transformer
 from diptych.towers.vit import VisionTransformer
 
-HEAD_WIDTH = 64  # channels a head in all of the paper's models, whose files don't say it
 STRIDE = 32  # of the modified ResNet's four stages and stem
+BLOCKS = "image.transformer.resblocks"
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
 
@@ -29,6 +29,8 @@ class Architecture:
     """A CLIP of OpenAI's design: ViT or modified ResNet of bottlenecks, and a text Transformer.
 
     patch_size: of the ViT, None for the ResNet; image_layers: blocks of the ViT, or of each stage
+    image_heads, text_heads: None where names and shapes are all there is, which don't show them (`heads.py`)
+    image_mlp: channels inside the ViT's MLPs; None for 4 times the width
     image_quick, text_quick: QuickGELU, OpenAI's, or else GELU; nothing in a ResNet asks for the first
     """
 
@@ -36,13 +38,14 @@ class Architecture:
     patch_size: int | None
     image_width: int
     image_layers: int | tuple[int, ...]
-    image_heads: int
+    image_heads: int | None
     embed_dim: int
     text_width: int
     text_layers: int
-    text_heads: int
+    text_heads: int | None
     context_length: int
     vocab_size: int
+    image_mlp: int | None = None
     image_quick: bool = True
     text_quick: bool = True
     mean: tuple[float, ...] = OPENAI_MEAN
@@ -61,6 +64,7 @@ class Architecture:
         else:
             image |= {"_target_": _path(VisionTransformer), "layers": self.image_layers}
             image |= {"patch_size": self.patch_size, "activation": _activation(self.image_quick)}
+            image |= {} if self.image_mlp is None else {"mlp_width": self.image_mlp}
         text = {
             "_target_": _path(TextTransformer),
             "embed_dim": self.embed_dim,
@@ -89,7 +93,8 @@ def _activation(quick: bool) -> dict[str, str]:
 
 
 def infer(state: Mapping[str, Tensor], source: str) -> Architecture:
-    """Off a state dict in our names; heads are one per 64 channels and QuickGELU is taken, as in OpenAI's files.
+    """Read off a state dict in our names: all but the heads, which no name and no shape shows, and the activation,
+    which is set to OpenAI's QuickGELU.
 
     Raises UserError for a state dict of another family or with a missing key, which it names.
     """
@@ -102,7 +107,7 @@ def infer(state: Mapping[str, Tensor], source: str) -> Architecture:
         embed_dim=embed_dim,
         text_width=text_width,
         text_layers=blocks(state, "text.transformer.resblocks"),
-        text_heads=max(1, text_width // HEAD_WIDTH),
+        text_heads=None,
         context_length=context_length,
         vocab_size=vocab_size,
     )
@@ -111,12 +116,15 @@ def infer(state: Mapping[str, Tensor], source: str) -> Architecture:
 def _infer_vit(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     width, _, patch, _ = _shape(state, "image.conv1.weight", 4, source)
     grid = _grid(state, "image.positional_embedding", source)
+    first = f"{BLOCKS}.0.mlp.c_fc.weight"
+    inner = _shape(state, first, 2, source)[0] if first in state else 4 * width
     return {
         "image_size": grid * patch,
         "patch_size": patch,
         "image_width": width,
-        "image_layers": blocks(state, "image.transformer.resblocks"),
-        "image_heads": max(1, width // HEAD_WIDTH),
+        "image_layers": blocks(state, BLOCKS),
+        "image_heads": None,
+        "image_mlp": None if inner == 4 * width else inner,
     }
 
 
@@ -128,7 +136,7 @@ def _infer_resnet(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         "patch_size": None,
         "image_width": width,
         "image_layers": layers,
-        "image_heads": max(1, width * STRIDE // HEAD_WIDTH),
+        "image_heads": None,
     }
 
 
@@ -162,8 +170,10 @@ def architecture_of(model: CLIP, target: str) -> Architecture:
         patch, width = model.image.conv1.kernel_size[0], model.image.conv1.out_channels
         layers: int | tuple[int, ...] = len(model.image.transformer.resblocks)
         image_heads, image_quick = _blocks_of(model.image.transformer, target)
+        inner = cast(ResidualAttentionBlock, model.image.transformer.resblocks[0]).mlp.c_fc.out_features
+        mlp = None if inner == 4 * width else inner
     elif isinstance(model.image, ModifiedResNet):
-        patch, width, image_quick = None, model.image.conv3.out_channels, True
+        patch, width, image_quick, mlp = None, model.image.conv3.out_channels, True, None
         stages = [getattr(model.image, stage) for stage in model.image.stages]
         if len(stages) != 4 or not all(isinstance(block, Bottleneck) for stage in stages for block in stage):
             raise _inexpressible(target, "a ResNet of basic blocks or of other than four stages")
@@ -183,6 +193,7 @@ def architecture_of(model: CLIP, target: str) -> Architecture:
         text_heads=text_heads,
         context_length=model.context_length,
         vocab_size=model.text.token_embedding.num_embeddings,
+        image_mlp=mlp,
         image_quick=image_quick,
         text_quick=text_quick,
         mean=tuple(model.mean),

@@ -44,6 +44,7 @@ TEXT = TOWER | {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 20
 TEXT |= {"max_position_embeddings": 77, "eos_token_id": 49407}
 VISION = TOWER | {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_channels": 3}
 VISION |= {"image_size": 224, "patch_size": 32}
+COUNTS = {key for key, value in (TEXT | VISION).items() if type(value) is int}
 log = logging.getLogger(__name__)
 
 
@@ -122,6 +123,7 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _architecture(config: Mapping[str, Any], pictures: Mapping[str, Any], source: str) -> Architecture:
     text, vision = _tower(config, "text_config", TEXT, source), _tower(config, "vision_config", VISION, source)
+    inner = vision["intermediate_size"]
     if vision["num_channels"] != 3 or not isinstance(vision["image_size"], int):
         raise UserError(f"{source} asks for images other than RGB squares, which no tower here reads.")
     if text["eos_token_id"] not in (2, text["vocab_size"] - 1):  # 2 stands for the highest id in a caption, too
@@ -132,6 +134,7 @@ def _architecture(config: Mapping[str, Any], pictures: Mapping[str, Any], source
         image_width=vision["hidden_size"],
         image_layers=vision["num_hidden_layers"],
         image_heads=vision["num_attention_heads"],
+        image_mlp=None if inner == 4 * vision["hidden_size"] else inner,
         image_quick=ACTIVATIONS[vision["hidden_act"]],
         embed_dim=config.get("projection_dim", 512),
         text_width=text["hidden_size"],
@@ -149,12 +152,19 @@ def _tower(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], so
     if not isinstance(given, Mapping):
         raise UserError(f"{source} is refused: its {name} is no mapping.")
     tower = dict(defaults) | {key: value for key, value in given.items() if value is not None}
+    for key in COUNTS & tower.keys():
+        if type(tower[key]) is not int or tower[key] < 1:
+            raise UserError(f"{source} is refused: its {name}.{key} is {tower[key]!r}, no positive whole number.")
     if tower["hidden_act"] not in ACTIVATIONS:
         raise UserError(f"{source} asks for {name}.hidden_act={tower['hidden_act']}, which no tower here has.")
-    if tower["intermediate_size"] != 4 * tower["hidden_size"] or tower["layer_norm_eps"] != 1e-5:
+    if tower["layer_norm_eps"] != 1e-5:
         raise UserError(
-            f"{source} asks for {name} with intermediate_size={tower['intermediate_size']} and"
-            f" layer_norm_eps={tower['layer_norm_eps']}, where towers here have 4 times the width and 1e-05."
+            f"{source} asks for {name} with layer_norm_eps={tower['layer_norm_eps']}; towers here have 1e-05."
+        )
+    if name == "text_config" and tower["intermediate_size"] != 4 * tower["hidden_size"]:
+        raise UserError(
+            f"{source} asks for {name} with intermediate_size={tower['intermediate_size']}; the text tower here has 4"
+            f" times its width of {tower['hidden_size']}."
         )
     return tower
 
@@ -177,6 +187,8 @@ def write(weights: Weights, out: Path) -> None:
     architecture = architecture_of(weights.check(), "huggingface")
     if architecture.patch_size is None:
         raise UserError("Hugging Face's CLIP has no ResNet tower: take format=open_clip, openai or diptych.")
+    if "logit_bias" in weights.describe:
+        log.warning("%s: Hugging Face's CLIP has no place for SigLIP's logit bias: it is left out", weights.path)
     out.mkdir(parents=True, exist_ok=True)
     write_tokenizer(out, architecture.vocab_size, architecture.context_length)
     state = _split(weights.state)
@@ -207,7 +219,9 @@ def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str
         "image_size": architecture.image_size,
         "patch_size": architecture.patch_size,
         "num_channels": 3,
-        **_common(architecture.image_width, architecture.image_layers, architecture.image_heads),
+        **_common(
+            architecture.image_width, architecture.image_layers, architecture.image_heads, architecture.image_mlp
+        ),
         "hidden_act": quick[architecture.image_quick],
     }
     towers = {"text_config": text, "vision_config": vision}
@@ -222,10 +236,10 @@ def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str
     }
 
 
-def _common(width: int, layers: Any, heads: int) -> dict[str, Any]:
+def _common(width: int, layers: Any, heads: int | None, inner: int | None = None) -> dict[str, Any]:
     return {
         "hidden_size": width,
-        "intermediate_size": 4 * width,
+        "intermediate_size": inner or 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "layer_norm_eps": 1e-5,

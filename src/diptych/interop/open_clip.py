@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.errors import UserError
-from diptych.interop.architecture import HEAD_WIDTH, STRIDE, Architecture, architecture_of, infer
+from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.files import read_json
+from diptych.interop.heads import attention_width
 from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
-from diptych.interop.weights import Weights
+from diptych.interop.weights import Weights, take_logit_bias
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # In its own order of preference.
@@ -30,15 +33,21 @@ CANDIDATES = (
     "pytorch_model.pth",
     "model.pth",
 )
-TEXT_HEADS = 8  # where its config doesn't say
+HEAD_WIDTH, TEXT_HEADS, MLP_RATIO = 64, 8, 4.0  # where its config doesn't say
 # What towers here can be, and settings that change nothing once trained; whatever else is set asks for others.
 KNOWN = {
-    "vision_cfg": {"layers", "width", "head_width", "patch_size", "image_size", "patch_dropout", "output_tokens"},
-    "text_cfg": {"layers", "width", "heads", "context_length", "vocab_size", "output_tokens"},
+    "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"},
+    "text_cfg": {"layers", "width", "heads", "context_length", "vocab_size"},
 }
-DEFAULTS = {"mlp_ratio": 4.0, "pool_type": ("tok", "argmax"), "pos_embed_type": "learnable", "proj_type": "linear"}
-DEFAULTS |= {"attn_pooler_queries": 256, "attn_pooler_heads": 8, "timm_pool": "avg", "timm_proj": "linear"}
-DEFAULTS |= {"eos_id": 2, "hf_model_pretrained": True}
+DEFAULTS: dict[str, Any] = {"pool_type": ("tok", "argmax"), "pos_embed_type": "learnable", "proj_type": "linear"}
+DEFAULTS |= {
+    "output_tokens": (True, False),
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+}
+DEFAULTS |= {"eos_id": 2, "hf_model_pretrained": True, "mlp_ratio": MLP_RATIO}
 log = logging.getLogger(__name__)
 
 
@@ -62,12 +71,23 @@ def with_config(found: Architecture, config: Mapping[str, Any], source: str) -> 
         if value is not None and value != getattr(found, key):
             raise UserError(f"{source} says that {key} is {value}, and the weights beside it {getattr(found, key)}.")
     quick = config.get("quick_gelu", False) is True
-    width = found.image_width * (STRIDE if found.patch_size is None else 1)
+    _check_mlp(found, vision.get("mlp_ratio", MLP_RATIO), source)
     head_width, text_heads = vision.get("head_width", HEAD_WIDTH), text.get("heads", TEXT_HEADS)
     if not all(type(number) is int and number > 0 for number in (head_width, text_heads)):
         raise UserError(f"{source} is refused: head_width={head_width}, heads={text_heads} are no counts.")
-    image_heads = max(1, width // head_width)
+    image_heads = max(1, attention_width(found) // head_width)
     return replace(found, image_heads=image_heads, text_heads=text_heads, image_quick=quick, text_quick=quick)
+
+
+def _check_mlp(found: Architecture, ratio: Any, source: str) -> None:
+    """Raises UserError where `mlp_ratio` gives another width than the weights of a ViT have."""
+    there = found.image_mlp or 4 * found.image_width
+    if found.patch_size is None or (isinstance(ratio, int | float) and int(found.image_width * ratio) == there):
+        return
+    raise UserError(
+        f"{source} says vision_cfg.mlp_ratio={ratio}, and the MLPs of the weights beside it are {there} wide, with a"
+        f" width of {found.image_width}."
+    )
 
 
 def _tower(config: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
@@ -104,7 +124,8 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
     for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest")):
         if pictures.get(key, usual) != usual:
             log.warning("%s prepares pictures with %s=%s, we with %s", source, key, pictures[key], usual)
-    return Weights(architecture.config(), ours, path, {"origin": {"format": "open_clip"}}, spell=to_openai)
+    describe = {"origin": {"format": "open_clip"}} | take_logit_bias(ours, str(path))
+    return Weights(architecture.config(), ours, path, describe, spell=to_openai)
 
 
 def write(weights: Weights, out: Path) -> None:
@@ -119,9 +140,12 @@ def write(weights: Weights, out: Path) -> None:
             "resize_mode": "shortest",
         },
     }
+    state = {name: value.contiguous() for name, value in openai_from_ours(weights.state).items()}
+    if (bias := weights.describe.get("logit_bias")) is not None:
+        config["model_cfg"]["init_logit_bias"] = bias  # by which open_clip's model has one to load
+        state["logit_bias"] = torch.tensor(bias, dtype=state["logit_scale"].dtype)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    state = {name: value.contiguous() for name, value in openai_from_ours(weights.state).items()}
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -129,8 +153,9 @@ def model_cfg(architecture: Architecture) -> dict[str, Any]:
     """open_clip's config of the model."""
     if architecture.patch_size is not None and architecture.image_quick != architecture.text_quick:
         raise UserError("open_clip has one activation for both towers and this model two: take format=huggingface.")
-    width = architecture.image_width * (STRIDE if architecture.patch_size is None else 1)
+    assert architecture.image_heads is not None
     layers = architecture.image_layers
+    mlp = {} if architecture.image_mlp is None else {"mlp_ratio": _mlp_ratio(architecture)}
     return {
         "embed_dim": architecture.embed_dim,
         "quick_gelu": architecture.text_quick,
@@ -139,7 +164,8 @@ def model_cfg(architecture: Architecture) -> dict[str, Any]:
             "layers": list(layers) if isinstance(layers, tuple) else layers,
             "width": architecture.image_width,
             "patch_size": architecture.patch_size,
-            "head_width": width // architecture.image_heads,
+            "head_width": attention_width(architecture) // architecture.image_heads,
+            **mlp,
         },
         "text_cfg": {
             "context_length": architecture.context_length,
@@ -149,3 +175,11 @@ def model_cfg(architecture: Architecture) -> dict[str, Any]:
             "layers": architecture.text_layers,
         },
     }
+
+
+def _mlp_ratio(architecture: Architecture) -> float:
+    """The shortest ratio from which open_clip, which rounds down, makes the MLP's width again."""
+    width, inner = architecture.image_width, architecture.image_mlp
+    assert inner is not None
+    ratios = (math.ceil(inner / width * 10**digits) / 10**digits for digits in range(1, 16))
+    return next(ratio for ratio in ratios if int(width * ratio) == inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from diptych.errors import UserError
 from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
-from diptych.interop.weights import Weights
+from diptych.interop.weights import Weights, take_logit_bias
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
 PREFIX = "model."  # of the module that trains it
+LOGIT_BIAS = "loss.logit_bias"  # of SigLIP's loss beside it
 
 
 def from_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> Weights:
@@ -24,12 +26,11 @@ def from_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> Weights:
     describe = checkpoint.get("diptych")
     if not isinstance(describe, Mapping) or not isinstance(describe.get("model"), Mapping):
         raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
-    state = checkpoint.get("state_dict")
-    state = {
-        key.removeprefix(PREFIX): value
-        for key, value in (state.items() if isinstance(state, Mapping) else ())
-        if isinstance(key, str) and key.startswith(PREFIX)
-    }
+    given = checkpoint.get("state_dict")
+    given = {key: value for key, value in given.items() if isinstance(key, str)} if isinstance(given, Mapping) else {}
+    state = {key.removeprefix(PREFIX): value for key, value in given.items() if key.startswith(PREFIX)}
+    bias = {"logit_bias": given[LOGIT_BIAS]} if LOGIT_BIAS in given else {}
+    describe = {**describe, **take_logit_bias(plain_state(bias, path), str(path))}
     step = checkpoint.get("global_step", 0)
     return _weights(describe, plain_state(state, path), path, step if type(step) is int else 0)
 
@@ -56,6 +57,8 @@ def _weights(describe: Mapping[str, Any], state: dict[str, Tensor], path: Path, 
     rest = plain_data(describe, path)
     config = rest.pop("model")
     rest.pop("step", None)
+    if "logit_bias" in rest and not (type(rest["logit_bias"]) is float and math.isfinite(rest["logit_bias"])):
+        raise refuse(path, "the logit_bias of its description is no finite number")
     if not isinstance(rest.get("origin", {}), Mapping):
         del rest["origin"]
     return Weights(config, state, path, rest, step)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diptych.errors import UserError
 from diptych.interop import files, huggingface, open_clip, openai, own, sharded
+from diptych.interop.heads import NO_HINTS, Hints
 from diptych.interop.names import unwrap
 from diptych.interop.torchscript import is_torchscript, read_torchscript
 from diptych.interop.weights import Weights
@@ -17,11 +18,11 @@ from diptych.interop.weights import Weights
 LAST = Path("checkpoints") / "last.ckpt"
 
 
-def read(path: str | Path, quick_gelu: bool | None = None) -> Weights:
+def read(path: str | Path, hints: Hints = NO_HINTS) -> Weights:
     """A run's folder, a checkpoint of ours (sharded, too), an exported folder, OpenAI's, open_clip's or Hugging
     Face's files.
 
-    quick_gelu: the activation of an OpenAI-named state dict that has no config beside it
+    hints: what an OpenAI-named state dict that has no config beside it doesn't say
     Raises UserError for what is missing, damaged, foreign or hostile.
     """
     path = Path(path)
@@ -32,18 +33,18 @@ def read(path: str | Path, quick_gelu: bool | None = None) -> Weights:
     if not path.is_file():
         raise UserError(f"checkpoint={path} does not exist: give a run's folder or a checkpoint file.")
     if path.suffix == ".safetensors":
-        return _recognised(files.read_safetensors(path), path, quick_gelu)
+        return _recognised(files.read_safetensors(path), path, hints)
     if is_torchscript(path):
-        return _recognised(files.plain_state(read_torchscript(path), path), path, quick_gelu, archive=True)
+        return _recognised(files.plain_state(read_torchscript(path), path), path, hints, archive=True)
     content = files.read_torch(path)
     if not isinstance(content, Mapping):
         raise files.refuse(path, f"it holds no state dict but a {type(content).__name__}")
     if "state_dict" not in content:
-        return _recognised(files.plain_state(content, path), path, quick_gelu)
+        return _recognised(files.plain_state(content, path), path, hints)
     own.refuse_instantiator(content, path)
     if "diptych" in content or _has(content["state_dict"], f"{own.PREFIX}image.", f"{own.PREFIX}text."):
         return own.from_checkpoint(content, path)
-    return _recognised(files.plain_state(content["state_dict"], path), path, quick_gelu)
+    return _recognised(files.plain_state(content["state_dict"], path), path, hints)
 
 
 def _chosen(folder: Path) -> Path:
@@ -67,14 +68,14 @@ def _chosen(folder: Path) -> Path:
     )
 
 
-def _recognised(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None, archive: bool = False) -> Weights:
+def _recognised(state: Mapping[str, Tensor], path: Path, hints: Hints, archive: bool = False) -> Weights:
     try:
-        return _by_names(unwrap(state), path, quick_gelu, archive)
+        return _by_names(unwrap(state), path, hints, archive)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
         raise files.refuse(path, f"what lies beside it is no description of a CLIP ({error!r})") from error
 
 
-def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None, archive: bool) -> Weights:
+def _by_names(state: Mapping[str, Tensor], path: Path, hints: Hints, archive: bool) -> Weights:
     if _has(state, "vision_model.", "text_model."):
         return huggingface.from_state(state, path)
     if _has(state, "image."):
@@ -84,7 +85,7 @@ def _by_names(state: Mapping[str, Tensor], path: Path, quick_gelu: bool | None, 
         raise UserError(f"checkpoint={path} is no CLIP that is known here: it has {some}.")
     if not archive and (path.parent / open_clip.CONFIG).is_file():
         return open_clip.from_state(state, path)
-    return openai.from_state(state, path, quick_gelu, certain=archive)
+    return openai.from_state(state, path, hints, archive)
 
 
 def _has(state: Any, *prefixes: str) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diptych.interop import pickles
 from diptych.interop.files import plain_state, read_torch, refuse
-from diptych.interop.own import PREFIX, from_checkpoint
+from diptych.interop.own import LOGIT_BIAS, PREFIX, from_checkpoint
 from diptych.interop.pickles import Made
 from diptych.interop.weights import Weights
 
@@ -52,7 +52,7 @@ def read(folder: Path) -> Weights:
     Raises UserError for metadata that names anything else, slices that aren't there, and a description that is
     missing.
     """
-    state = read_tensors(folder, f"{STATE}{PREFIX}")
+    state = read_tensors(folder, f"{STATE}{PREFIX}") | read_tensors(folder, f"{STATE}{LOGIT_BIAS}")
     return from_checkpoint(read_rest(folder) | {"state_dict": state}, folder)
 
 

@@ -76,6 +76,19 @@ def _positions(table: Tensor, rows: int, grid: int | None) -> tuple[Tensor, str]
     return resize_text_positions(table, rows), "cut" if rows < len(table) else "resampled (linear)"
 
 
+def take_logit_bias(state: dict[str, Tensor], source: str) -> dict[str, float]:
+    """Take SigLIP's bias, which belongs to the loss here, out of `state`: {"logit_bias": b}, or {} without one.
+
+    Raises UserError where it is no finite number.
+    """
+    value = state.pop("logit_bias", None)
+    if value is None:
+        return {}
+    if value.numel() != 1 or not value.is_floating_point() or not value.isfinite().all():
+        raise UserError(f"{source} is refused: its logit_bias is no finite number.")
+    return {"logit_bias": value.item()}
+
+
 def model_of(
     config: Mapping[str, Any], state: Mapping[str, Tensor], source: str, spell: Callable[[str], str] = str
 ) -> CLIP:

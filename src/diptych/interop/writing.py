@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from diptych.atomic import beside, refusing
 from diptych.errors import UserError
 from diptych.interop import huggingface, open_clip, openai, own
+from diptych.interop.heads import Hints
 from diptych.interop.reading import read
 from diptych.interop.weights import Weights
 
@@ -32,11 +33,14 @@ def convert(
     image_size: int | None = None,
     context_length: int | None = None,
     quick_gelu: bool | None = None,
+    image_heads: int | None = None,
+    text_heads: int | None = None,
 ) -> Path:
     """Read one format, write another, without a digit lost; returns what was written.
 
     format: diptych, open_clip or huggingface, folders; or openai, one `.pt`
     image_size, context_length: positions are resampled for them
+    quick_gelu, image_heads, text_heads: as in `diptych.load`
     Raises UserError for an unknown format, one that can't hold the model, or an `out` that is there already.
     """
     out = Path(out)
@@ -44,7 +48,7 @@ def convert(
         raise UserError(f"format={format} is unknown: take one of {', '.join(WRITERS)}.")
     if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"out={out} exists: nothing is written over; give a new name.")
-    weights = read(checkpoint, quick_gelu)
+    weights = read(checkpoint, Hints(quick_gelu, image_heads, text_heads))
     if image_size is not None or context_length is not None:
         weights = weights.resized(image_size, context_length)
     return write(weights, format, out)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """width -> 4 · width, activation, -> width, under OpenAI's names: [..., width] -> [..., width].
+    """width -> inner, activation, -> width, under OpenAI's names: [..., width] -> [..., width].
+
+    inner: channels in between; None for 4 · width, as in all of OpenAI's models
 
     What the second layer needs for its weight's gradient is the activation's output, four times as wide as the
     residual stream; what the activation needs is its input, as wide again. Only the input is kept, and the output
@@ -27,8 +29,9 @@ class MLP(nn.Sequential):
     gelu: nn.Module
     c_proj: nn.Linear
 
-    def __init__(self, width: int, activation: nn.Module) -> None:
-        parts = OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+    def __init__(self, width: int, activation: nn.Module, inner: int | None = None) -> None:
+        inner = inner or 4 * width
+        parts = OrderedDict(c_fc=nn.Linear(width, inner), gelu=activation, c_proj=nn.Linear(inner, width))
         super().__init__(parts)
 
     def forward(self, x: Tensor) -> Tensor:

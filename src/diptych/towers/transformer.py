@@ -102,13 +102,15 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) ->
 
 
 class ResidualAttentionBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), the mlp four times as wide."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), the mlp four times as wide or `mlp_width` wide."""
 
-    def __init__(self, width: int, heads: int, causal: bool, activation: nn.Module) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool, activation: nn.Module, mlp_width: int | None = None
+    ) -> None:
         super().__init__()
         self.attn = Attention(width, heads, causal)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = MLP(width, activation)
+        self.mlp = MLP(width, activation, mlp_width)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
@@ -124,12 +126,18 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, layers: int, heads: int, causal: bool, activation: nn.Module | None = None
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        causal: bool,
+        activation: nn.Module | None = None,
+        mlp_width: int | None = None,
     ) -> None:
         super().__init__()
         activation = activation if activation is not None else QuickGELU()
         self.resblocks = nn.Sequential(
-            *(ResidualAttentionBlock(width, heads, causal, activation) for _ in range(layers))
+            *(ResidualAttentionBlock(width, heads, causal, activation, mlp_width) for _ in range(layers))
         )
         self._initialise(width, layers)
 

@@ -64,6 +64,7 @@ class VisionTransformer(nn.Module):
         patches, and projects what it read to embed_dim; SigLIP's does the opposite in all three, and its norms
         take an eps of 1e-6
     patch_dropout: share of the patches that a training step leaves out of each picture (`training.patches` draws)
+    mlp_width: channels inside the blocks' MLPs; None for 4 · width (open_clip's g, bigG and e have others)
 
     Names are OpenAI's below `visual.`; registers and attention pooling, which OpenAI's weights lack, are
     `registers` and `attn_pool`. Raises UserError for an image size that patches don't tile, an unknown pool, a
@@ -90,6 +91,7 @@ class VisionTransformer(nn.Module):
         project: bool = True,
         norm_eps: float = 1e-5,
         patch_dropout: float = 0.0,
+        mlp_width: int | None = None,
     ) -> None:
         super().__init__()
         _check(image_size, patch_size, pool, registers, patch_dropout)
@@ -108,7 +110,7 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(self.grid**2 + by_class, width))
         self.registers = nn.Parameter(1e-6 * torch.randn(registers, width)) if registers else None
         self.ln_pre = nn.LayerNorm(width) if pre_norm else nn.Identity()
-        self.transformer = Transformer(width, layers, heads, causal=False, activation=activation)
+        self.transformer = Transformer(width, layers, heads, causal=False, activation=activation, mlp_width=mlp_width)
         self.ln_post = nn.LayerNorm(width)
         self.attn_pool = None if by_class else AttentionPool(width, heads, activation or QuickGELU())
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim)) if project else None
