@@ -22,7 +22,7 @@ from diptych.errors import UserError
 class PairData(L.LightningDataModule):
     """Image–text pairs from webdataset shards; step s is the same batch on any ranks × workers.
 
-    shards: an index.json, a brace pattern of tars, or a list of either; or
+    shards: an index.json, a pattern of tars (braces, globs), a folder of them, or a list of these; or
     sources: several such sets, {name: {"shards": …, "weight": how often an epoch takes each sample}}
     image: (encoded bytes, seed) -> uint8 [3, H, W]; tokenizer: texts -> int64 [N, L]; groups, captions: see `Pairs`
     batch_size: global, over all ranks
@@ -71,9 +71,9 @@ class PairData(L.LightningDataModule):
         if sources:
             if shards:
                 raise UserError("data.shards and data.sources both name what to train on: give one, the other null.")
-            self.index = open_sources(sources, self.files)
+            self.index = open_sources(sources, self.files, max_bad)
         elif shards:
-            self.index = open_index(shards, self.files)
+            self.index = open_index(shards, self.files, max_bad=max_bad)
         else:
             raise UserError(
                 "data.shards must be given: an index.json, or a pattern such as 'shards/{000000..000999}.tar'."

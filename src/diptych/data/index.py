@@ -15,11 +15,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from webdataset.shardlists import expand_urls
 
 from diptych.data.files import Files, is_local, shown
-from diptych.data.headers import Offsets, fit, read_headers
+from diptych.data.headers import Headers, Offsets, fit, read_headers
+from diptych.data.patterns import listed
+from diptych.data.reading.address import printable
 from diptych.errors import UserError
+
+VERSION = 1
+MOST_SAMPLES = 10**8  # of one shard: its offsets alone would fill 0.8 GB
+MOST_IN_ALL = 10**11
+PER_BYTE = 3  # samples, at most: each has a block of 512 bytes, of which gzip makes half a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """The shards of a training set, in a fixed order. found: the offsets of shards that were scanned, by path."""
+    """The shards of a training set, in a fixed order.
+
+    found: the offsets of shards that were scanned, by path
+    damage: of shards that were found cut or damaged, by path: how many of their samples are lost, and why
+    left_out: what a scan saw and is part of no sample: reason -> path -> (times, the first by name)
+    """
 
     shards: tuple[Shard, ...]
     found: dict[str, Offsets | None] = field(default_factory=dict, compare=False, repr=False)
+    damage: dict[str, tuple[int, str]] = field(default_factory=dict, compare=False, repr=False)
+    left_out: dict[str, dict[str, tuple[int, str]]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
@@ -75,13 +88,12 @@ class Index:
         return offsets
 
 
-def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None = None) -> Index:
+def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None = None, max_bad: float = 0.0) -> Index:
     """Several sets as one: {name: {"shards": as for `open_index`, "weight": times an epoch}} -> Index.
 
     Raises UserError, with the source's name, as `open_index` does, and for a weight that takes nothing.
     """
-    listed: list[Shard] = []
-    found: dict[str, Offsets | None] = {}
+    parts: list[Index] = []
     for name, source in sources.items():
         weight = source.get("weight", 1.0)
         if unknown := set(source) - {"shards", "weight"}:
@@ -93,43 +105,84 @@ def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None =
                 f"data.sources.{name}.weight={weight} must be a number above 0 and up to 1000: it says how often"
                 " an epoch takes each sample of the source."
             )
-        index = open_index(source["shards"], files, key=f"data.sources.{name}.shards")
-        listed.extend(replace(shard, weight=float(weight)) for shard in index.shards)
-        found.update(index.found)
-    if not listed:
+        index = _opened(source["shards"], files or Files(), f"data.sources.{name}.shards", max_bad > 0)
+        parts.append(replace(index, shards=tuple(replace(shard, weight=float(weight)) for shard in index.shards)))
+    if not parts:
         raise UserError("data.sources names no source: give data.sources.NAME.shards, or data.shards.")
-    return Index(tuple(listed), found)
+    whole = Index(tuple(shard for part in parts for shard in part.shards))
+    for part in parts:
+        whole.found.update(part.found)
+        whole.damage.update(part.damage)
+        for reason, by_path in part.left_out.items():
+            whole.left_out.setdefault(reason, {}).update(by_path)
+    return _within(whole, max_bad)
 
 
-def open_index(shards: str | Sequence[str], files: Files | None = None, key: str = "data.shards") -> Index:
-    """An index file, a brace pattern, or a list of either -> Index.
+def open_index(
+    shards: str | Sequence[str], files: Files | None = None, key: str = "data.shards", max_bad: float = 0.0
+) -> Index:
+    """An index file, a pattern of tars (braces, globs), a folder, or a list of these -> Index.
 
     Shards without an index are scanned: headers only, so a second for some thousand samples.
     key: the config's name of `shards`, for messages
+    max_bad: the share of samples that may be known to be lost in damaged tars; 0 refuses every damage
     Raises UserError for a shard that is missing, cut or no tar, and for an address that is not read.
     """
-    files = files or Files()
-    paths: list[str] = []
-    listed: list[Shard] = []
-    found: dict[str, Offsets | None] = {}
+    return _within(_opened(shards, files or Files(), key, max_bad > 0), max_bad)
+
+
+def _opened(shards: str | Sequence[str], files: Files, key: str, damaged: bool) -> Index:
+    of_indices: list[Shard] = []
+    scanned: list[Shard] = []
+    index = Index(())
     for pattern in [shards] if isinstance(shards, str) else shards:
-        files.check(pattern, key)
-        if pattern.endswith(".json"):
-            of_index = read_index(pattern, files, key)
-            for shard in of_index:
-                files.check(shard.path, f"{shown(pattern)}: path")
-                _check(pattern, shard, files)
-            listed.extend(of_index)
-        else:
-            paths.extend(expand_urls(pattern))
-    for path in paths:
+        files.check(str(pattern), key)
+    for path in listed(shards, key):
         files.check(path, key)  # a pattern can hold several addresses
-        shard, offsets = scan(path, files)
-        listed.append(shard)
-        found[path] = offsets
-    if not listed or not sum(shard.samples for shard in listed):
-        raise UserError(f"{key}={shards} names no sample: give an index.json or a pattern of tars.")
-    return Index(tuple(listed), found)
+        if path.endswith(".json"):
+            of_index = read_index(path, files, key)
+            for shard in of_index:
+                files.check(shard.path, f"{shown(path)}: path")
+                _check(path, shard, files)
+            of_indices.extend(of_index)
+        else:
+            scanned.append(_taken(path, read_headers(path, files, damaged), index))
+    index = replace(index, shards=(*of_indices, *scanned))
+    if not index.samples:
+        raise UserError(f"{key}={_written(shards)} names no sample: give an index.json or a pattern of tars.")
+    if index.samples > MOST_IN_ALL:
+        raise UserError(
+            f"{key}={_written(shards)} says it has {index.samples} samples, more than {MOST_IN_ALL}: check the index."
+        )
+    return index
+
+
+def _written(shards: str | Sequence[str]) -> str:
+    if isinstance(shards, str):
+        return shown(shards)
+    return f"[{', '.join(shown(str(each)) for each in shards)}]"
+
+
+def _taken(path: str, headers: Headers, index: Index) -> Shard:
+    """A scanned shard; what else its headers say is added to the index."""
+    index.found[path] = headers.offsets
+    if headers.damage:
+        index.damage[path] = headers.damaged, headers.damage
+    for reason, seen in headers.left_out.items():
+        index.left_out.setdefault(reason, {})[path] = seen
+    return Shard(path, headers.samples, headers.bytes)
+
+
+def _within(index: Index, max_bad: float) -> Index:
+    """The index, if not too much of it is lost: as for damage that is found later, see `steps.refuse_too_many`."""
+    lost = sum(count for count, _ in index.damage.values())
+    if lost > max_bad * index.samples:
+        path, (_, why) = next(iter(index.damage.items()))
+        raise UserError(
+            f"The shard {shown(path)} is cut or damaged {why}: restore it or leave it out. {lost} lost samples of"
+            f" {index.samples} are more than data.max_bad={max_bad} allows."
+        )
+    return index
 
 
 def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]:
@@ -138,14 +191,64 @@ def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]
         raise UserError(f"{key}={shown(path)} gives an index by a command, which is refused: copy it first.")
     if files.size(path) is None:
         raise UserError(f"{key}={shown(path)} does not exist: give an index.json or a pattern of tars.")
-    folder = path.rpartition("/")[0]
     try:
-        entries = json.loads(files.read(path))["shards"]
-        return [_entry(path, folder, entry) for entry in entries]
+        index = json.loads(files.read(path))
+        entries = index["shards"]
+        version = index.get("version", VERSION)
+        if not isinstance(entries, list):
+            raise TypeError("shards is no list")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{key}={shown(path)} is not an index of shards ({error!r}): make one with pack.py."
+            f"{key}={shown(path)} is not an index of shards ({_short(repr(error))}): make one with pack.py."
         ) from error
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{key}={shown(path)} is an index of version {_short(repr(version))}, and this is for version {VERSION}:"
+            " make it again with pack.py."
+        )
+    return _entries(path, key, entries)
+
+
+def _entries(path: str, key: str, entries: list[Any]) -> list[Shard]:
+    folder, shards, seen = path.rpartition("/")[0], list[Shard](), set[str]()
+    for number, entry in enumerate(entries):
+        wrong = _wrong(entry)
+        if wrong is not None:
+            raise UserError(
+                f"{key}={shown(path)} is not an index of shards (entry {number} of shards {wrong}): make one with"
+                " pack.py."
+            )
+        shard = _entry(path, folder, entry)
+        if shard.path in seen:
+            raise UserError(
+                f"{shown(path)} names the shard {_short(entry['path'])} twice: leave one out, or give it a weight"
+                " by data.sources."
+            )
+        seen.add(shard.path)
+        shards.append(shard)
+    return shards
+
+
+def _wrong(entry: Any) -> str | None:
+    """What is not as it should be in one entry of an index, as the end of a sentence."""
+    if not isinstance(entry, dict):
+        return f"is {_short(repr(entry))}"
+    if not isinstance(entry.get("path"), str) or not entry["path"]:
+        return f"has the path {_short(repr(entry.get('path')))}"
+    for name in ("samples", "bytes"):
+        if name not in entry:
+            return f"has no {name}"
+        if isinstance(entry[name], bool) or not isinstance(entry[name], int):
+            return f"has {name} {_short(repr(entry[name]))}, which is no whole number"
+    if not isinstance(entry.get("offsets", False), bool):
+        return f"has offsets {_short(repr(entry['offsets']))}, which is neither true nor false"
+    if not isinstance(entry.get("sha256"), str | None):
+        return f"has sha256 {_short(repr(entry['sha256']))}, which is no text"
+    return None
+
+
+def _short(text: str) -> str:
+    return printable(text if len(text) <= 80 else f"{text[:80]} …")
 
 
 def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
@@ -153,30 +256,43 @@ def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
     # What would leave the folder, on disk or in a URL: an absolute path, a step up (also escaped), another host.
     odd = any(mark in written for mark in ("\\", "%", "?", "#", "://", "\0")) or written.startswith("pipe:")
     if odd or written.startswith("/") or ".." in PurePosixPath(written).parts:
-        raise UserError(f"{shown(index)} names the shard {written} outside its own folder, which is refused.")
+        raise UserError(f"{shown(index)} names the shard {_short(written)} outside its own folder, which is refused.")
+    place = PurePosixPath(written).as_posix()
     shard = Shard(
-        f"{folder}/{written}" if folder else written,
-        int(entry["samples"]),
-        int(entry["bytes"]),
-        bool(entry.get("offsets", False)),
+        f"{folder}/{place}" if folder else place,
+        entry["samples"],
+        entry["bytes"],
+        entry.get("offsets", False),
         sha256=entry.get("sha256"),
     )
     if shard.samples < 0 or shard.bytes < 0:
-        raise UserError(f"{shown(index)} gives the shard {written} a negative size: index the shards again.")
+        raise UserError(f"{shown(index)} gives the shard {_short(written)} a negative size: index the shards again.")
+    if shard.bytes >= 2**63 or shard.samples > MOST_SAMPLES:
+        raise UserError(
+            f"{shown(index)} gives the shard {_short(written)} {_short(str(shard.samples))} samples and"
+            f" {_short(str(shard.bytes))} bytes, more than any tar holds: index the shards again."
+        )
     return shard
 
 
 def _check(index: str, shard: Shard, files: Files) -> None:
     """See that a local shard is there, whole. A remote one is looked at when it is read: 40,000 questions to a
     server before the first step would be a stall of their own."""
+    if shard.samples > PER_BYTE * shard.bytes:
+        raise UserError(
+            f"{shown(index)} gives the shard {shown(shard.path)} {shard.samples} samples in {shard.bytes} bytes,"
+            " which no tar can hold: index the shards again."
+        )
     if not is_local(shard.path):
         return
     size = files.size(shard.path)
     if size is None:
-        raise UserError(f"The shard {shard.path}, named in {index}, is missing: restore it or pack the set again.")
+        raise UserError(
+            f"The shard {printable(shard.path)}, named in {index}, is missing: restore it or pack the set again."
+        )
     if size != shard.bytes:
         raise UserError(
-            f"The shard {shard.path} has {size} bytes where {index} says {shard.bytes}:"
+            f"The shard {printable(shard.path)} has {size} bytes where {index} says {shard.bytes}:"
             " it was cut or changed; restore it or pack the set again."
         )
 
@@ -191,5 +307,5 @@ def _scanned(shard: Shard) -> Offsets | None:
 
 def scan(path: str, files: Files | None = None) -> tuple[Shard, Offsets | None]:
     """A tar without an index, by its headers; see `read_headers` for what is counted and refused."""
-    samples, size, offsets = read_headers(path, files or Files())
-    return Shard(path, samples, size), offsets
+    headers = read_headers(path, files or Files())
+    return Shard(path, headers.samples, headers.bytes), headers.offsets

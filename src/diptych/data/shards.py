@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
 from diptych.data.files import Files, is_local
-from diptych.data.headers import Offsets, after
+from diptych.data.headers import Offsets, unpacked
 from diptych.data.index import Index, Shard
+from diptych.data.tar import BROKEN as BROKEN_BY
+from diptych.data.tar import LARGEST, Damage, Member, Unreadable, content, members, place
 from diptych.errors import UserError
 
 Sample = dict[str, Any]  # extension -> bytes, and webdataset's own __key__ and __url__, which are text
@@ -29,6 +28,9 @@ class Damaged:
 
 CUT = Damaged("cut off in the tar")
 BROKEN = Damaged("damaged in the tar")
+TWICE = Damaged("two files of one name in a sample")
+LARGE = Damaged(f"sample of more than {LARGEST} bytes in the tar")
+UNPACKED, UNPACKS = 2**26, 16  # bytes that a compressed shard may always give; more: this many times its own
 
 
 def read(shard: Shard, first: int, last: int, files: Files, offsets: Offsets | None) -> Iterator[Sample | Damaged]:
@@ -43,22 +45,32 @@ def read(shard: Shard, first: int, last: int, files: Files, offsets: Offsets | N
     size = None if is_local(shard.path) else shard.bytes
     if offsets is None:
         with closing(files.open(shard.path, size=size)) as stream:
-            yield from islice(_from_start(shard, stream), first, last)
+            yield from islice(_from_start(shard, stream, first), first, last)
         return
     end = None if is_local(shard.path) else int(offsets[last])
     with closing(files.open(shard.path, int(offsets[first]), end, size)) as stream:
         for number in range(first, last):
-            yield parsed(_bytes(stream, int(offsets[number + 1] - offsets[number])), shard.path)
+            length = int(offsets[number + 1] - offsets[number])
+            if length > LARGEST:
+                _skip(stream, length)
+                yield LARGE
+            else:
+                yield parsed(_bytes(stream, length), shard.path)
 
 
 def read_whole(index: Index, files: Files | None = None) -> Iterator[Sample]:
     """Every sample of every shard. Raises UserError for the first that is damaged."""
     files = files or Files()
     for number, shard in enumerate(index.shards):
-        for place, sample in enumerate(read(shard, 0, shard.samples, files, index.offsets(number, files))):
+        for at, sample in enumerate(read(shard, 0, shard.samples, files, index.offsets(number, files))):
             if isinstance(sample, Damaged):
-                raise UserError(f"Sample {place} of the shard {shard.path} is {sample.reason}: restore it.")
+                raise UserError(f"Sample {at} of the shard {shard.path} is {sample.reason}: restore it.")
             yield sample
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    while count > 0 and (data := _bytes(stream, min(count, 2**20))):
+        count -= len(data)
 
 
 def _bytes(stream: BinaryIO, count: int) -> bytes | None:
@@ -72,52 +84,84 @@ def _bytes(stream: BinaryIO, count: int) -> bytes | None:
 
 
 def parsed(data: bytes | None, url: str) -> Sample | Damaged:
-    """The one sample whose members are `data`, all of it: a header that tarfile can't read ends a tar for it without
-    a word, so what it took is compared with what there was."""
+    """The one sample whose files are `data`, all of it."""
     if data is None:
         return CUT
-    try:
-        samples = list(group_by_keys(tar_file_expander([{"url": url, "stream": io.BytesIO(data)}])))
-        if len(samples) != 1:
+    file = io.BytesIO(data)
+    sample: Sample | None = None
+    for found in members(file, len(data), whole=False):
+        if isinstance(found, Damage):
+            if found.lost:
+                return BROKEN
+            continue
+        part = place(found.name, found.kind)
+        if isinstance(part, str):
+            continue
+        if sample is None:
+            sample = {"__key__": part[0], "__url__": url}
+        elif sample["__key__"] != part[0]:
             return BROKEN
-        contents = (value for name, value in samples[0].items() if not name.startswith("__"))
-        plain = sum(512 + -(-len(content) // 512) * 512 for content in contents)
-        return samples[0] if plain == len(data) or _whole(data) else BROKEN
-    except Exception as error:  # tarfile's, and webdataset's own ValueError
-        duplicate = "duplicate file name" in str(error)
-        return Damaged("two files of one name in a sample") if duplicate else BROKEN
+        if part[1] in sample:
+            return TWICE
+        try:
+            sample[part[1]] = content(file, found)
+        except Unreadable as error:
+            return Damaged(str(error))
+    return sample or BROKEN
 
 
-def _whole(data: bytes) -> bool:
-    """Whether the headers, also those of long names and folders, lead to the end."""
-    end = 0
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for member in tar:
-            end = after(member)
-    return end == len(data)
-
-
-def _from_start(shard: Shard, stream: BinaryIO) -> Iterator[Sample | Damaged]:
-    """All samples of a shard. A sample is whole when another has begun; the last before an end that comes too early
-    may lack files."""
-    given, held, why = 0, None, CUT
+def _from_start(shard: Shard, stream: BinaryIO, first: int) -> Iterator[Sample | Damaged]:
+    """All samples of a shard; those before `first` without their content. A sample is whole when another has begun;
+    the last before an end that comes too early may lack files."""
+    given, why, most = 0, CUT, max(UNPACKED, UNPACKS * shard.bytes)
+    held: _Group | None = None
     try:
-        for sample in group_by_keys(tar_file_expander([{"url": shard.path, "stream": stream}])):
-            if held is not None:
-                yield held
-                given += 1
-            held = sample
+        with unpacked(stream) as file:
+            for found in members(file, None):
+                if isinstance(found, Damage):
+                    if found.lost:
+                        held, why = None, CUT if found.reason.startswith("truncated") else BROKEN
+                        break
+                    continue
+                part = place(found.name, found.kind)
+                if isinstance(part, str):
+                    continue
+                if held is None or held.key != part[0]:
+                    if held is not None:
+                        yield held.sample
+                        given += 1
+                    held = _Group(part[0], {"__key__": part[0], "__url__": shard.path})
+                if given >= first:
+                    most -= found.size
+                    held.take(part[1], file, found, most)
         if given < shard.samples - 1:
             held = None
-    except UserError:
-        raise
-    except Exception:  # tarfile's, gzip's, and webdataset's own ValueError
-        why = BROKEN
+    except BROKEN_BY:  # of what is compressed
+        held, why = None, BROKEN
     if held is not None:
-        yield held
+        yield held.sample
         given += 1
     for _ in range(given, shard.samples):
         yield why
+
+
+@dataclass
+class _Group:
+    """Neighbours of one key: a sample, or what became of it."""
+
+    key: str
+    sample: Sample | Damaged
+
+    def take(self, extension: str, file: Any, member: Member, left: int) -> None:
+        """left: bytes that the shard's further files may fill"""
+        if isinstance(self.sample, Damaged):
+            return
+        try:
+            if left < 0:
+                raise Unreadable(f"in a shard that unpacks to more than {UNPACKS} times its bytes")
+            self.sample = TWICE if extension in self.sample else {**self.sample, extension: content(file, member)}
+        except Unreadable as error:
+            self.sample = Damaged(str(error))
 
 
 class Shelf:

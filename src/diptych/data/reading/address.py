@@ -42,6 +42,11 @@ def shown(path: str) -> str:
     return f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def printable(text: str) -> str:
+    """Text from outside as messages may print it: what would steer a terminal, or is no UTF-8, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def host(path: str) -> str:
     return urlsplit(path).netloc.rpartition("@")[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -11,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.tariterators import base_plus_ext
 
-from diptych.data.headers import META
 from diptych.data.image import BadImage, decode
 from diptych.data.pairs import IMAGES, BadSample, captions_of
+from diptych.data.shards import CUT
 from diptych.data.sources.formats import fits, image_format
-from diptych.data.sources.tars import Damage, File, walk
+from diptych.data.sources.tars import File, walk
+from diptych.data.tar import FOLDER, META, Damage, place
 
 
 class Finding(NamedTuple):
@@ -43,12 +44,15 @@ class Expected:
 
 @dataclass
 class Checked:
-    """samples: groups of neighbours with one key, as readers see them; keys: a hash of each group's key"""
+    """samples: groups of neighbours with one key, as readers see them; keys: a hash of each group's key
+    left_out: what is part of no sample, and no fault: reason -> entries
+    """
 
     shard: str
     findings: list[Finding]
     samples: int
     keys: NDArray[np.uint64]
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -75,7 +79,7 @@ def check_shard(shard: str, expected: Expected | None) -> Checked:
         checking.compare(expected)
     lacking = chain.from_iterable(checking.lacking.values())
     hashes = np.array([key_hash(key) for key in checking.keys], dtype=np.uint64)
-    return Checked(shard, [*checking.findings, *lacking], len(checking.keys), hashes)
+    return Checked(shard, [*checking.findings, *lacking], len(checking.keys), hashes, checking.left_out)
 
 
 class _Checking:
@@ -89,6 +93,7 @@ class _Checking:
         self.keys: list[str] = []
         self.begins: list[int] = []
         self.group: _Group | None = None
+        self.left_out: Counter[str] = Counter()
 
     def find(self, key: str | None, kind: str, detail: str = "") -> None:
         self.findings.append(Finding(self.shard, key, kind, detail))
@@ -98,24 +103,27 @@ class _Checking:
         self.find(None, "damaged tar", f"{damage.reason}{after}")
 
     def take(self, file: File) -> None:
-        """The next file of the tar."""
-        key, extension = base_plus_ext(file.name)
-        if META.match(file.name):
+        """The next entry of the tar."""
+        name = file.member.name
+        part = place(name, file.member.kind)
+        if part in (FOLDER, META):
+            self.left_out[part] += 1
             return
-        if key is None:
-            self.find(file.name, "no key", "a name that readers leave out")
+        if isinstance(part, str):
+            self.find(name, "no key", f"{part}, which readers leave out")
             return
-        extension = extension.lower()
+        key, extension = part
         if self.group is None or key != self.group.key:
             self.close()
-            self.group = _Group(key, file.begin)
+            self.group = _Group(key, file.member.begin)
         elif extension in self.group.extensions:
             self.find(key, "duplicate key", f"two files .{extension} in the sample")
         self.group.extensions.add(extension)
         if file.data is None:
             self.group.cut = True
-            self.find(key, "damaged tar", f"truncated within .{extension}")
-        elif not file.data:
+            cut = file.why == CUT.reason
+            self.find(key, "damaged tar", f"truncated within .{extension}" if cut else f".{extension}: {file.why}")
+        elif not file.data and extension != "txt":  # captions may stand in .json: see `_lacks`
             self.find(key, "zero bytes", f".{extension}")
         elif f".{extension}".endswith(IMAGES):
             self.findings += [Finding(self.shard, key, *wrong) for wrong in _wrong_image(extension, file.data)]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from webdataset.tariterators import base_plus_ext
 
 from diptych.atomic import write_json
 from diptych.data.files import Files
-from diptych.data.headers import META
 from diptych.data.index import read_index
+from diptych.data.reading.address import printable
 from diptych.data.sources.checking import Checked, Expected, Finding, check_shard, key_hash
 from diptych.data.sources.processes import each
 from diptych.data.sources.tars import File, walk
-from diptych.data.sources.writing import printable
+from diptych.data.tar import place
 from diptych.errors import UserError
 
 
@@ -35,6 +35,9 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
     write_json(file, [finding.describe() for finding in findings])
     samples = sum(shard.samples for shard in ordered)
     print(f"{samples:,} samples in {len(shards)} shards, {len(findings):,} findings: {file}", flush=True)
+    left_out = sum((shard.left_out for shard in ordered), Counter[str]())
+    for reason, count in sorted(left_out.items()):
+        print(f"  left out: {count:,} × {reason}", flush=True)
     if findings:
         print(table(findings), flush=True)
         damaged = len({finding.shard for finding in findings})
@@ -91,8 +94,8 @@ def _named(number: int, shard: str, hashes: frozenset[int]) -> tuple[int, list[s
     """The keys of a shard with one of these hashes, each once."""
     keys: dict[str, None] = {}
     for found in walk(shard):
-        if isinstance(found, File) and not META.match(found.name):
-            key, _ = base_plus_ext(found.name)
-            if key is not None and key_hash(key) in hashes:
-                keys[key] = None
+        if isinstance(found, File):
+            part = place(found.member.name, found.member.kind)
+            if not isinstance(part, str) and key_hash(part[0]) in hashes:
+                keys[part[0]] = None
     return number, list(keys)

@@ -13,6 +13,7 @@ from webdataset import TarWriter
 
 from diptych.atomic import beside, refusing, write
 from diptych.data.headers import Offsets
+from diptych.data.reading.address import printable
 from diptych.data.sources.entries import Entry, LeftOut
 
 TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
@@ -97,11 +98,6 @@ def _sample(entry: Entry | LeftOut, key: str) -> dict[str, str | bytes]:
 
 def _name(entry: Entry | LeftOut) -> str:
     return str(entry.args[1]) if isinstance(entry, LeftOut) else entry.name
-
-
-def printable(name: str) -> str:
-    """Names come from outside: bytes that are no UTF-8, and what would steer a terminal, are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def write_offsets(shard: Path, offsets: Offsets) -> None:

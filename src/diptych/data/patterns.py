@@ -1,0 +1,88 @@
+"""What `data.shards=` and `path=` name: braces, globs, folders and indices -> the tars and indices, one by one."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from webdataset.shardlists import expand_urls
+
+from diptych.data.files import is_local, local, shown
+from diptych.errors import UserError
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+INDEX = "index.json"
+
+
+def listed(patterns: str | Sequence[str], key: str) -> list[str]:
+    """Every tar and index.json that the patterns name: in their order, and sorted by name within a glob or folder.
+
+    A folder stands for its index.json where it holds one, else for the tars in it.
+    key: the config's name of `patterns`, for messages
+    Raises UserError for what names nothing, and for a glob of addresses, which can't be listed.
+    """
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if not isinstance(pattern, str) or not pattern.strip():
+            raise UserError(f"{key} holds {pattern!r}: give an index.json, a folder of tars, or a pattern of them.")
+        whole = pattern.startswith("pipe:") or (is_local(pattern) and Path(local(pattern)).exists())
+        for path in [pattern] if whole else expand_urls(pattern):
+            found += _named(path, key)
+    return found
+
+
+def _named(path: str, key: str) -> list[str]:
+    if path.startswith("pipe:"):
+        return [path]
+    if not is_local(path):
+        if "*" in path:
+            raise UserError(
+                f"{key}={shown(path)} has a '*', but a server's files can't be listed here:"
+                " write the numbers in braces, as {000..999}, or give an index.json."
+            )
+        return [path]
+    here = local(path)
+    if Path(here).is_dir():
+        return _of_folder(Path(here), key)
+    if not glob.has_magic(here) or Path(here).exists():
+        return [path]
+    return _matching(here, key)
+
+
+def _of_folder(folder: Path, key: str) -> list[str]:
+    if (folder / INDEX).is_file():
+        return [str(folder / INDEX)]
+    try:
+        tars = sorted(str(file) for file in folder.iterdir() if _is_tar(file.name))
+    except OSError as error:
+        raise UserError(f"{key}={folder} can't be listed ({error.strerror}).") from error
+    if not tars:
+        raise UserError(f"{key}={folder} holds no .tar and no {INDEX}: give a folder of tars, or a pattern of them.")
+    return tars
+
+
+def _matching(pattern: str, key: str) -> list[str]:
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    if not matches:
+        raise UserError(f"{key}={pattern} matches no file: check the folder and the pattern.")
+    found: list[str] = []
+    for match in matches:
+        if Path(match).is_dir():
+            found += _of_folder(Path(match), key)
+        elif match.endswith(".json") or _is_tar(Path(match).name):
+            found.append(match)
+        else:
+            raise UserError(f"{key}={pattern} matches {match}, which is no tar: write a pattern such as DIR/*.tar.")
+    twice = [path for path in found if path.endswith(".json")] if not pattern.endswith(".json") else []
+    if twice and len(found) > len(twice):
+        raise UserError(
+            f"{key}={pattern} matches {twice[0]} and tars, which may be the same samples: write DIR/*.tar, or DIR for"
+            " its index."
+        )
+    return found
+
+
+def _is_tar(name: str) -> bool:
+    """macOS's ._NAME.tar beside NAME.tar holds no sample."""
+    return name.endswith(TARS) and not name.startswith("._")
