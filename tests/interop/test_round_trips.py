@@ -28,8 +28,8 @@ from torch import Tensor
 
 import diptych
 from diptych.errors import UserError
-from diptych.interop import from_open_clip, to_open_clip
-from diptych.interop.architecture import Architecture, architecture_of
+from diptych.interop import from_open_clip, openai, to_open_clip
+from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.heads import Hints
 from diptych.interop.reading import read
 from diptych.interop.writing import convert
@@ -133,15 +133,15 @@ def test_state_dicts_in_memory() -> None:
 @pytest.mark.parametrize(
     ("model", "format", "sentence"),
     [
-        ("rn_tiny", "open_clip", "no words for a ResNet of basic blocks .* take format=diptych"),
-        ("rn_tiny", "huggingface", "no words for a ResNet of basic blocks"),
+        ("rn_tiny", "open_clip", "can't describe a ResNet of basic blocks .* take format=diptych"),
+        ("rn_tiny", "huggingface", "can't describe a ResNet of basic blocks"),
         ("vit_tiny", "openai", "they imply to be 2 and which is 4 in this model: take format=open_clip"),
         ("gelu", "openai", "imply QuickGELU"),
         ("colours", "openai", "imply the mean and std"),
         ("resnet", "huggingface", "has no ResNet tower: take format=open_clip"),
         ("two", "open_clip", "one activation for both towers and this model two"),
         ("vocabulary", "huggingface", "OpenAI's 49,408 ids and this model has 99"),
-        ("cbow", "open_clip", "no words for a CBOW text tower"),
+        ("cbow", "open_clip", "can't describe a CBOW text tower"),
         ("vit", "onnx", "format=onnx is unknown: take one of diptych, openai, open_clip, huggingface"),
     ],
 )
@@ -210,3 +210,33 @@ def test_mixed_types_stay_mixed_between_any_two_formats(folder: Path) -> None:
         numbers = ("input_resolution", "context_length", "vocab_size")
         found = torch.load(back, weights_only=True)
         assert same({key: value for key, value in found.items() if key not in numbers}, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "formats"),
+    [
+        ("vit_b32", {}, {"open_clip", "huggingface", "openai"}),
+        ("rn50", {}, {"open_clip", "openai"}),
+        ("vit_tiny", {}, {"open_clip", "huggingface"}),
+        ("rn_tiny", {}, set()),
+        ("vit_b16_siglip", {}, set()),
+        ("vit_tiny", {"text__vocab_size": 99}, {"open_clip"}),
+    ],
+)
+def test_the_documented_table_of_what_exports(name: str, overrides: dict[str, int], formats: set[str]) -> None:
+    """docs/interop.md, "Which of our models export"; vocabularies are refused where a tokenizer is written."""
+    with torch.device("meta"):
+        model = diptych.create_model(name, **overrides)
+    state = model.state_dict()
+    found = set()
+    for format in ("open_clip", "huggingface", "openai"):
+        try:
+            architecture = architecture_of(model, format)
+            if format == "openai":
+                openai._implied(architecture, infer(state, "x"))
+            elif format == "huggingface" and (architecture.patch_size is None or architecture.vocab_size != 49408):
+                continue
+            found.add(format)
+        except UserError:
+            continue
+    assert found == formats

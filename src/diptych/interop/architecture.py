@@ -163,7 +163,7 @@ def _shape(state: Mapping[str, Tensor], key: str, dimensions: int, source: str) 
 
 
 def architecture_of(model: CLIP, target: str) -> Architecture:
-    """What a model of ours is. Raises UserError where `target`, a format, has no words for it."""
+    """What a model of ours is. Raises UserError where `target`, a format, can't describe it."""
     if not isinstance(model.text, TextTransformer):
         raise _inexpressible(target, f"a {type(model.text).__name__} text tower")
     if isinstance(model.image, VisionTransformer):
@@ -204,7 +204,9 @@ def architecture_of(model: CLIP, target: str) -> Architecture:
     with torch.device("meta"):
         plain = build(found.config())
     if _shows(plain) != _shows(model):
-        raise _inexpressible(target, "a variant of the towers that is ours alone")
+        raise _inexpressible(
+            target, "this variant of our towers (registers, pooling, projection or norms of its own)"
+        )
     return found
 
 
@@ -229,4 +231,6 @@ def _blocks_of(transformer: Transformer, target: str) -> tuple[int, bool]:
 
 
 def _inexpressible(target: str, what: str) -> UserError:
-    return UserError(f"The format {target} has no words for {what}: take format=diptych.")
+    return UserError(
+        f"The format {target} can't describe {what}: take format=diptych (docs/interop.md lists what exports)."
+    )

@@ -129,7 +129,7 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
 
 
 def write(weights: Weights, out: Path) -> None:
-    """A folder that open_clip opens as `local-dir:`. Raises UserError for a model that it has no words for."""
+    """A folder that open_clip opens as `local-dir:`. Raises UserError for a model that it can't describe."""
     architecture = architecture_of(weights.check(), "open_clip")
     config = {
         "model_cfg": model_cfg(architecture),
