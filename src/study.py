@@ -43,7 +43,13 @@ def commands(folder: Path, steps: str | None) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    out = Path("runs/study") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    from diptych.claim import numbered_folder
+    from diptych.errors import UserError
+
+    try:
+        out = numbered_folder(Path("runs/study") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    except UserError as error:
+        sys.exit(f"diptych: {error}")
     for command in commands(out, sys.argv[1] if sys.argv[1:] else None):
         print("$ python src/" + " ".join(command), flush=True)
         code = subprocess.run([sys.executable, str(HERE / command[0]), *command[1:]]).returncode

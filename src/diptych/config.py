@@ -58,8 +58,22 @@ def _streams_for(batch_size: Any) -> int:
     return math.gcd(batch_size, 256) if isinstance(batch_size, int) and batch_size > 0 else 1
 
 
-def _run_dir(resume: str | None, name: str) -> str:
-    return resume if resume is not None else f"runs/{name}/{os.environ['DIPTYCH_STAMP']}"
+def _run_dir(resume: str | None, name: object) -> str:
+    if resume is not None:
+        return resume
+    check_name(name)
+    return f"runs/{name}/{os.environ['DIPTYCH_STAMP']}"
+
+
+def check_name(name: object) -> None:
+    """A run's name is a folder below `runs/`. Raises UserError for one that leaves it, or that a shell can't type."""
+    parts = str(name).split("/")
+    if not str(name).isprintable() or any(part in ("", ".", "..") or part != part.strip() for part in parts):
+        raise UserError(f"name={str(name)!a} names no folder below runs/: take words, and / between them if any.")
+    if parts[0].startswith("-"):
+        raise UserError(f"name={name} begins with -, which commands take for an option: take another name.")
+    if any(len(os.fsencode(part)) > 200 for part in parts):
+        raise UserError(f"name={str(name)[:20]}… is too long: a folder's name has at most 200 bytes here.")
 
 
 def _sweep_dir(*, _root_: DictConfig) -> str:
@@ -103,6 +117,7 @@ def validate(cfg: DictConfig) -> None:
     if "_target_" not in cfg.data:
         raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
     _check_missing(cfg)
+    check_name(cfg.name)
     for key in ("data.batch_size", "data.streams", "trainer.devices", "trainer.max_steps"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:

@@ -45,14 +45,15 @@ RESUMABLE = (
 )
 
 
+def check_run(run_dir: Path) -> None:
+    """Raises UserError for a folder that holds no run."""
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"resume={run_dir} can't go on: config.yaml is missing there.")
+
+
 def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:
     """The run's own config, with what the command line may change. Raises UserError for the rest."""
-    stored = run_dir / "config.yaml"
-    if not stored.is_file():
-        if not any(run_dir.iterdir()):
-            run_dir.rmdir()  # Hydra made it
-        raise UserError(f"resume={run_dir} can't go on: config.yaml is missing there.")
-    resumed = OmegaConf.load(stored)
+    resumed = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(resumed, DictConfig)
     if "allow_pipe" in resumed.data:
         resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it

@@ -10,16 +10,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.atomic import write
+from diptych.atomic import refusing, write
+from diptych.claim import TRAINS, check_place, held, new_run, results
 from diptych.config import (
     ROOT,
     check_start,
@@ -31,9 +33,10 @@ from diptych.config import (
 from diptych.errors import RankFailed, Stopped, UserError
 from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow
 from diptych.ranks import follow, launch, lead
-from diptych.resuming import check_order, check_parts, resumed_config
+from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
-from diptych.slurm import requeue, requeued
+from diptych.slurm import requeue, started_again
+from diptych.study.record import folder_of_config
 from diptych.vocabulary import keep_vocabulary
 from diptych.world import adopt, outside
 
@@ -103,35 +106,50 @@ def train(cfg: DictConfig) -> Path:
     world = outside()
     if world is not None and world.rank > 0:  # a task of a cluster's launcher, which didn't come through `main`
         follow()
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    again = requeued() and (run_dir / "config.yaml").is_file()
-    resume = cfg.resume is not None or again
-    if resume:
-        cfg = resumed_config(cfg, run_dir, [] if again else HydraConfig.get().overrides.task)
-        last = recover(run_dir)
-        if last is not None:
-            check_order(read_checkpoint(last)["diptych"], run_dir)  # before anything in the folder is written anew
-        else:
-            resume = False
-            print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
-    cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    validate(cfg)
-    if not resume:
-        check_start(cfg)
-    check_loss(cfg)
-    model = outline(cfg)
-    warn_if_slow(cfg, model)
-    if resume:
-        check_parts(cfg, run_dir, model)
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    if not resume:
-        keep_vocabulary(cfg, run_dir)
-    write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write(run_dir / "environment.txt", environment())
-    print(f"run: {run_dir}", flush=True)
-    _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
-    report(run_dir)
+    run_dir, typed = _folder(cfg, "run_dir" if cfg.resume is None else "resume")
+    resume = began = cfg.resume is not None or (started_again() and (run_dir / "config.yaml").is_file())
+    with ExitStack() as folder:
+        if began:
+            check_run(run_dir)
+            folder.enter_context(held(run_dir, TRAINS))
+            cfg = resumed_config(cfg, run_dir, HydraConfig.get().overrides.task if cfg.resume is not None else [])
+            last = recover(run_dir)
+            if last is not None:
+                check_order(read_checkpoint(last)["diptych"], run_dir)  # before anything in the folder is written
+            else:
+                resume = False
+                print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
+        cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+        validate(cfg)
+        if not resume:
+            check_start(cfg)
+        check_loss(cfg)
+        model = outline(cfg)
+        warn_if_slow(cfg, model)
+        if resume:
+            check_parts(cfg, run_dir, model)
+        if not began:
+            run_dir = folder.enter_context(new_run(run_dir, numbered=not typed))
+        with refusing(run_dir / "checkpoints"):
+            (run_dir / "checkpoints").mkdir(exist_ok=True)
+        if not resume:
+            keep_vocabulary(cfg, run_dir)
+        write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write(run_dir / "environment.txt", environment())
+        print(f"run: {run_dir}", flush=True)
+        _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
+        report(run_dir)
     return run_dir
+
+
+def _folder(cfg: DictConfig, key: str) -> tuple[Path, bool]:
+    """What `key` says, which this process can write to; and whether someone typed it. A sweep's job has a folder of
+    its own in there."""
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN and key != "resume"
+    folder = Path(hydra.runtime.output_dir if in_sweep else cfg[key]).absolute()
+    check_place(folder, key)
+    return folder, any(typed.split("=", 1)[0].lstrip("+") == key for typed in hydra.overrides.task)
 
 
 def _fit_on_all_ranks(run_dir: Path, devices: int, resume: bool) -> None:
@@ -149,12 +167,14 @@ def evaluate(cfg: DictConfig) -> Path:
     from diptych.loading import load
     from diptych.study.report import write_report
 
+    folder, typed = _folder(cfg, "out")
     loaded = load(_given(cfg, "checkpoint"))
     place(loaded.model)
     sets = instantiate(cfg.data.evaluate, _convert_="all")
-    with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
-        write(out / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
-        write(out / "environment.txt", environment())
+    with shared(results(folder, numbered=not typed)) as out:
+        own = folder_of_config(out, HydraConfig.get().runtime.choices["task"])
+        write(own / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
+        write(own / "environment.txt", environment())
         metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
         print(_table_of(cfg.task._target_)(metrics), flush=True)
         print(f"report: {write_report(out)}", flush=True)
@@ -171,9 +191,10 @@ def embed(cfg: DictConfig) -> Path:
     from diptych import assess
     from diptych.loading import load
 
+    folder, typed = _folder(cfg, "out")
     loaded = load(_given(cfg, "checkpoint"))
     place(loaded.model)
-    with shared(Path(HydraConfig.get().runtime.output_dir)) as out:
+    with shared(results(folder, numbered=not typed)) as out:
         file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
         print(f"embeddings: {file}", flush=True)
     return file

@@ -12,7 +12,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +43,13 @@ def agree_on_folder() -> None:
 
 
 @contextmanager
-def shared(out: Path) -> Iterator[Path]:
-    """Where this process writes: `out` for rank 0 and for one process alone; else a folder that goes, and a terminal
-    that shows nothing. Within, `diptych.distributed` knows the ranks."""
+def shared(results: AbstractContextManager[Path]) -> Iterator[Path]:
+    """Where this process writes: in `results` for rank 0 and for one process alone; else in a folder that goes, and a
+    terminal that shows nothing. Within, `diptych.distributed` knows the ranks."""
     world = outside()
     if world is None:
-        yield out
+        with results as out:
+            yield out
         return
     import torch.distributed as dist
 
@@ -56,7 +57,8 @@ def shared(out: Path) -> Iterator[Path]:
     dist.init_process_group("gloo", store=group, rank=world.rank, world_size=world.size)
     try:
         if world.rank == 0:
-            yield out
+            with results as out:
+                yield out
         else:
             with (
                 tempfile.TemporaryDirectory() as other,

@@ -10,9 +10,9 @@ import sys
 from diptych.errors import Stopped
 
 
-def requeued() -> bool:
-    """Whether this job has run before and was requeued."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+def started_again() -> bool:
+    """Whether this job has run before: SLURM requeued it, or torchrun started its ranks again (--max-restarts)."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def requeue(stopped: Stopped) -> None:

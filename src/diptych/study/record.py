@@ -72,6 +72,18 @@ def read(run_dir: Path) -> Record:
     return record
 
 
+def folder_of_config(out: Path, task: str) -> Path:
+    """Where an evaluation that writes into `out` keeps its own config: there, or below it where its numbers join those
+    of a run, whose config stays. Raises UserError for a folder of something else that has a config, or weights."""
+    config = out / "config.yaml"
+    if config.is_file() and "task" not in _parsed(config.read_text(encoding="utf-8", errors="replace")):
+        if (out / "checkpoints").is_dir():
+            return out / "evaluation" / task
+    elif not any(file.suffix in (".safetensors", ".ckpt", ".pt", ".bin") for file in out.iterdir()):
+        return out
+    raise UserError(f"out={out} holds a model: results there would write over its config. Take another folder.")
+
+
 def _read_part(record: Record, path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
