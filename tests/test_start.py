@@ -87,7 +87,8 @@ def test_no_output_ends_a_training(tmp_path: Path, shell: str, environment: dict
     index = write_shards(tmp_path / "shärds", [32])
     train = (
         f"'{sys.executable}' '{ROOT}/src/train.py' model=vit_tiny logger=none trainer=cpu data=webdataset"
-        f" data.shards='{index}' data.workers=0 data.batch_size=16 trainer.max_steps=2 callbacks.progress.seconds=0 run_dir=rün"
+        f" data.shards='{index}' data.workers=0 data.batch_size=16"
+        f" trainer.max_steps=2 callbacks.progress.seconds=0 run_dir=rün"
     )
     given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     ended = subprocess.run(

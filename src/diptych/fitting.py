@@ -28,6 +28,7 @@ NOT_OF_LOADER = ("labelled", "synonyms", "ngrams")  # keys of `data` that recipe
 
 if TYPE_CHECKING:
     from lightning import Trainer
+    from lightning.pytorch.loggers import Logger
     from torch import nn
 
     from diptych.data.evalset import EvalSet
@@ -59,6 +60,14 @@ def check_loss(cfg: DictConfig) -> None:
         )
 
 
+def check_logger(cfg: DictConfig) -> None:
+    """W&B takes the run's names and its key; said before there is a folder."""
+    if cfg.logger and str(cfg.logger.get("_target_")) == "diptych.training.loggers.wandb_logger":
+        from diptych.training.loggers import prepare_wandb
+
+        prepare_wandb(str(cfg.logger.project), str(cfg.logger.name))
+
+
 def warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
     """One sentence, on a machine without a GPU, when a step will take long."""
     import torch
@@ -87,7 +96,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     from diptych.cost import affordable
     from diptych.data.order import EDITION
     from diptych.training.compiling import compile_towers
-    from diptych.training.loggers import MetricsFile
+    from diptych.training.loggers import MetricsFile, finishing
     from diptych.training.module import ContrastiveModule
     from diptych.training.precision import tower_dtype
 
@@ -125,15 +134,16 @@ def fit(run_dir: Path, resume: bool) -> None:
         accumulate,
         tower_dtype(cfg["trainer"]["precision"]),
     )
-    loggers = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
-    if cfg["logger"] and first:
-        loggers.append(instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg))
+    loggers: list[Logger] = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
-    trainer = instantiate(trainer_keys, _convert_="all")(
-        run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers
-    )
-    begin = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+    with finishing(loggers):
+        if cfg["logger"] and first:
+            loggers += filter(None, [instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg)])
+        trainer = instantiate(trainer_keys, _convert_="all")(
+            run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers
+        )
+        begin = time.perf_counter()
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero:
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
 

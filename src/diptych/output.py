@@ -47,7 +47,7 @@ class _Descriptor(io.RawIOBase):
         super().__init__()
         self.number, self.name, self.said = number, name, False
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]
         while True:
             try:
                 return os.write(self.number, data)

@@ -31,7 +31,7 @@ from diptych.config import (
     validate,
 )
 from diptych.errors import RankFailed, Stopped, UserError
-from diptych.fitting import check_loss, environment, fit, outline, report, warn_if_slow
+from diptych.fitting import check_logger, check_loss, environment, fit, outline, report, warn_if_slow
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
@@ -124,6 +124,7 @@ def train(cfg: DictConfig) -> Path:
         if not resume:
             check_start(cfg)
         check_loss(cfg)
+        check_logger(cfg)
         model = outline(cfg)
         warn_if_slow(cfg, model)
         if resume:

@@ -6,7 +6,9 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diptych import atomic
+from diptych.errors import UserError
 
 
 class MetricsFile(Logger):
@@ -81,15 +84,148 @@ def _step_of(line: bytes) -> float:
         return float("inf")  # a line cut by a crash
 
 
-def wandb_logger(run_dir: str, name: str, project: str = "diptych", config: dict[str, Any] | None = None) -> Logger:
-    """A W&B logger: online where a key is found, offline where there is none (`wandb sync` uploads it later)."""
+class WandB(Logger):
+    """One run of Weights & Biases: begun with its logger, finished with its training, well or not.
+
+    It is a copy of `metrics.jsonl` for people: where its service dies or refuses, one line says so and the training
+    goes on without it.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run: Any = run
+        self._try(self._set_axis)
+
+    def _set_axis(self) -> None:
+        self.run.define_metric("trainer/global_step")
+        self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return self.run.id if self.run else ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run has the whole config since its start."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._try(lambda: self.run.log({**metrics, "trainer/global_step": step}))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._try(lambda: self.run.finish(exit_code=0 if status == "success" else 1))
+        self.run = None
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        if self.run is None:
+            return
+        try:
+            act()
+        except Exception as error:  # a lost service shows as any of wandb's, the system's and asyncio's
+            self.run = None
+            _say(f"W&B's service is lost ({_said(error)}): the training goes on with metrics.jsonl alone.")
+            _tear_down()
+
+
+@contextlib.contextmanager
+def finishing(loggers: list[Logger]) -> Iterator[None]:
+    """Lightning finishes loggers once its fit has begun; what fails before that finishes W&B's run here."""
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandB):
+                logger.finalize("failed")  # nothing, where it is finished
+
+
+def _tear_down() -> None:
+    """Let go of a service that is gone: the next run gets a new one, and the process's end has nothing to say."""
     import wandb
-    from lightning.pytorch.loggers import WandbLogger
+
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()
+
+
+def _say(text: str) -> None:
+    print(f"diptych: {text}", file=sys.stderr, flush=True)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line and without pydantic's details."""
+    words = " ".join(str(error).partition("[type=")[0].split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+OTHERWISE = "or take WANDB_MODE=offline or logger=none"
+
+
+def prepare_wandb(project: str, name: str) -> None:
+    """What W&B would refuse, said before a run has a folder; and whether it is online: where a key is found that
+    its server knows. The choice stays in WANDB_MODE. Raises UserError."""
+    import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    # Our own init: Lightning's goes through the environment, which wandb no longer reads after its first look.
-    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
-    experiment = wandb.init(
-        name=name, project=project, dir=run_dir, config=config or {}, mode="offline" if offline else None
-    )
-    return WandbLogger(experiment=experiment)
+    mode = os.environ.get("WANDB_MODE") or None
+    try:
+        wandb.Settings(project=project, run_name=name, **({"mode": mode} if mode else {}))  # type: ignore[arg-type]
+    except wandb.Error as error:
+        raise UserError(f"logger.project={project} is refused by W&B: {_said(error)}.") from error
+    except ValueError as error:
+        raise UserError(f"WANDB_MODE={mode} or logger.name={name} is refused by W&B: {_said(error)}.") from error
+    if mode not in (None, "online"):
+        return
+    try:
+        found = wandb.login(prompt=False)
+    except wandb.Error as error:
+        if "://" not in str(error):  # what its server says names the address
+            raise UserError(
+                f"W&B can't use the key it finds: {str(error).rstrip('.')}: correct it, {OTHERWISE}."
+            ) from error
+        _say(f"W&B is offline ({_said(error)}): `wandb sync` can upload the run later.")
+        found = False
+    else:
+        if mode == "online" and not found:
+            raise UserError(f"WANDB_MODE=online finds no API key: type `wandb login`, {OTHERWISE}.")
+    os.environ["WANDB_MODE"] = "online" if found else "offline"
+
+
+def wandb_logger(
+    run_dir: str, name: str, project: str = "diptych", config: dict[str, Any] | None = None
+) -> Logger | None:
+    """A run of W&B's own for the run in `run_dir`; a run that goes on goes on there, too. None where it can't start:
+    the training needs it not."""
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE", "offline")
+    kept = Path(run_dir) / "wandb" / "id.txt"
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            run = wandb.init(
+                name=name, project=project, dir=run_dir, config=config or {}, mode=attempt,  # type: ignore[arg-type]
+                id=_known_id(kept), resume="allow", reinit="create_new",
+            )  # fmt: skip
+        except Exception as error:
+            _tear_down()
+            _say(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training goes on.")
+            continue
+        if run.id and not run.disabled and not Path(run.dir).resolve().is_relative_to(Path(run_dir).resolve()):
+            _say(f"W&B can't write into {run_dir}: its files of this run are in {Path(run.dir).parent}.")
+        with contextlib.suppress(OSError):
+            kept.write_text(f"{run.id}\n")
+        return WandB(run)
+    return None
+
+
+def _known_id(file: Path) -> str | None:
+    """The id of the run of W&B that this one goes on with, None for a new one."""
+    try:
+        known = file.read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return known if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", known) else None
