@@ -160,7 +160,7 @@ def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, An
         return {"not_computed": "the model reads class names alone, no captions"}
     if not all(captions):
         return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
-    texts = [(line, owner) for owner, caption in enumerate(captions) for line in caption.splitlines()]
+    texts = [(line, owner) for owner, caption in enumerate(captions) for line in caption.split("\n")]
     owners = Counter(line for line, _ in set(texts))
     shared = sum(owners[line] > 1 for line, _ in texts)
     if shared > SHARED * len(texts):

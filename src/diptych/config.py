@@ -93,9 +93,11 @@ def _vocab_size(vocabulary: str | None) -> int:
 def _lines(file: str | None, key: str = "model.text.phrases") -> ListConfig:
     if file is None:
         raise UserError(f"{key}= is missing: give a file that holds one phrase a line.")
+    from diptych.textfile import read_entries
+
     if not Path(file).is_file():
         raise UserError(f"{file} is missing: it is to hold one phrase a line.")
-    return ListConfig([line.strip() for line in Path(file).read_text().splitlines() if line.strip()])
+    return ListConfig(read_entries(file))
 
 
 def quote(argument: str) -> str:

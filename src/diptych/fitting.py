@@ -6,7 +6,6 @@ With `run` the only module that holds a raw config; everything it builds takes p
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import platform
 import time
@@ -21,10 +20,11 @@ from diptych.atomic import write_json
 from diptych.config import split_pretrained
 from diptych.errors import UserError
 from diptych.sharing import place
+from diptych.templates import NAMED
 from diptych.vocabulary import carrying_vocabulary
 from diptych.world import nodes
 
-NOT_OF_LOADER = ("labelled", "synonyms", "ngrams")  # keys of `data` that recipes and evaluations read
+NOT_OF_LOADER = ("labelled", "synonyms", "ngrams", "templates")  # keys of `data` that recipes and evaluations read
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diptych.data.evalset import EvalSet
+    from diptych.loading import Loaded
     from diptych.towers.clip import CLIP
 
 
@@ -95,6 +96,7 @@ def fit(run_dir: Path, resume: bool) -> None:
     from diptych.allocator import keep_freed_memory
     from diptych.cost import affordable
     from diptych.data.order import EDITION
+    from diptych.prompted import to_remember, with_templates
     from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile, finishing
     from diptych.training.module import ContrastiveModule
@@ -120,7 +122,8 @@ def fit(run_dir: Path, resume: bool) -> None:
     accumulate = trainer_keys.pop("accumulate", 1)
     data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
     data.start = start
-    data.evaluate = affordable(_readable(data.evaluate, model), model)
+    asked = with_templates(data.evaluate, cfg["data"].get("templates"))
+    data.evaluate = affordable(_readable(asked, model), model)
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
         print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
@@ -130,7 +133,13 @@ def fit(run_dir: Path, resume: bool) -> None:
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {"model": carrying_vocabulary(described), "name": cfg["name"], "seed": cfg["seed"], "order": EDITION},
+        {
+            "model": carrying_vocabulary(described),
+            "name": cfg["name"],
+            "seed": cfg["seed"],
+            "order": EDITION,
+            "templates": to_remember(asked),
+        },
         accumulate,
         tower_dtype(cfg["trainer"]["precision"]),
     )
@@ -173,6 +182,27 @@ def _model(cfg: dict[Any, Any], start: bool, loss: nn.Module | None = None) -> t
     return model, described, notes
 
 
+def fix_templates(cfg: DictConfig) -> None:
+    """The templates that a new run is validated with, read from their file: the run goes on the same whatever becomes
+    of it. Raises UserError where there are none."""
+    from diptych.prompted import chosen
+
+    choice = cfg.data.get("templates")
+    if choice == "run":
+        raise UserError("data.templates=run are those that a finished run remembers: to train, give them yourself.")
+    found = chosen(choice)
+    if isinstance(choice, str) and choice not in NAMED:
+        cfg.data.templates = found
+
+
+def prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
+    """The evaluation sets of a config with the templates that a model is asked with."""
+    from diptych.prompted import with_templates
+
+    sets = instantiate(cfg.data.evaluate, _convert_="all")
+    return with_templates(sets, cfg.data.get("templates"), loaded.templates)
+
+
 def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
     """Those whose class names the model reads: where it reads none, no training should find that out at its end."""
     from diptych.encode import readable
@@ -207,15 +237,18 @@ def report(run_dir: Path) -> None:
     from diptych import assess
     from diptych.cost import affordable
     from diptych.loading import load
+    from diptych.prompted import about, lines, tell
     from diptych.study.report import write_report
 
     cfg = OmegaConf.load(run_dir / "config.yaml")
-    sets = instantiate(cfg.data.evaluate, _convert_="all") if cfg.data.evaluate else None
-    if sets:
+    assert isinstance(cfg, DictConfig)
+    if cfg.data.evaluate:
         loaded = load(run_dir)
         place(loaded.model)
-        assess.write_all(run_dir, loaded, affordable(sets, loaded.model))
-        print(assess.table(json.loads((run_dir / "metrics.json").read_text())), flush=True)
+        sets = affordable(prompted_sets(cfg, loaded), loaded.model)
+        told = about(loaded, sets)
+        metrics = tell(run_dir, "zeroshot", told, assess.write_all(run_dir, loaded, sets))
+        print(assess.table(metrics), lines(told), sep="\n", flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
 
 

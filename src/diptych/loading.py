@@ -20,6 +20,7 @@ from diptych.interop.own import refuse_instantiator
 from diptych.interop.reading import read
 from diptych.interop.sharded import read_rest
 from diptych.interop.weights import Weights
+from diptych.templates import remembered
 from diptych.towers.clip import CLIP
 
 
@@ -33,6 +34,11 @@ class Loaded:
     describe: dict[str, Any]
     step: int
     path: Path
+
+    @property
+    def templates(self) -> list[str]:
+        """Those that the run was validated with, with `{}`; none of a model from elsewhere."""
+        return remembered(self.describe)
 
     def preprocess(self, image: Any) -> Tensor:
         """PIL image -> float [3, H, W]: resized (bicubic), centre-cropped, normalised as in training."""

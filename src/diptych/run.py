@@ -31,7 +31,17 @@ from diptych.config import (
     validate,
 )
 from diptych.errors import RankFailed, Stopped, UserError
-from diptych.fitting import check_logger, check_loss, environment, fit, outline, report, warn_if_slow
+from diptych.fitting import (
+    check_logger,
+    check_loss,
+    environment,
+    fit,
+    fix_templates,
+    outline,
+    prompted_sets,
+    report,
+    warn_if_slow,
+)
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
@@ -123,6 +133,7 @@ def train(cfg: DictConfig) -> Path:
         validate(cfg)
         if not resume:
             check_start(cfg)
+            fix_templates(cfg)
         check_loss(cfg)
         check_logger(cfg)
         model = outline(cfg)
@@ -166,18 +177,23 @@ def _fit_on_all_ranks(run_dir: Path, devices: int, resume: bool) -> None:
 def evaluate(cfg: DictConfig) -> Path:
     """Evaluate a checkpoint on labelled sets; returns the folder of `metrics.json` and `report.html`."""
     from diptych.loading import load
+    from diptych.prompted import about, chosen, lines, tell
     from diptych.study.report import write_report
 
     folder, typed = _folder(cfg, "out")
+    chosen(cfg.data.get("templates"))  # a file that is missing is said before a checkpoint is read
     loaded = load(_given(cfg, "checkpoint"))
     place(loaded.model)
-    sets = instantiate(cfg.data.evaluate, _convert_="all")
+    sets = prompted_sets(cfg, loaded)
     with shared(results(folder, numbered=not typed)) as out:
         own = folder_of_config(out, HydraConfig.get().runtime.choices["task"])
         write(own / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
         write(own / "environment.txt", environment())
-        metrics = instantiate(cfg.task, _convert_="all")(out, loaded, sets)
-        print(_table_of(cfg.task._target_)(metrics), flush=True)
+        task = instantiate(cfg.task, _convert_="all")
+        metrics = task(out, loaded, sets)
+        told = about(loaded, sets, task.keywords.get("train"))
+        metrics = tell(out, HydraConfig.get().runtime.choices["task"], told, metrics)
+        print(_table_of(cfg.task._target_)(metrics), lines(told), sep="\n", flush=True)
         print(f"report: {write_report(out)}", flush=True)
     return out
 
@@ -191,13 +207,16 @@ def embed(cfg: DictConfig) -> Path:
     """Write a set's embeddings as Parquet; returns the file."""
     from diptych import assess
     from diptych.loading import load
+    from diptych.prompted import about, chosen, lines
 
     folder, typed = _folder(cfg, "out")
+    chosen(cfg.data.get("templates"))
     loaded = load(_given(cfg, "checkpoint"))
     place(loaded.model)
     with shared(results(folder, numbered=not typed)) as out:
-        file = assess.write_embeddings(out, loaded, instantiate(cfg.data.evaluate, _convert_="all"))
-        print(f"embeddings: {file}", flush=True)
+        sets = prompted_sets(cfg, loaded)
+        file = assess.write_embeddings(out, loaded, sets)
+        print(lines(about(loaded, sets)), f"embeddings: {file}", sep="\n", flush=True)
     return file
 
 

@@ -18,6 +18,7 @@ import regex
 from tokenizers.models import BPE
 
 from diptych.errors import UserError
+from diptych.textfile import split_lines
 
 OPENAI = Path(__file__).parent / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
 OPENAI_MERGES = 49152 - 256 - 2  # as many of the file's merges as OpenAI's ids count
@@ -53,7 +54,8 @@ def _visible(piece: str) -> str:
 class Vocabulary:
     """merges: pairs of symbols, the first learned first; `text` is the file that holds them.
 
-    tokens: what each id stands for; size: their number; sot, eot: the ids of [SOS] and [EOS]
+    tokens: what each id stands for; size: their number; sot, eot: the ids of [SOS] and [EOS]; ends: of each id,
+        whether it is the last of a word
     """
 
     def __init__(self, merges: list[tuple[str, str]], title: str = TITLE) -> None:
@@ -62,6 +64,7 @@ class Vocabulary:
         self.tokens = [*BYTES, *ends, *(left + right for left, right in merges), *SPECIALS]
         self.size = len(self.tokens)
         self.sot, self.eot = self.size - 2, self.size - 1
+        self.ends = [token.endswith("</w>") for token in self.tokens[: self.sot]] + [True, True]  # a word
         self.typecode = "H" if self.size <= 2**16 else "I"  # of ids in a row
         self.words = _Words(self)
         self._ids = {token: number for number, token in enumerate(self.tokens)}
@@ -108,7 +111,7 @@ class _Words(dict[str, bytes]):
 @cache
 def openai() -> Vocabulary:
     """OpenAI's 49,408 ids, read when the first text is met and once per process."""
-    lines = gzip.decompress(OPENAI.read_bytes()).decode().splitlines()[: OPENAI_MERGES + 1]
+    lines = gzip.decompress(OPENAI.read_bytes()).decode().split("\n")[: OPENAI_MERGES + 1]
     return Vocabulary([_pair(line, "") for line in lines[1:]], lines[0])
 
 
@@ -138,17 +141,19 @@ def _content(path: Path) -> str:
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
         if len(data) > LARGEST:
             raise UserError(f"vocabulary={path} holds more than {LARGEST >> 20} MB: no vocabulary is as large.")
-        return data.decode()
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"vocabulary={path} is no whole file of merges ({error}): make it again.") from error
 
 
 @lru_cache(4)  # vocabularies are large and few
 def _parsed(text: str, name: str) -> Vocabulary:
-    title, *lines = text.splitlines() or [""]
+    title, *lines = split_lines(text) or [""]
     known = {*BYTES, *(f"{symbol}</w>" for symbol in BYTES)}
     merges = []
-    for number, line in enumerate(filter(None, lines), 2):
+    for number, line in enumerate(lines, 2):
+        if not line:
+            continue
         left, right = _pair(line, f"vocabulary={name}, line {number}")
         if unknown := {left, right} - known:
             raise UserError(

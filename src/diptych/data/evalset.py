@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from diptych.data import seeding
+from diptych.data.class_folders import Unused, class_folders, printable, some
+from diptych.data.eval_samples import captioned, labelled, text_of
 from diptych.data.image import BadImage, eval_image
 from diptych.data.index import open_index
-from diptych.data.pairs import IMAGES
-from diptych.data.shards import Sample, read_whole
+from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.templates import CLIPS, OWN, PLAIN, read_templates
+from diptych.textfile import read_json, read_lines, read_text
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 MARKS = ("classnames.txt", "dataset_type.txt")  # a folder with one of them is a set
+ROLES = ("validation", "shift", "redrawn", "unseen", "test", "train")
+KINDS = ("classification", "retrieval")  # of dataset_type.txt
 
 
 class Readable(Protocol):
@@ -49,6 +53,8 @@ class EvalSet:
 
     role: what its number stands for: "validation", "shift", "redrawn", "unseen", or "test"
     border: pixels that are cut off every side of a picture
+    prompts: whose the templates are
+    unused: what was seen beside the pictures and is none of them, by reason; remarks: sentences on how it was read
     """
 
     name: str
@@ -59,6 +65,9 @@ class EvalSet:
     note: str = ""
     skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> keys
     border: int = 0
+    prompts: str = OWN
+    unused: Unused = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,8 +96,9 @@ class EvalSet:
                 try:
                     encoded = data if isinstance(data, bytes) else data.read_bytes()
                     images.append(eval_image(encoded, size, self.border))
-                except BadImage as error:
-                    self.skipped.setdefault(str(error), []).append(key)
+                except (BadImage, OSError) as error:
+                    reason = f"can't be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                    self.skipped.setdefault(reason, []).append(key)
                     continue
                 labels.append(label)
                 keys.append(key)
@@ -98,24 +108,39 @@ class EvalSet:
 
 
 def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
-    """One sub-folder a class, its name the class name; an optional file of templates beside them.
+    """One sub-folder a class, its name the class name, its pictures at any depth; an optional file of templates
+    beside them.
 
     Raises UserError when there is no such folder or no picture in it.
     """
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"data.path={path} is not a folder: give one with a sub-folder of pictures a class.")
-    classes = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    found = class_folders(root, known=(TEMPLATES,))
+    if not found.pictures:
+        raise UserError(
+            f"data.path={path} holds no picture{_seen(found.unused)}: give a folder with a sub-folder a class."
+        )
+    if odd := next((each for each in found.pictures if printable(each) != each), None):
+        raise UserError(f"{root} has the class folder {printable(odd)}, whose name is no text: rename it.")
     items: list[Item] = [
-        (f"{folder.name}/{file.name}", file, label, "")
-        for label, folder in enumerate(classes)
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGES
+        (key, file, label, "") for label, files in enumerate(found.pictures.values()) for key, file in files
     ]
-    if not items:
-        raise UserError(f"data.path={path} holds no picture: give a folder with a sub-folder a class.")
-    templates = lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else ["a photo of a {}."]
-    return [EvalSet(name or root.name, [folder.name for folder in classes], templates, items)]
+    own = (root / TEMPLATES).exists()
+    templates, prompts = (read_templates(root / TEMPLATES), OWN) if own else ([PLAIN], CLIPS)
+    made = EvalSet(name or base(path), list(found.pictures), templates, items, prompts=prompts)
+    return [replace(made, unused=found.unused, remarks=found.remarks)]
+
+
+def base(path: str | Path) -> str:
+    """What a set is called after its folder or file, also where that is given as `.`"""
+    whole = Path(path).resolve() if Path(path).name in ("", "..") else Path(path)
+    return printable(whole.stem if whole.is_file() else whole.name)
+
+
+def _seen(unused: Unused) -> str:
+    seen = [f"{reason}: {some(names)}" for reason, names in unused.items()]
+    return f" ({'; '.join(seen)})" if seen else ""
 
 
 def benchmark_sets(
@@ -128,63 +153,106 @@ def benchmark_sets(
     Raises UserError for what is missing or damaged.
     """
     sets = _sets(Path(path), path, names)
-    return sets if templates is None else [replace(each, templates=list(templates)) for each in sets]
+    return sets if templates is None else [replace(each, templates=list(templates), prompts="given") for each in sets]
 
 
 def joined(sets: Mapping[str, Sequence[EvalSet] | None], roles: Mapping[str, str]) -> list[EvalSet]:
-    """What several readers give, as one list. roles: reader -> what its numbers stand for; None leaves one out"""
+    """What several readers give, as one list. roles: reader -> what its numbers stand for; None leaves one out
+    Raises UserError for a role of no reader, and for two sets of one name, of which one number would be lost.
+    """
     if unknown := sorted(set(roles).difference(sets)):
         raise UserError(f"data.evaluate.roles names {unknown[0]}, which is none of {', '.join(sets)}.")
-    return [replace(each, role=roles.get(name, each.role)) for name, found in sets.items() for each in found or ()]
+    found = [replace(each, role=roles.get(name, each.role)) for name, own in sets.items() for each in own or ()]
+    names = [each.name for each in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"data.evaluate.sets has two sets of the name {twice!r}: give one another name.")
+    return found
 
 
 def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
     if any((root / file).is_file() for file in MARKS):
         return [tar_set(root, {})]
-    described = json.loads((root / "sets.json").read_text()) if (root / "sets.json").is_file() else {}
-    names = list(described) or sorted({each.parent.name for file in MARKS for each in root.glob(f"*/{file}")})
+    listed = (root / "sets.json").exists()
+    there = sorted({each.parent.name for file in MARKS for each in root.glob(f"*/{file}")})
+    described = _described(root / "sets.json") if listed else {name: {} for name in there}
+    names = list(described)
     if not names:
         raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
     if missing := sorted(set(chosen or ()).difference(names)):
         raise UserError(f"data.path={path} has no set {missing[0]!r}: take some of {', '.join(names)}.")
-    names = [name for name in names if chosen is None or name in chosen]
-    return [tar_set(root / name, described.get(name, {})) for name in names]
+    if gone := next((name for name in names if not (root / name).is_dir()), None):
+        raise UserError(f"{root}/sets.json names the set {gone!r}, and there is no such folder: leave it out.")
+    sets = [tar_set(root / name, described[name]) for name in names if chosen is None or name in chosen]
+    if not sets:
+        raise UserError(f"data.evaluate.names= takes none of the sets of {path}: take some of {', '.join(names)}.")
+    if more := [name for name in there if name not in described]:
+        sets[0].unused["set that sets.json does not name"] = list(map(printable, more))
+    return sets
 
 
-def tar_set(root: Path, described: dict, split: str = "test") -> EvalSet:
-    """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars"""
-    kind = root / "dataset_type.txt"
-    captioned = (
-        kind.is_file() and kind.read_text().strip().lower() == "retrieval"
-    )  # pictures with captions, no classes
-    for needed in () if captioned else (root / "classnames.txt", root / TEMPLATES):
-        if not needed.is_file():
+def _described(file: Path) -> dict[str, dict[str, Any]]:
+    """`sets.json`: name of a folder beside it -> its role and note. Raises UserError for anything else."""
+    found = read_json(file)
+    for name, told in found.items():
+        if name in ("", ".", "..") or printable(name) != name or set(name) & set("/\\"):
+            raise UserError(f"{file} names the set {name!r}: a set is a folder beside it, so give the folder's name.")
+        if not isinstance(told, dict):
+            raise UserError(f'{file} says {told!r:.60} of {name}: write {{"{name}": {{"role": "shift"}}}}, or {{}}.')
+        if told.get("role", "test") not in ROLES:
+            raise UserError(f"{file} gives {name} the role {told['role']!r:.60}: take one of {', '.join(ROLES)}.")
+        if not isinstance(told.get("note", ""), str):
+            raise UserError(f"{file} gives {name} a note that is no text: {told['note']!r:.60}.")
+    return found
+
+
+def tar_set(root: Path, described: Mapping[str, Any], split: str = "test") -> EvalSet:
+    """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars
+
+    A blank class name keeps its place, since the labels are places: CLEVR's distances have one, and are evaluated
+    with it. Blank names at the end, of which there is no picture, are left out.
+    """
+    retrieval = _kind(root / "dataset_type.txt") == "retrieval"  # pictures with captions, no classes
+    for needed in () if retrieval else (root / "classnames.txt", root / TEMPLATES):
+        if not needed.exists():
             raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
-    names = [] if captioned else lines(root / "classnames.txt")
+    name = base(root)
+    names = [] if retrieval else read_lines(root / "classnames.txt")
+    templates = [] if retrieval else read_templates(root / TEMPLATES)
+    unused: Unused = {}
     items: list[Item] = []
-    for tar in sorted((root / split).glob("*.tar"), key=lambda tar: (len(tar.name), tar.name)):
+    for tar in _tars(root / split, unused):
         for sample in read_whole(open_index(str(tar))):
-            image = next((data for ext, data in sample.items() if f".{ext}".endswith(IMAGES)), None)
-            key = f"{root.name}/{_text(sample, '__key__')}"
-            label = "0" if captioned else _text(sample, "cls")
-            if captioned and image is not None and _text(sample, "txt"):
-                items.append((key, image, 0, _text(sample, "txt")))
-                continue
-            if image is None or not label.isdecimal() or int(label) >= len(names):
-                raise UserError(f"{key} in {tar} has no image or no class below {len(names)} (.cls): mend the set.")
-            caption = json.loads(sample["json"]).get("caption", "") if "json" in sample else ""
-            items.append((key, image, int(label), caption or _text(sample, "txt")))
+            key = f"{name}/{printable(text_of(sample, '__key__'))}"
+            if retrieval:
+                items.append(captioned(sample, key, tar, unused))
+            else:
+                items.append(labelled(sample, key, tar, len(names), unused))
     if not items:
         raise UserError(f"{root / split} holds no sample: the set has class names but no pictures.")
-    templates = [] if captioned else [line.replace("{c}", "{}") for line in lines(root / TEMPLATES)]
-    return EvalSet(root.name, names, templates, items, described.get("role", "test"), described.get("note", ""))
+    used = max(label for _, _, label, _ in items)
+    while len(names) > used + 1 and not names[-1]:
+        names.pop()
+    role, note = described.get("role", "test"), described.get("note", "")
+    return EvalSet(name, names, templates, items, role, note, unused=unused)
 
 
-def _text(sample: Sample, name: str) -> str:
-    value = sample.get(name, b"")
-    return value if isinstance(value, str) else value.decode(errors="replace").strip()
+def _kind(file: Path) -> str:
+    kind = read_text(file).strip().lower() if file.exists() else KINDS[0]
+    if kind not in KINDS:
+        raise UserError(f"{file} says {kind!r:.60}: a set is one of {' or '.join(KINDS)} here.")
+    return kind
 
 
-def lines(path: Path) -> list[str]:
-    """A file's lines, stripped, without empty ones."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+def _tars(folder: Path, unused: Unused) -> list[Path]:
+    """A split's tars, 2 before 10. Raises UserError where there are other than its nshards.txt says."""
+    found = []
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.suffix == ".tar" and not entry.name.startswith("."):
+            found.append(entry)
+        elif entry.name != "nshards.txt":
+            unused.setdefault(f"file in {folder.name}/ that is no .tar", []).append(printable(entry.name))
+    if (folder / "nshards.txt").exists():
+        said = read_text(folder / "nshards.txt").strip()
+        if said != str(len(found)):
+            raise UserError(f"{folder}/nshards.txt says {said!r:.60}, and {len(found)} tars are there: restore them.")
+    return sorted(found, key=lambda tar: (len(tar.name), tar.name))

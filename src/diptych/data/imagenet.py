@@ -6,14 +6,14 @@ classes; ObjectNet: the 113 that ImageNet has too): the CLIP paper, section 3.3,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from diptych.data import benchmarks
+from diptych.data.class_folders import class_folders
 from diptych.data.evalset import EvalSet, Item
-from diptych.data.pairs import IMAGES
 from diptych.errors import UserError
+from diptych.textfile import read_json
 
 IMAGENET = "imagenet1k"
 BORDER = 2  # pixels of red around every picture of ObjectNet, which a model must not see
@@ -67,7 +67,8 @@ def _set(
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: {name} is read from one with {_some(folders)} in it.")
-    there = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    listed = class_folders(root)
+    there = {e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__MACOSX"))}
     if missing := [folder for folder in folders if folder not in there]:
         raise UserError(
             f"{root} lacks {len(missing)} of the {len(folders)} class folders of {name} ({_some(missing)}): unpack"
@@ -76,27 +77,28 @@ def _set(
     if not others and (more := sorted(there.difference(folders))):
         raise UserError(f"{root} holds {len(more)} folders of no class of {name} ({_some(more)}): move them out.")
     items: list[Item] = [
-        (f"{folder}/{file.name}", file, label, "")
+        (key, file, label, "")
         for label, folder in enumerate(folders)
-        for file in sorted((root / folder).iterdir())
-        if file.suffix.lower() in IMAGES
+        for key, file in listed.pictures.get(folder, ())
     ]
     if pictures is not None and len(items) != pictures:
         raise UserError(
             f"{root} holds {len(items):,} pictures, and {name} has {pictures:,}: unpack its archive again, or say"
             " data.pictures=null to take what is there."
         )
-    return EvalSet(name, names, benchmarks.templates(IMAGENET), items)
+    if not items:
+        raise UserError(f"{root} holds no picture in the class folders of {name}: unpack its archive there.")
+    unused = listed.unused
+    if more := sorted(set(listed.pictures).difference(folders)):
+        unused["folder of a class that is not asked for"] = more
+    return EvalSet(name, names, benchmarks.templates(IMAGENET), items, unused=unused, remarks=listed.remarks)
 
 
 def _mapping(file: Path) -> dict[str, str]:
-    try:
-        found = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing: it comes with ObjectNet's archive, in mappings/.") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: unpack ObjectNet's archive again.") from error
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not file.is_file():
+        raise UserError(f"{file} is missing: it comes with ObjectNet's archive, in mappings/.")
+    found = read_json(file)
+    if not all(isinstance(value, str) for value in found.values()):
         raise UserError(f"{file} is not a JSON object of names: unpack ObjectNet's archive again.")
     return found
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from diptych.data.evalset import EvalSet, Item, folder_set, lines, tar_set
+from diptych.data.evalset import EvalSet, Item, folder_set, tar_set
 from diptych.data.index import open_index
 from diptych.data.pairs import IMAGES
-from diptych.data.shards import read_whole
+from diptych.data.shards import Sample, read_whole
 from diptych.errors import UserError
+from diptych.templates import CLIPS, PLAIN
+from diptych.textfile import read_lines
 
 VARIANT = "~"  # in a picture's name: a training picture that was made from another one
 
@@ -21,14 +24,13 @@ def labelled_pairs(shards: str, classes: str) -> EvalSet:
     classes: the file of class names that gives the labels their numbers
     Samples of other labels, or of none, are in `skipped`. Raises UserError where nothing is left.
     """
-    names = lines(Path(classes))
-    numbers = {name: label for label, name in enumerate(names)}
+    names = read_lines(classes)
+    numbers = {name: label for label, name in reversed(list(enumerate(names)))}  # of two of one name the first
     items: list[Item] = []
     skipped: dict[str, list[str]] = {}
     for sample in read_whole(open_index(shards)):
-        key, described = str(sample["__key__"]), json.loads(sample.get("json", b"{}"))
-        label = described.get("label") if isinstance(described, dict) else None
-        if label not in numbers:
+        key, label = str(sample["__key__"]), _label(sample)
+        if not isinstance(label, str) or label not in numbers:
             skipped.setdefault(f"the label is not in {Path(classes).name}", []).append(key)
             continue
         for name, data in sample.items():
@@ -36,7 +38,15 @@ def labelled_pairs(shards: str, classes: str) -> EvalSet:
                 items.append((f"{key}.{name}", data, numbers[label], ""))
     if not items:
         raise UserError(f"No sample of {shards} has a label that is in {classes}: the two are not of one set.")
-    return EvalSet("train", names, ["a photo of a {}."], items, role="train", skipped=skipped)
+    return EvalSet("train", names, [PLAIN], items, role="train", skipped=skipped, prompts=CLIPS)
+
+
+def _label(sample: Sample) -> Any:
+    try:
+        described = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return None
+    return described.get("label") if isinstance(described, dict) else None
 
 
 def train_split(path: str) -> EvalSet:

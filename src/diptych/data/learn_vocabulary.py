@@ -73,7 +73,7 @@ def read_texts(sources: Sequence[str]) -> Iterator[str]:
             continue
         try:
             opened = gzip.open if source.endswith(".gz") else open
-            with opened(source, "rt", encoding="utf-8") as lines:
+            with opened(source, "rt", encoding="utf-8-sig") as lines:
                 yield from lines
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise UserError(f"{source} is no readable text in UTF-8 ({error}): give text files or shards.") from error

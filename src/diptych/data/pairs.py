@@ -14,6 +14,7 @@ from torch import Tensor
 from diptych.data import seeding
 from diptych.data.image import BadImage
 from diptych.data.shards import Sample
+from diptych.textfile import split_lines
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE, _CAPTION, _CROP = 11, 12, 13  # names of the draws made from a sample's seed
@@ -73,7 +74,7 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
     """A sample's captions, at least one. Raises BadSample."""
     try:
         if "txt" in sample:
-            lines = _stripped(sample["txt"].decode().splitlines())
+            lines = _stripped([*split_lines(sample["txt"].decode())])
         elif "json" in sample:
             lines = _captions_of_json(sample["json"])
         else:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from diptych.data import benchmarks
-from diptych.data.evalset import EvalSet, Item, lines
+from diptych.data.class_folders import Unused, printable
+from diptych.data.evalset import EvalSet, Item, base
+from diptych.data.image import BadImage
 from diptych.errors import UserError
+from diptych.templates import read_templates
+from diptych.textfile import read_lines
+
+SPLIT = re.compile(r"(\w+?)-\d+(-of-\d+)?\.parquet$")  # test-00000-of-00002.parquet, as the hub names them
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,16 @@ class Cell:
     column: str
 
     def read_bytes(self) -> bytes:
-        value = _pictures(self.file, self.group, self.column)[self.row]
-        return (value.get("bytes") if isinstance(value, dict) else value) or b""
+        import pyarrow as pa
+
+        try:
+            value = _pictures(self.file, self.group, self.column)[self.row]
+        except pa.ArrowException as error:
+            raise BadImage("row group that can't be read") from error
+        found = value.get("bytes") if isinstance(value, dict) else value
+        if found is None:
+            raise BadImage("no picture in the row (null)")
+        return found
 
 
 def parquet_set(
@@ -35,12 +50,29 @@ def parquet_set(
     image: the column of encoded pictures, bytes or {bytes, path}; label: that of class numbers
     Raises UserError for a missing file or column, or a label without a class.
     """
-    files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
-    if not files or not files[0].is_file():
-        raise UserError(f"data.path={path} is neither a Parquet file nor a folder of some: give it one.")
+    unused: Unused = {}
+    files = _files(Path(path), unused)
     names, templates = _pinned(classes)
     items: list[Item] = [item for file in files for item in _items(file, image, label, len(names))]
-    return [EvalSet(name or Path(path).stem, names, templates, items)]
+    if not items:
+        raise UserError(f"data.path={path} holds no row: give it a Parquet file with pictures and labels.")
+    return [EvalSet(name or base(path), names, templates, items, unused=unused)]
+
+
+def _files(path: Path, unused: Unused) -> list[Path]:
+    if not path.is_dir():
+        files = [path] if path.is_file() else []
+    else:
+        there = sorted(path.iterdir())
+        files = [each for each in there if each.suffix == ".parquet" and each.is_file() and each.name[0] != "."]
+        if others := [printable(each.name) for each in there if each not in files]:
+            unused["file or folder beside the Parquet files"] = others
+    if not files:
+        raise UserError(f"data.path={path} is neither a Parquet file nor a folder of some: give it one.")
+    splits = dict.fromkeys(found[1] for each in files if (found := SPLIT.match(each.name)))
+    if len(splits) > 1:
+        raise UserError(f"data.path={path} holds the splits {', '.join(splits)}: give a folder, or a file, of one.")
+    return files
 
 
 def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
@@ -49,17 +81,23 @@ def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
 
     try:
         with pq.ParquetFile(file) as table:
-            there = table.schema_arrow.names
+            schema = table.schema_arrow
+            there = schema.names
             for key, column in (("image", image), ("label", label)):
                 if column not in there:
                     raise UserError(
                         f"{file} has no column {column!r}: say data.{key}=NAME, one of {', '.join(there)}."
                     )
+            if not _encoded(schema.field(image).type):
+                raise UserError(
+                    f"{file}: the column {image!r} holds {schema.field(image).type}, not encoded pictures (binary, or"
+                    " a struct with `bytes`): say data.image=NAME."
+                )
             groups = [
                 table.read_row_group(group, [label]).column(label).to_pylist()
                 for group in range(table.num_row_groups)
             ]
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is not a readable Parquet file: fetch it again.") from error
     items: list[Item] = []
     for group, labels in enumerate(groups):
@@ -69,8 +107,19 @@ def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
                     f"{file}: row {row} of row group {group} has the label {value!r}, outside the {classes} classes"
                     f" 0…{classes - 1}: the labels and the class names are not of one set."
                 )
-            items.append((f"{file.stem}/{group}/{row}", Cell(str(file), group, row, image), value, ""))
+            items.append(
+                (f"{printable(file.stem)}/{group}/{row}", Cell(str(file), group, row, image), int(value), "")
+            )
     return items
+
+
+def _encoded(column: Any) -> bool:
+    """Whether a column's type is bytes, or {bytes, …}."""
+    import pyarrow.types as kinds
+
+    if kinds.is_struct(column):
+        return any(field.name == "bytes" and _encoded(field.type) for field in column)
+    return kinds.is_binary(column) or kinds.is_large_binary(column)
 
 
 @lru_cache(maxsize=2)  # rows come in order, so this holds the group being read
@@ -88,6 +137,4 @@ def _pinned(classes: str) -> tuple[list[str], list[str]]:
     for needed in (folder / benchmarks.NAMES, folder / benchmarks.TEMPLATES):
         if not needed.is_file():
             raise UserError(f"{needed} is missing: data.classes={classes} needs class names and templates.")
-    return lines(folder / benchmarks.NAMES), [
-        each.replace("{c}", "{}") for each in lines(folder / benchmarks.TEMPLATES)
-    ]
+    return read_lines(folder / benchmarks.NAMES), read_templates(folder / benchmarks.TEMPLATES)

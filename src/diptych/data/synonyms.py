@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from diptych.data.index import open_index
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.textfile import parse_json, read_json
 
 
 def from_file(path: str) -> dict[str, list[str]]:
     """`{"class name": ["other name", …]}`. Raises UserError where the file is missing or says something else."""
-    try:
-        found = json.loads(Path(path).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{path} is missing or not JSON: synonyms are a JSON object of lists of names.") from error
-    if not isinstance(found, dict) or not all(_names(each) for each in found.values()):
+    found = read_json(path)
+    if not all(_names(each) for each in found.values()):
         raise UserError(f'{path} must map class names to lists of names, such as {{"cat": ["house cat"]}}.')
     return found
 
@@ -25,9 +20,10 @@ def from_pairs(shards: str, field: str) -> dict[str, list[str]]:
     """Of training pairs whose KEY.json has a `label`: label -> its list `field`, samples without one left out."""
     found = {}
     for sample in read_whole(open_index(shards)):
-        described = json.loads(sample.get("json", b"{}"))
-        if isinstance(described, dict) and described.get("label") and _names(described.get(field)):
-            found[described["label"]] = described[field]
+        described = parse_json(sample.get("json", b"{}"), f"{sample['__key__']}.json of {shards}")
+        label = described.get("label")
+        if isinstance(label, str) and label and _names(described.get(field)):
+            found[label] = described[field]
     if not found:
         raise UserError(f"No sample of {shards} has a label and a list {field!r} in its .json: say synonyms=null.")
     return found

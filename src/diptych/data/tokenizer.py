@@ -9,7 +9,7 @@ white space, so a caption's ids are its words' ids one after the other, and a wo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -72,6 +72,16 @@ class Tokenizer:
         """The text that ids stand for, up to the first [EOS]; words and punctuation apart, all lower case."""
         until_end = takewhile(lambda number: number != self.eot, map(int, ids))
         return self.vocabulary.decode(number for number in until_end if number != self.sot)
+
+    def words(self, tokens: Tensor) -> Iterator[tuple[int, ...]]:
+        """The ids of each word in rows [N, L] that this tokenizer wrote; one that the context cut is left out."""
+        ends = self.vocabulary.ends
+        for row in tokens.tolist():
+            first = 1
+            for place in range(1, row.index(self.eot)):
+                if ends[row[place]]:
+                    yield tuple(row[first : place + 1])
+                    first = place + 1
 
     def _ids(self, text: str) -> bytes:
         # What needs no cleaning is done sooner than it is found in a large cache.

@@ -18,6 +18,7 @@ from diptych.study.prompts import prompts
 from diptych.study.quality import quality
 from diptych.study.record import ASKED_FOR, PARTS, mapping, read
 from diptych.study.robustness import robustness
+from diptych.study.sets import sets
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -51,6 +52,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         details=details(record),
         profiled=profiled(record),
         fewshot=fewshot(record),
+        sets=sets(record),
     )
     out = out or run_dir / "report.html"
     write(out, page)

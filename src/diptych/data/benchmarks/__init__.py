@@ -5,12 +5,12 @@ A folder a benchmark; `sources.json` says where they are from and holds the SHA-
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from diptych.errors import UserError
+from diptych.textfile import read_json, split_lines
 
 ROOT = Path(__file__).parent
 NAMES, TEMPLATES, WNIDS = "classnames.txt", "zeroshot_classification_templates.txt", "wnids.txt"
@@ -39,9 +39,9 @@ def _lines(benchmark: str, file: str) -> list[str]:
     text = (ROOT / name).read_bytes()
     if sha256(text).hexdigest() != _hashes()[name]:
         raise UserError(f"{ROOT / name} is not what was pinned in sources.json: fetch the repository's again.")
-    return text.decode().splitlines()
+    return split_lines(text.decode())
 
 
 @cache
 def _hashes() -> dict[str, str]:
-    return json.loads((ROOT / "sources.json").read_text())["sha256"]
+    return read_json(ROOT / "sources.json")["sha256"]
