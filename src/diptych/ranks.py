@@ -41,9 +41,7 @@ PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a s
 def launch(run_dir: Path, ranks: int, resume: bool) -> None:
     """Train the run in `run_dir` with `ranks` processes. Raises the first error of a rank, once, and Stopped."""
     (run_dir / NOTE).unlink(missing_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     with _passing_signals_on() as started:
         for rank in range(ranks):
             if not started.received:
@@ -59,6 +57,22 @@ def launch(run_dir: Path, ranks: int, resume: bool) -> None:
         (run_dir / NOTE).unlink(missing_ok=True)
         raise Stopped("Ctrl-C again: ended at once; what came after the last checkpoint is lost.", signal.SIGINT)
     _raise_first(run_dir, codes, started.received)
+
+
+def _free_port() -> int:
+    """One at which the ranks can meet. Raises UserError where this machine doesn't reach itself: torch would try that
+    for minutes."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+            probe.listen()
+            socket.create_connection(probe.getsockname(), timeout=10).close()
+        except OSError as error:
+            raise UserError(
+                f"Ranks meet at 127.0.0.1, which this machine doesn't reach ({error.strerror or error}): type `ip link"
+                " set lo up` as root, or train in one process, trainer=cpu or trainer.devices=1."
+            ) from error
+        return probe.getsockname()[1]
 
 
 def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> subprocess.Popen:

@@ -48,7 +48,7 @@ from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, started_again
 from diptych.study.record import folder_of_config
 from diptych.vocabulary import keep_vocabulary
-from diptych.world import adopt, outside
+from diptych.world import adopt, outside, refuse_leftovers
 
 register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
 
@@ -66,10 +66,13 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
             action(cfg)
 
     with _one_sentence(config_name):
+        refuse_leftovers()
         if config_name == "train":
             _join_others(sys.argv[1:])
         elif config_name in ("evaluate", "embed"):
             agree_on_folder()
+        elif world := outside():
+            raise UserError(f"{world.launcher} has started {world.size} ranks, and {config_name} is for one process.")
         hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
 
 

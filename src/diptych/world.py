@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +37,84 @@ def outside(environment: Mapping[str, str] | None = None) -> World | None:
     """Where torchrun or srun has put this process; None where nothing started several."""
     env = os.environ if environment is None else environment
     if "TORCHELASTIC_RUN_ID" in env:
-        world = World(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"]), "torchrun")
+        rank, size, local_size = (_number(env, name, "torchrun") for name in TORCHRUN)
+        world = World(rank, size, local_size, "torchrun")
     elif _is_task_of_srun(env):
-        size = int(env["SLURM_NTASKS"])
-        nodes = int(env.get("SLURM_STEP_NUM_NODES") or env.get("SLURM_NNODES") or 1)
+        size, nodes = _number(env, "SLURM_NTASKS", "srun"), _nodes_of_step(env)
         if size % nodes:
             raise UserError(f"srun started {size} tasks on {nodes} nodes: take as many on each (--ntasks-per-node).")
-        world = World(int(env["SLURM_PROCID"]), size, size // nodes, "srun")
+        world = World(_number(env, "SLURM_PROCID", "srun"), size, size // nodes, "srun")
     else:
         return None
+    if not (0 <= world.rank < world.size and 1 <= world.local_size <= world.size):
+        raise UserError(
+            f"{world.launcher}'s variables don't fit together: rank {world.rank} of {world.size},"
+            f" {world.local_size} a machine. If it did not start this process, {_unset(env)}."
+        )
     return world if world.size > 1 else None
+
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+RANKS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
+def refuse_leftovers(environment: Mapping[str, str] | None = None) -> None:
+    """Where neither torchrun nor srun has started this process, no variable may say that it is one of several: it
+    would wait for the others, or keep its numbers to itself as a rank that isn't the first. Raises UserError."""
+    env = os.environ if environment is None else environment
+    if outside(env) is not None or "TORCHELASTIC_RUN_ID" in env:
+        return
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "GROUP_RANK": "0",
+        "NODE_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+    }
+    said = [f"{name}={env[name]}" for name, value in alone.items() if env.get(name, value).strip() != value]
+    if said:
+        raise UserError(
+            f"{' and '.join(said)} in the environment says that this process is one of several, but neither torchrun"
+            f" nor srun has started it: {_unset(env)}, or start it with torchrun (docs/launching.md)."
+        )
+    if env.get("SLURM_PROCID", "0").strip() != "0" and not _is_task_of_srun(env):
+        raise UserError(
+            f"SLURM_PROCID={env['SLURM_PROCID']} says that this process is one of several, but srun has not set the"
+            " variables of a task beside it: type `unset SLURM_PROCID`, or start it with srun."
+        )
+
+
+def _unset(env: Mapping[str, str]) -> str:
+    return f"type `unset {' '.join(name for name in (*RANKS, 'TORCHELASTIC_RUN_ID') if name in env)}`"
+
+
+def _number(env: Mapping[str, str], name: str, launcher: str) -> int:
+    try:
+        return int(env[name])
+    except (KeyError, ValueError):
+        said = f"{name}={env[name]} is no whole number" if name in env else f"{name} is missing"
+        raise UserError(
+            f"{said} in the environment, where {launcher} sets it: start the command with {launcher}, or, if it did"
+            f" not start this process, {_unset(env)}."
+        ) from None
+
+
+def _nodes_of_step(env: Mapping[str, str]) -> int:
+    name = next((name for name in ("SLURM_STEP_NUM_NODES", "SLURM_NNODES") if env.get(name)), None)
+    nodes = 1 if name is None else _number(env, name, "srun")
+    if nodes < 1:
+        raise UserError(f"{name}={nodes} in the environment is no number of nodes: type `unset {name}`.")
+    return nodes
 
 
 def nodes() -> int:
@@ -52,9 +123,8 @@ def nodes() -> int:
 
 
 def _is_task_of_srun(env: Mapping[str, str]) -> bool:
-    """A batch script has a rank and a number of tasks too, without having started any."""
-    batch_script = env.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in env
-    return "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not batch_script
+    """A batch script, or a shell in an allocation, has a number of tasks too, without having started any."""
+    return all(name in env for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS"))
 
 
 def adopt(world: World) -> None:
@@ -82,18 +152,39 @@ def meet(world: World) -> Store:
     some did not come."""
     from torch.distributed.rendezvous import rendezvous
 
+    address, port = (os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+    waiting = threading.Timer(SILENCE, _say_who_is_missed, (world, f"{address}:{port}"))
+    waiting.daemon = True
+    waiting.start()
     try:
+        socket.getaddrinfo(address, None)  # torch would ask for it again until its timeout
+        if (
+            os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        ):  # torchrun itself listens, before it starts ranks
+            socket.create_connection((address or "", int(port or 0)), timeout=SILENCE).close()
         store, _, _ = next(iter(rendezvous("env://", world.rank, world.size)))
     except Exception as error:
-        at = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"Rank {world.rank} of {world.size} did not meet the others at {at}: {str(error).splitlines()[0]}"
+            f"Rank {world.rank} of {world.size} did not meet the others at MASTER_ADDR:MASTER_PORT={address}:{port}"
+            f" ({str(error).splitlines()[0]}): {world.launcher} gives an address that all ranks reach; if it did not"
+            f" start this process, {_unset(os.environ)}."
         ) from error
+    finally:
+        waiting.cancel()
     _open.append(store)
     return store
 
 
 _open: list[Store] = []
+SILENCE = 30.0  # seconds of waiting for other ranks after which a line says so
+
+
+def _say_who_is_missed(world: World, address: str) -> None:
+    print(
+        f"diptych: rank {world.rank} waits for the {world.size - 1} others of {world.launcher} at {address}.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def announce(store: Store, run_dir: Path, resume: bool) -> None:
