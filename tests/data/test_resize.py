@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pillow_pixels
 import pytest
@@ -12,7 +14,17 @@ from photos import photo
 from PIL import Image
 
 from diptych.data.decode import Picture
-from diptych.data.resize import Crop, box_crop, centre_crop, rows_first, square_crop, take, take_exactly
+from diptych.data.resize import (
+    WHOLE,
+    Crop,
+    box_crop,
+    centre_crop,
+    rows_first,
+    square,
+    square_crop,
+    take,
+    take_exactly,
+)
 
 SIDES = st.integers(1, 400)
 
@@ -89,6 +101,34 @@ def test_the_kept_part_is_what_resizing_everything_would_give(sides: tuple[int, 
         assert torch.equal(
             take(picture(pixels), crop), source[0, :, crop.top : crop.top + 50, crop.left : crop.left + 50]
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=SIDES, height=SIDES, size=st.integers(1, 60), share=st.floats(0, 1, exclude_max=True))
+def test_the_square_alone_is_the_square_of_all(width: int, height: int, size: int, share: float) -> None:
+    """Pillow takes corners of a box as floats of 32 bits, so a weight may be rounded the other way."""
+    crop = square_crop(width, height, size, share, share)
+    image = Image.fromarray(noise(width, height, 3))
+    apart = pillow_pixels.apart(torch.from_numpy(np.array(square(image, crop))).permute(2, 0, 1),
+                                pillow_pixels.take(image, crop))  # fmt: skip
+    assert apart.max() <= 2 and (apart > 0).float().mean() < 0.2
+
+
+@pytest.mark.parametrize("read", [take, take_exactly])
+@pytest.mark.parametrize("sides", [(1, 900), (900, 1)])
+def test_no_more_is_resized_than_the_square_needs(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[Picture, Crop], torch.Tensor], sides: tuple[int, int]
+) -> None:
+    asked = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *rest: asked.append(size) or resize(self, size, *rest)
+    )
+    picture_ = picture(noise(*sides, 1))
+    crop = square_crop(*sides, 448, 0.3, 0.3)
+    assert crop.width * crop.height > WHOLE
+    assert read(picture_, crop).shape == (3, 448, 448)
+    assert len(asked) == 2 and max(wide * high for wide, high in asked) <= 900 * 448
 
 
 def test_reductions_never_leave_less_than_what_is_made() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.data import seeding
-from diptych.data.decode import BadImage, Picture, decode, picture_of
+from diptych.data.decode import BadImage, Picture, decode, enough_memory, picture_of
 from diptych.data.resize import Crop, box_crop, centre_crop, square_crop, take, take_exactly
 from diptych.errors import UserError
 
@@ -45,7 +45,8 @@ def train_image(
         raise ValueError(f"crop={crop!r} is unknown: take 'square' or 'resized'")
 
     picture = decode(data, (lambda width, height: drawn(width, height).reduction()) if fast else None)
-    return take(picture, drawn(picture.width, picture.height))
+    with enough_memory():
+        return take(picture, drawn(picture.width, picture.height))
 
 
 class TrainImage:
@@ -98,4 +99,5 @@ def eval_pixels(image: Image.Image, size: int) -> Tensor:
 
 
 def _centre(picture: Picture, size: int) -> Tensor:
-    return take_exactly(picture, centre_crop(picture.width, picture.height, size))
+    with enough_memory():
+        return take_exactly(picture, centre_crop(picture.width, picture.height, size))

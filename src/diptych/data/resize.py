@@ -21,6 +21,7 @@ from diptych.data import seeding
 from diptych.data.decode import Picture
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+WHOLE = 1 << 26  # pixels, 256 MB: what is no larger is resized whole before the square is cut, as the peers do
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _random_box(width: int, height: int, seed: int, scale: tuple[float, float]) 
 def take(picture: Picture, crop: Crop) -> Tensor:
     """The crop of a picture, which may have been decoded smaller -> uint8 [3, size, size]."""
     pixels = picture.pixels
+    if crop.width * crop.height > WHOLE:
+        return take_exactly(picture, crop)
     high, wide, _ = pixels.shape
     left, right = (round(x * wide / picture.width) for x in crop.box[::2])
     top, bottom = (round(y * high / picture.height) for y in crop.box[1::2])
@@ -97,11 +100,34 @@ def take(picture: Picture, crop: Crop) -> Tensor:
 
 
 def take_exactly(picture: Picture, crop: Crop) -> Tensor:
-    """As `take`, of a whole decode, with Pillow's resize."""
-    image = Image.fromarray(picture.pixels).crop(crop.box)
-    image = image.resize((crop.width, crop.height), Image.Resampling.BICUBIC)
-    image = image.crop((crop.left, crop.top, crop.left + crop.size, crop.top + crop.size))
+    """As `take`, with Pillow's resize; not of a part of a reduced decode."""
+    image = Image.fromarray(picture.pixels)
+    if crop.box != (0, 0, picture.width, picture.height):
+        image = image.crop(crop.box)
+    if crop.width * crop.height > WHOLE:
+        image = square(image, crop)
+    else:
+        image = image.resize((crop.width, crop.height), Image.Resampling.BICUBIC)
+        image = image.crop((crop.left, crop.top, crop.left + crop.size, crop.top + crop.size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def square(image: Image.Image, crop: Crop) -> Image.Image:
+    """The square of `crop` alone, in Pillow's order of passes: a long picture resized whole may be of any size."""
+    across, down = image.width / crop.width, image.height / crop.height
+    columns = (crop.left * across, (crop.left + crop.size) * across)
+    rows = (crop.top * down, (crop.top + crop.size) * down)
+
+    def along_height(image: Image.Image) -> Image.Image:
+        return image.resize((image.width, crop.size), Image.Resampling.BICUBIC, (0, rows[0], image.width, rows[1]))
+
+    def along_width(image: Image.Image) -> Image.Image:
+        box = (columns[0], 0, columns[1], image.height)
+        return image.resize((crop.size, image.height), Image.Resampling.BICUBIC, box)
+
+    if rows_first(image.width, image.height, crop.width, crop.height):
+        return along_width(along_height(image))
+    return along_height(along_width(image))
 
 
 def rows_first(width: int, height: int, new_width: int, new_height: int) -> bool:

@@ -182,7 +182,7 @@ def _wrong_image(extension: str, data: bytes) -> Iterator[tuple[str, str]]:
     try:
         decode(data)
     except BadImage as error:
-        if "too large" in str(error):
+        if "decode safely" in str(error) or "as long as wide" in str(error):
             yield "decompression bomb", f".{extension}: {error}"
         elif found is None:
             yield "not an image", f".{extension}"

@@ -1,0 +1,169 @@
+"""JPEGs that libjpeg warns of although their pixels are whole: what it warned of is taken out, and nothing else.
+
+Whole are the pixels where the warning is about what stands between the segments of the header, about a header's field
+that no pixel depends on, or about bytes between the last pixel and the end mark. Any other warning (an early end, a
+wrong code, a restart mark out of turn) means that pixels were lost.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import simplejpeg
+
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+_SCAN, _END, _JFIF, _PROFILE = 0xDA, 0xD9, 0xE0, 0xE2
+_ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+_OTHERS = {"unknown JFIF revision number": _JFIF, "bad ICC marker": _PROFILE, "Invalid SOS parameters": _SCAN}
+MOST = 16  # things that may be wrong with one file
+MORE = 200  # blocks that are tried
+SCANS = 100  # encoders write a dozen; each one more costs a walk over all pixels
+
+
+def too_many_scans(data: bytes) -> bool:
+    """What follows the end mark, such as a video, is only looked at to save time."""
+    if data.count(b"\xff\xda") <= SCANS:
+        return False
+    return sum(marker == _SCAN for _, marker, _ in _markers(data)) > SCANS
+
+
+def without_oddities(data: bytes, warning: str) -> bytes | None:
+    """The same picture, byte for byte but for what libjpeg warned of; None where pixels may be lost."""
+    for _ in range(MOST):
+        less = _without(data, warning)
+        if less is None:
+            return None
+        data, warning = less, _warning(less) or ""
+        if not warning:
+            return data
+    return None
+
+
+def _without(data: bytes, warning: str) -> bytes | None:
+    for words, marker in _OTHERS.items():
+        if words in warning:
+            return _patched(data, marker)
+    match = _STRAY.search(warning)
+    return _cut(data, int(match[1]), int(match[2], 16)) if match else None
+
+
+def _cut(data: bytes, count: int, marker: int) -> bytes | None:
+    """Without the `count` stray bytes before the first marker of the kind that has any."""
+    scanned = False
+    for at, found, gap in _markers(data):
+        if found == marker and (gap or scanned):
+            while data[at - 1] == 0xFF:
+                at -= 1  # a marker may be filled up with these
+            less = data[: at - count] + data[at:]
+            if not scanned:
+                return less
+            return less if marker == _END and _is_stray(data[at - count : at], less, at - count) else None
+        scanned = scanned or found == _SCAN
+    return None
+
+
+def _is_stray(stray: bytes, data: bytes, end: int) -> bool:
+    """Whether these bytes, which stood before the end mark, are none of the picture's own.
+
+    Where the picture was damaged before, its last blocks are left over and look like any bytes. But they can be
+    decoded as more of the picture, up to their last bits. And an encoder fills its last byte up with ones, while
+    where a decoder that lost its place stops, there is a zero three times of four.
+    data, end: the picture without them, and where its end mark is
+    """
+    if len(stray) > 3 and len(set(stray)) == 1:
+        return True
+    mark = data[end:]
+    for last in range(end, max(end - 16, 2), -1):  # the decoder reads some bytes ahead and doesn't count them
+        if "premature end" in (_warning(data[: last - 1] + mark) or ""):
+            whole = _warning(data[:last] + mark) is None and _filled_up(data[:last], mark)
+            return whole and not _goes_on(data[:end] + stray, mark)
+    return False
+
+
+def _goes_on(data: bytes, mark: bytes) -> bool:
+    """Whether some more blocks make the picture end in the last of these bytes; `mark` follows them."""
+    frame = _frame(data)
+    if frame is None:  # progressive: no count of blocks says where a scan ends
+        return False
+    height, width, parts = struct.unpack_from(">HHB", data, frame + 5)
+    factors = [data[frame + 11 + 3 * part] for part in range(parts)] if parts > 1 else [0x11]
+    wide, high = 8 * max(each >> 4 for each in factors), 8 * max(each & 15 for each in factors)
+    blocks = -(-width // wide) * -(-height // high)
+    for more in range(1, MORE):
+        sides = range(1, 65500 // wide)
+        across = next((n for n in sides if (blocks + more) % n == 0 and (blocks + more) // n * high < 65500), 0)
+        if not across:
+            continue
+        shape = struct.pack(">HH", (blocks + more) // across * high, across * wide)
+        taller = data[: frame + 5] + shape + data[frame + 9 :]
+        if "premature end" in (_warning(taller + mark) or ""):
+            return False
+        if "premature end" in (_warning(taller[:-1] + mark) or "") and _filled_up(taller, mark):
+            return True
+    return False
+
+
+def _frame(data: bytes) -> int | None:
+    """Where the header of a picture is whose pixels are all in one scan."""
+    return next((at for at, marker, _ in _markers(data) if marker in (0xC0, 0xC1)), None)
+
+
+def _filled_up(data: bytes, mark: bytes) -> bool:
+    """Whether the bits that the decoder doesn't use of the last byte are all ones; `mark` follows it."""
+    if data[-2:] == b"\xff\0":
+        data = data[:-1]
+    # The last bits of a progressive picture are of such fine detail that some of them change no pixel.
+    bits = 7 if _frame(data) else 1
+    whole = simplejpeg.decode_jpeg(data + mark, strict=False)
+    for bit in range(bits):
+        changed = data[-1] ^ (1 << bit)
+        other = data[:-1] + bytes([changed] if changed != 0xFF else [0xFF, 0]) + mark
+        if _warning(other) or not np.array_equal(simplejpeg.decode_jpeg(other), whole):
+            return True
+        if changed & (1 << bit):
+            return False
+    return True
+
+
+def _warning(data: bytes) -> str | None:
+    """The first thing that libjpeg has to say of the picture."""
+    try:
+        simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _patched(data: bytes, marker: int) -> bytes | None:
+    """With all headers of the kind as they should be, or without them; None where that changes nothing."""
+    changed = bytearray(data)
+    for at, found, _ in reversed(list(_markers(data))):
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if found != marker:
+            continue
+        if marker == _PROFILE:
+            del changed[at:end]
+        elif marker == _SCAN:
+            changed[end - 3 : end] = bytes([0, 63, 0])
+        elif data[at + 4 : at + 9] == b"JFIF\0":
+            changed[at + 9] = 1
+    return bytes(changed) if changed != data else None
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int, bool]]:
+    """(position of the 0xFF before it, marker, whether other bytes stand before it) up to the end mark."""
+    at, gap = 2, False
+    while (at := data.find(b"\xff", start := at)) >= 0 and at + 1 < len(data):
+        gap = gap or at > start
+        marker = data[at + 1]
+        if marker in (0, 0xFF):  # a stuffed byte, which is data, or filling
+            gap, at = gap or not marker, at + (1 if marker else 2)
+            continue
+        yield at, marker, gap
+        if marker == _END:
+            return
+        at += 2 if marker in _ALONE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        gap = False
