@@ -11,6 +11,7 @@ from gloo import on_ranks
 import diptych
 from diptych.data.evalset import EvalSet
 from diptych.encode import encode_set
+from diptych.errors import UserError
 from samples import COLOURS, picture
 
 
@@ -50,5 +51,5 @@ def test_ranks_share_a_set_out_and_all_have_all(count: int, bad: tuple[int, ...]
 
 
 def test_a_set_of_which_nothing_can_be_read_is_named() -> None:
-    with pytest.raises(ValueError, match="no picture of the set a set could be read"):
+    with pytest.raises(UserError, match=r"No picture of the set a set can be read \(3 × not a readable image\)"):
         encoded(0, 1, 3, (0, 1, 2))

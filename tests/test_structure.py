@@ -45,6 +45,34 @@ def test_arrows(file: Path) -> None:
         assert not {name for name in found if name.split(".")[0] == "lightning"}
 
 
+# Where Python's own idea of a line will do: what programs and errors say, and bytes, which it splits at newlines alone.
+SPLIT_LINES = {
+    "interop/files.py",
+    "world.py",
+    "data/reading/pipe.py",
+    "data/sources/emoji_packages.py",
+    "training/loggers.py",
+}
+
+
+def test_files_are_utf8_and_lines_end_at_newlines() -> None:
+    """The locale must not decide what a file says, nor `splitlines`, which also splits at U+2028, where a name ends."""
+    seen = 0
+    for file in FILES:
+        name = str(file.relative_to(SRC / "diptych"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            called, where = node.func.attr, f"{name}, line {node.lineno}"
+            if called in ("read_text", "write_text"):
+                seen += 1
+                given = [word.arg for word in node.keywords]
+                given += [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+                assert {"encoding", "utf-8"} & set(given), f"{where}: say encoding="
+            assert called != "splitlines" or name in SPLIT_LINES, f"{where}: take textfile.split_lines"
+    assert seen > 10
+
+
 def test_importing_diptych_costs_nothing() -> None:
     """No torch, wandb or matplotlib before they are used, so that --help is quick."""
     import subprocess

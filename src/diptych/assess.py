@@ -227,6 +227,6 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
 
 def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write `metrics` beside what the file holds already, and return all of it."""
-    before = json.loads(file.read_text()) if file.is_file() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_json(file, {**before, **metrics})
     return {**before, **metrics}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -74,7 +75,9 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     own = _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
     parts = [part for part in gather_objects(own) if part is not None]
     if not any(part.keys for part in parts):
-        raise ValueError(f"no picture of the set {evalset.name} could be read")
+        reasons = Counter(reason for part in parts for reason, keys in part.skipped.items() for _ in keys)
+        told = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3))
+        raise UserError(f"No picture of the set {evalset.name} can be read ({told}): restore its pictures.")
     skipped: dict[str, list[str]] = {}
     for part in parts:
         for reason, keys in part.skipped.items():

@@ -76,11 +76,10 @@ def _quality(loaded: Loaded, evalset: EvalSet, encoded: Encoded) -> dict[str, An
 
 def _prints(evalset: EvalSet) -> tuple[list[str], list[int], list[str], list[Tensor]]:
     """Keys, difference hashes, digests of the bytes and 64-pixel pictures of all that can be read."""
-    kept = {key: data for key, data, _, _ in evalset.items}
     keys, hashes, digests, images = [], [], [], []
     for batch in evalset.batches(256, 64):
-        for key, image in zip(batch.keys, batch.images, strict=True):
-            data = kept[key]
+        for key, image, place in zip(batch.keys, batch.images, batch.places, strict=True):
+            data = evalset.items[place][1]
             keys.append(key)
             hashes.append(duplicates.difference_hash(image))
             digests.append(sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest())

@@ -17,16 +17,17 @@ from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import Encoded, encode_set
 from diptych.errors import UserError
+from diptych.evaluation.features import unit
 from diptych.evaluation.learned_context import Learned, context_classifier, learn_context
 from diptych.evaluation.prompt_search import Search, greedy
 from diptych.evaluation.zeroshot import finite_scale, hits, zero_shot_classifier
 from diptych.loading import Loaded
+from diptych.templates import PLAIN
 from diptych.towers.clip import CLIP
 
-PLAIN = "a photo of a {}."
 WAYS = {
     "plain": f'"{PLAIN}"',
-    "own_templates": "the set's own templates",
+    "own_templates": "the set's templates",
     "searched": "searched templates",
     "synonyms": "synonyms",
     "learned_context": "learned context",
@@ -132,22 +133,18 @@ def table(metrics: dict[str, Any]) -> str:
 
 def by_rule(model: CLIP, tokenizer: Tokenizer, names: Sequence[str], synonyms: Synonyms, rule: str) -> Tensor:
     """Classifier [C, D] of names and their synonyms. rule: a key of RULES"""
-    return torch.cat(
-        [
-            zero_shot_classifier(model, tokenizer, [""], RULES[rule](name, list(synonyms.get(name, ())))).cpu()
-            for name in names
-        ]
-    )
-
-
-def _prompts_of(names: Sequence[str]) -> list[str]:
-    return [PLAIN.replace("{}", f"{name}{{}}") for name in names]
+    rows = []
+    for name in names:
+        read_as = RULES[rule](name, list(synonyms.get(name, ())))
+        each = zero_shot_classifier(model, tokenizer, read_as, [PLAIN]).cpu()
+        rows.append(unit(each.mean(dim=0, keepdim=True), "class embeddings"))
+    return torch.cat(rows)
 
 
 RULES = {
-    "the name alone": lambda name, others: _prompts_of([name]),
-    "a prompt for each name": lambda name, others: _prompts_of([name, *others]),
-    "all names in one prompt": lambda name, others: _prompts_of([", ".join([name, *others])]),
+    "the name alone": lambda name, others: [name],
+    "a prompt for each name": lambda name, others: [name, *others],
+    "all names in one prompt": lambda name, others: [", ".join([name, *others])],
 }
 
 

@@ -186,7 +186,7 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
     text = str(cause) if cause else others or "".join(traceback.format_exception(error))
     note = {"rank": int(os.environ["RANK"]), "user": cause is not None, "others": others is not None, "text": text}
     try:
-        with (run_dir / NOTE).open("x") as file:
+        with (run_dir / NOTE).open("x", encoding="utf-8") as file:
             json.dump(note, file)
     except FileExistsError:
         return False
@@ -210,7 +210,7 @@ def read_note(run_dir: Path) -> dict[str, Any] | None:
     file = run_dir / NOTE
     if not file.exists():
         return None
-    note = json.loads(file.read_text())
+    note = json.loads(file.read_text(encoding="utf-8"))
     file.unlink()
     return note
 

@@ -62,7 +62,7 @@ def shared(results: AbstractContextManager[Path]) -> Iterator[Path]:
         else:
             with (
                 tempfile.TemporaryDirectory() as other,
-                Path(os.devnull).open("w") as nowhere,
+                Path(os.devnull).open("w", encoding="utf-8") as nowhere,
                 redirect_stdout(nowhere),
             ):
                 yield Path(other)

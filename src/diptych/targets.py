@@ -17,7 +17,7 @@ def known_targets() -> set[str]:
     """Every `_target_` that the configs of this version name for a training."""
     conf = ROOT / "conf"
     files = [conf / "train.yaml", *(file for group in GROUPS for file in (conf / group).rglob("*.yaml"))]
-    return {name for file in files for name in re.findall(r"_target_: *([\w.]+)", file.read_text())}
+    return {name for file in files for name in re.findall(r"_target_: *([\w.]+)", file.read_text(encoding="utf-8"))}
 
 
 def refuse_foreign_targets(config: Mapping[str, Any], run_dir: Path, allowed: Iterable[str]) -> None:

@@ -1,10 +1,8 @@
 """Class names in templates: both placeholders, and braces in names."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.errors import UserError
 from diptych.evaluation.prompts import fill, prompts
 
 

@@ -39,12 +39,14 @@ Item = tuple[str, bytes | Readable, int, str]
 
 @dataclass
 class Labelled:
-    """images: uint8 [B, 3, size, size]; labels: int64 [B]; a key and a caption each ("" where there is none)."""
+    """images: uint8 [B, 3, size, size]; labels: int64 [B]; a key and a caption each ("" where there is none); places:
+    of the pictures among the set's items"""
 
     images: Tensor
     labels: Tensor
     keys: list[str]
     captions: list[str]
+    places: list[int]
 
 
 @dataclass
@@ -91,8 +93,8 @@ class EvalSet:
         """All pictures in order; one that can't be read is left out and named in `skipped`."""
         self.skipped.clear()
         for start in range(0, len(self.items), batch_size):
-            images, labels, keys, captions = [], [], [], []
-            for key, data, label, caption in self.items[start : start + batch_size]:
+            images, labels, keys, captions, places = [], [], [], [], []
+            for place, (key, data, label, caption) in enumerate(self.items[start : start + batch_size], start):
                 try:
                     encoded = data if isinstance(data, bytes) else data.read_bytes()
                     images.append(eval_image(encoded, size, self.border))
@@ -103,8 +105,9 @@ class EvalSet:
                 labels.append(label)
                 keys.append(key)
                 captions.append(caption)
+                places.append(place)
             if images:
-                yield Labelled(torch.stack(images), torch.tensor(labels), keys, captions)
+                yield Labelled(torch.stack(images), torch.tensor(labels), keys, captions, places)
 
 
 def folder_set(path: str, name: str | None = None) -> list[EvalSet]:

@@ -197,8 +197,8 @@ def write(weights: Weights, out: Path) -> None:
         if key in kept:
             state[key] = torch.arange(len(weights.state[name]))[None]
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-    (out / CONFIG).write_text(json.dumps(_config(architecture, weights.state), indent=2) + "\n")
-    (out / PICTURES).write_text(json.dumps(_processor(architecture), indent=2) + "\n")
+    (out / CONFIG).write_text(json.dumps(_config(architecture, weights.state), indent=2) + "\n", encoding="utf-8")
+    (out / PICTURES).write_text(json.dumps(_processor(architecture), indent=2) + "\n", encoding="utf-8")
 
 
 def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Any]:

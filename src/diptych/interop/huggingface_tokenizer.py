@@ -28,5 +28,5 @@ def write_tokenizer(folder: Path, vocab_size: int, context_length: int) -> None:
     (folder / "merges.txt").write_text(merges, encoding="utf-8")
     roles = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = roles | {"tokenizer_class": "CLIPTokenizer", "model_max_length": context_length, "do_lower_case": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")

@@ -145,7 +145,7 @@ def write(weights: Weights, out: Path) -> None:
         config["model_cfg"]["init_logit_bias"] = bias  # by which open_clip's model has one to load
         state["logit_bias"] = torch.tensor(bias, dtype=state["logit_scale"].dtype)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
 
 

@@ -69,7 +69,7 @@ def write(weights: Weights, out: Path) -> None:
     weights.check()
     out.mkdir(parents=True, exist_ok=True)
     describe = {"model": weights.config, **weights.describe, "step": weights.step}
-    (out / CONFIG).write_text(yaml.dump(describe, Dumper=_Plain, sort_keys=False))
+    (out / CONFIG).write_text(yaml.dump(describe, Dumper=_Plain, sort_keys=False), encoding="utf-8")
     state = {name: value.contiguous() for name, value in weights.state.items()}
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
 

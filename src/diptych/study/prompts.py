@@ -9,7 +9,7 @@ from diptych.study.formats import number
 from diptych.study.record import Record, mapping
 
 WAYS = {
-    "own_templates": "the set's own templates",
+    "own_templates": "the set's templates",
     "searched": "searched templates",
     "synonyms": "synonyms",
     "learned_context": "learned context",

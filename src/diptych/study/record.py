@@ -112,7 +112,7 @@ def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
     """Lines with a step, ordered by it, and how many were none: a run that is still writing, or was killed,
     may leave half a line."""
     found, damaged = [], 0
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         try:
             content = json.loads(line)
         except json.JSONDecodeError:

@@ -217,7 +217,7 @@ def wandb_logger(
         if run.id and not run.disabled and not Path(run.dir).resolve().is_relative_to(Path(run_dir).resolve()):
             _say(f"W&B can't write into {run_dir}: its files of this run are in {Path(run.dir).parent}.")
         with contextlib.suppress(OSError):
-            kept.write_text(f"{run.id}\n")
+            kept.write_text(f"{run.id}\n", encoding="utf-8")
         return WandB(run)
     return None
 
@@ -225,7 +225,7 @@ def wandb_logger(
 def _known_id(file: Path) -> str | None:
     """The id of the run of W&B that this one goes on with, None for a new one."""
     try:
-        known = file.read_text().strip()
+        known = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
     return known if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", known) else None

@@ -48,7 +48,7 @@ class Part:
         """(header, records in the shards' order); a line that a kill cut is none."""
         header, records = None, {}
         with suppress(FileNotFoundError, ValueError, TypeError):
-            for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in self.file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
                 fields = json.loads(line)
                 if header is None:
                     header = dict(fields)
