@@ -69,8 +69,8 @@ def _free_port() -> int:
             socket.create_connection(probe.getsockname(), timeout=10).close()
         except OSError as error:
             raise UserError(
-                f"Ranks meet at 127.0.0.1, which this machine doesn't reach ({error.strerror or error}): type `ip link"
-                " set lo up` as root, or train in one process, trainer=cpu or trainer.devices=1."
+                f"Ranks meet at 127.0.0.1, which this machine doesn't reach ({error.strerror or error}): type `ip"
+                " link set lo up` as root, or train in one process, trainer=cpu or trainer.devices=1."
             ) from error
         return probe.getsockname()[1]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from multiprocessing.queues import Queue
 from pathlib import Path
 from types import TracebackType
 
@@ -69,7 +70,14 @@ def end_with_parent(*_: object) -> None:
                 os._exit(1)
         sys.__excepthook__(kind, error, trace)
 
+    def lost(error: Exception, handed: object) -> None:
+        """Called by a queue's thread that can't send a batch: it would be lost, and the parent wait for ever."""
+        show(type(error), error, error.__traceback__)
+        print(f"diptych: a worker can't hand over a batch ({error!r}).", file=sys.stderr, flush=True)
+        os._exit(1)
+
     sys.excepthook = show
+    Queue._on_queue_feeder_error = staticmethod(lost)  # type: ignore[attr-defined]
     threading.Thread(target=watch, daemon=True).start()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where a child ignores it
         threading.Thread(target=obey, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from diptych.batch import Batch
 from diptych.data.children import end_with_parent, fork_server
 from diptych.data.stream import Stream
 from diptych.data.walk import Part, joined
-from diptych.errors import UserError
+from diptych.errors import Stopped, UserError
 
 Counted = dict[str, dict[str, int]]  # reason -> shard -> samples
 
@@ -25,11 +26,13 @@ class Steps:
 
     max_bad: the share of bad samples past which the run stops
     stall: seconds of waiting after which a line says for whom
+    waiting: whether a batch is awaited, so that a signal finds no step to end
     read: samples that stand in batches so far; skipped, retried and stalled: what did not go well so far
     """
 
     def __init__(self, stream: Stream, workers: int, max_bad: float, stall: float = 60.0) -> None:
         self.stream, self.workers, self.max_bad, self.stall = stream, workers, max_bad, stall
+        self.waiting = False
         self.read = 0
         self.skipped: Counted = {}
         self.retried: Counter[str] = Counter()
@@ -40,6 +43,17 @@ class Steps:
         return self.stream.stop
 
     def __iter__(self) -> Iterator[Batch]:
+        parts = self._parts()
+        for step in range(self.stream.start, self.stream.stop):
+            begin = time.perf_counter()
+            whole = joined([self._next(parts, worker) for worker in range(max(1, self.workers))])
+            wait = time.perf_counter() - begin
+            self._count(whole)
+            assert whole.images is not None and whole.tokens is not None
+            groups = torch.tensor(whole.groups) if whole.groups else None
+            yield Batch(whole.images, whole.tokens, torch.tensor(whole.seeds), whole.keys, step, wait, groups)
+
+    def _parts(self) -> Iterator[Part]:
         context = fork_server(__name__)
         self.stream.whereabouts = context.RawArray("q", [-1] * 2 * max(1, self.workers))
         loader = DataLoader(
@@ -51,20 +65,22 @@ class Steps:
             worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # of its own: no draw from the global one, which is the training's
         )
-        parts = iter(loader)
-        for step in range(self.stream.start, self.stream.stop):
-            begin = time.perf_counter()
-            whole = joined([self._next(parts, worker) for worker in range(max(1, self.workers))])
-            wait = time.perf_counter() - begin
-            self._count(whole)
-            assert whole.images is not None and whole.tokens is not None
-            groups = torch.tensor(whole.groups) if whole.groups else None
-            yield Batch(whole.images, whole.tokens, torch.tensor(whole.seeds), whole.keys, step, wait, groups)
+        try:
+            return iter(loader)
+        except OSError as error:  # their queues have locks, which are files in /dev/shm
+            raise UserError(
+                f"data.workers={self.workers} can't be started ({error.strerror or error}): look at the room in"
+                " /dev/shm and at `ulimit -a`, or take data.workers=0."
+            ) from error
 
     def _next(self, parts: Iterator[Part], worker: int) -> Part:
         """The part of a worker: DataLoader asks them in turn, so the next `workers` parts are one step's."""
         with Watch(self.stall, lambda waited: self._say(worker, waited)):
-            part = self._received(parts)
+            self.waiting = True
+            try:
+                part = self._received(parts)
+            finally:
+                self.waiting = False
         if part.failure:
             raise UserError(part.failure)
         return part
@@ -72,6 +88,10 @@ class Steps:
     def _received(self, parts: Iterator[Part]) -> Part:
         try:
             return next(parts)
+        except (Stopped, KeyboardInterrupt):
+            for worker in multiprocessing.active_children():
+                worker.kill()  # it may hang: whoever waits for it to end would too
+            raise
         except (RuntimeError, OSError, EOFError) as error:
             # A worker that is gone shows as torch's RuntimeError or as a broken pipe; "Caught" starts what it raised.
             gone = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from torch.utils.data import IterableDataset, get_worker_info
 
 from diptych.data.files import Files
+from diptych.data.handover import hand_over
 from diptych.data.index import Index
 from diptych.data.order import BLOCK, Order
 from diptych.data.pairs import Pair
@@ -57,7 +58,11 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[Part]:
         info = get_worker_info()
-        return self.parts(info.id, info.num_workers) if info else self.parts(0, 1)
+        if info is None:
+            yield from self.parts(0, 1)
+        else:
+            for part in self.parts(info.id, info.num_workers):
+                yield hand_over(part, info.num_workers, self.place.world)
 
     def parts(self, worker: int, workers: int) -> Iterator[Part]:
         """What worker `worker` of `workers` of this rank hands over."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 from diptych.distributed import world_size
-from diptych.errors import TO_STOP
+from diptych.errors import TO_STOP, Stopped
+
+PATIENCE = 15.0  # seconds that a batch may take once a signal has come
 
 
 class Signals:
@@ -22,14 +25,28 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
 
-    def listen(self) -> None:
+    def listen(self, waiting: Callable[[], bool], otherwise: str) -> None:
+        """waiting: whether the process waits for data, where no step ends that could heed a signal; otherwise: what
+        the person is told who ends it there"""
+        self._waiting, self._otherwise = waiting, otherwise
         for signum in TO_STOP:
             signal.signal(signum, self._note)
+        signal.signal(signal.SIGALRM, self._look)
+
+    def rest(self) -> None:
+        """No alarm comes after this."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _look(self, signum: int, frame: FrameType | None) -> None:
+        if self._waiting():
+            raise Stopped(f"{name(self.received)} while waiting for data: {self._otherwise}", self.received)
+        signal.setitimer(signal.ITIMER_REAL, 1)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.received == signal.SIGINT and world_size() == 1:
             raise KeyboardInterrupt
         self.received = signum
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
 
 def name(signum: int) -> str:

@@ -53,7 +53,11 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._agreement = Agreement(self.timeout)
-        self._signals.listen()  # here, since Lightning's own handlers come right before
+        self._signals.listen(  # here, since Lightning's own handlers come right before
+            lambda: _waits_for_data(trainer),
+            "what came after the last checkpoint is lost; to go on, type"
+            f" python src/train.py resume={self.folder.parent}",
+        )
         self._since = time.monotonic()
 
     def on_train_batch_end(
@@ -85,10 +89,12 @@ class Checkpoints(L.Callback):
             logger.save()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._signals.rest()
         self._agreement.arrived()
         self._finish()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._signals.rest()
         self.files.wait()
 
     def _due(self, trainer: L.Trainer) -> bool:
@@ -131,3 +137,8 @@ class Checkpoints(L.Callback):
             f" python src/train.py resume={self.folder.parent}",
             signum,
         )
+
+
+def _waits_for_data(trainer: L.Trainer) -> bool:
+    batches = getattr(trainer.datamodule, "batches", None)  # type: ignore[attr-defined]
+    return batches is not None and batches.waiting
