@@ -45,7 +45,7 @@ def test_arrows(file: Path) -> None:
         assert not {name for name in found if name.split(".")[0] == "lightning"}
 
 
-# Where Python's own idea of a line will do: what programs and errors say, and bytes, which it splits at newlines alone.
+# Where Python's idea of a line will do: what programs and errors say, and bytes, which it splits at newlines alone.
 SPLIT_LINES = {
     "interop/files.py",
     "world.py",
@@ -56,7 +56,7 @@ SPLIT_LINES = {
 
 
 def test_files_are_utf8_and_lines_end_at_newlines() -> None:
-    """The locale must not decide what a file says, nor `splitlines`, which also splits at U+2028, where a name ends."""
+    """The locale must not decide what a file says, nor `splitlines`, which splits at U+2028 too, where a name ends."""
     seen = 0
     for file in FILES:
         name = str(file.relative_to(SRC / "diptych"))
