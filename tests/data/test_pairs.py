@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from diptych.data.captions import BadSample, group_of
 from diptych.data.image import TrainImage
 from diptych.data.index import open_index
-from diptych.data.pairs import BadSample, Pairs, group_of
+from diptych.data.pairs import Pairs
 from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
 from samples import write_shards

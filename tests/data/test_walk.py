@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.data.captions import BadSample
 from diptych.data.files import Files
 from diptych.data.index import Index, Shard
 from diptych.data.order import Order
-from diptych.data.pairs import BadSample, Pair
+from diptych.data.pairs import Pair
 from diptych.data.shards import CUT, Damaged, Sample, Shelf
 from diptych.data.walk import Walk
 from diptych.errors import UserError

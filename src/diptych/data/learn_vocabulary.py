@@ -14,9 +14,9 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from diptych import atomic
 from diptych.data import bpe
+from diptych.data.captions import BadSample, captions_of
 from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
-from diptych.data.pairs import BadSample, captions_of
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diptych.atomic import write
+from diptych.data.captions import captions_of
 from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
-from diptych.data.pairs import captions_of
 from diptych.data.shards import read_whole
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
-from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diptych.data import seeding
+from diptych.data.captions import BadSample, captions_of, extensions, field_of, group_of
 from diptych.data.image import BadImage
 from diptych.data.shards import Sample
-from diptych.textfile import split_lines
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE, _CAPTION, _CROP = 11, 12, 13  # names of the draws made from a sample's seed
-
-
-class BadSample(ValueError):
-    """The sample gives no pair; the message is a reason to count by."""
 
 
 class Pair(NamedTuple):
@@ -35,8 +29,8 @@ class Pair(NamedTuple):
 class Pairs:
     """Makes pairs: raw sample and its seed -> Pair.
 
-    A sample with several images (`key.A.jpg`, `key.B.jpg`) or several captions (lines of `key.txt`, the list
-    `captions` in `key.json`) gives one of each, drawn by its seed.
+    A sample with several images (`key.A.jpg`, `key.B.jpg`) or several captions (lines of `key.txt`, a list in
+    `key.json`, see `captions_of`) gives one of each, drawn by its seed.
 
     image: (encoded bytes, seed) -> uint8 [3, size, size]
     tokenizer: texts -> int64 [N, L]
@@ -70,67 +64,10 @@ class Pairs:
         return captions[int(seeding.uniform_one(seed, _CAPTION) * len(captions))]
 
 
-def captions_of(sample: Sample) -> tuple[str, ...]:
-    """A sample's captions, at least one. Raises BadSample."""
-    try:
-        if "txt" in sample:
-            lines = _stripped([*split_lines(sample["txt"].decode())])
-        elif "json" in sample:
-            lines = _captions_of_json(sample["json"])
-        else:
-            raise BadSample(f"no caption: neither .txt nor .json among {_extensions(sample)}")
-    except ValueError as error:
-        if isinstance(error, BadSample):
-            raise
-        raise BadSample("caption file is not readable text") from error
-    if not lines:
-        raise BadSample("empty caption")
-    return lines
-
-
-@lru_cache(maxsize=4096)
-def _captions_of_json(data: bytes) -> tuple[str, ...]:
-    fields = json.loads(data)
-    if not isinstance(fields, dict):
-        raise ValueError("not an object")
-    captions = fields.get("captions") or [fields.get("caption")]
-    return _stripped(captions if isinstance(captions, list) else [])
-
-
-def field_of(sample: Sample, field: str) -> tuple[str, ...]:
-    """The texts in `field` of `key.json`, at least one. Raises BadSample."""
-    try:
-        fields = json.loads(sample.get("json", b""))
-    except ValueError as error:
-        raise BadSample(f"no .json that holds {field}, the caption") from error
-    value = fields.get(field) if isinstance(fields, dict) else None
-    texts = _stripped(value if isinstance(value, list) else [value])
-    if not texts:
-        raise BadSample(f"no {field} in its .json, which data.captions takes as the caption")
-    return texts
-
-
-def group_of(sample: Sample, field: str) -> int:
-    """The number that stands for the value, whatever it is, of `field` in `key.json`. Raises BadSample."""
-    try:
-        fields = json.loads(sample.get("json", b""))
-    except ValueError as error:
-        raise BadSample("no .json that names the sample's group") from error
-    value = fields.get(field) if isinstance(fields, dict) else None
-    if value is None:
-        raise BadSample(f"no {field} in its .json, by which data.groups groups")
-    digest = blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def _stripped(lines: list[object]) -> tuple[str, ...]:
-    return tuple(line.strip() for line in lines if isinstance(line, str) and line.strip())
-
-
 def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
     names = _images(tuple(sample))
     if not names:
-        raise BadSample(f"no image among {_extensions(sample)}")
+        raise BadSample(f"no image among {extensions(sample)}")
     name = names[int(seeding.uniform_one(seed, _IMAGE) * len(names))]
     return name, sample[name]
 
@@ -139,10 +76,6 @@ def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
 def _images(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of images, in their order; samples of one set mostly have the same names."""
     return tuple(sorted(name for name in names if f".{name}".endswith(IMAGES)))
-
-
-def _extensions(sample: Sample) -> str:
-    return ", ".join(sorted(f".{name}" for name in sample if not name.startswith("__"))) or "no file"
 
 
 def stack(pairs: list[Pair]) -> tuple[Tensor, Tensor, list[int]]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from diptych.data import seeding
+from diptych.data.captions import BadSample
 from diptych.data.order import Line, Order
-from diptych.data.pairs import BadSample, Pair, stack
+from diptych.data.pairs import Pair, stack
 from diptych.data.shards import Damaged, Sample, Shelf
 from diptych.errors import UserError
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.data.captions import BadSample, captions_of
 from diptych.data.image import BadImage, decode
-from diptych.data.pairs import IMAGES, BadSample, captions_of
+from diptych.data.pairs import IMAGES
 from diptych.data.shards import CUT
 from diptych.data.sources.formats import fits, image_format
 from diptych.data.sources.tars import File, walk

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.data.pairs import BadSample, captions_of
+from diptych.data.captions import BadSample, captions_of, parse_json, texts
 from diptych.data.sources.formats import image_format
 
 
@@ -35,9 +35,9 @@ class Entry:
         the rest as `json`. Raises LeftOut."""
         image = self._image()
         captions, fields = self._beside() if self.captions is None else (self.captions, self.fields)
-        lines = [" ".join(caption.split()) for caption in captions]
+        lines = texts(" ".join(caption.split()) for caption in captions)
         try:
-            text = "\n".join(line for line in lines if line).encode()
+            text = "\n".join(lines).encode()
         except UnicodeEncodeError as error:  # bytes that are no UTF-8 came in as surrogates
             raise LeftOut("caption is not UTF-8") from error
         if not text:
@@ -67,7 +67,7 @@ class Entry:
         if not found:
             raise LeftOut("no caption")
         try:
-            fields = json.loads(found["json"]) if "json" in found else {}
+            fields = parse_json(found["json"]) if "json" in found else {}
             return captions_of(found), fields if isinstance(fields, dict) else {"json": fields}
         except BadSample as error:
             raise LeftOut(str(error)) from error
