@@ -14,7 +14,7 @@ from diptych.errors import UserError
 
 __all__ = ["Files", "is_local", "local", "shown"]
 
-SMALL = 2**30  # bytes; an index of 40,000 shards has 8 MB, so what is larger is none
+SMALL = 2**27  # bytes; an index of 40,000 shards has 8 MB, so what is larger is none
 
 
 class Files:

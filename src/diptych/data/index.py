@@ -8,7 +8,7 @@ as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`); it is read onl
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -20,6 +20,7 @@ from diptych.data.files import Files, is_local, shown
 from diptych.data.headers import Headers, Offsets, fit, read_headers
 from diptych.data.patterns import listed
 from diptych.data.reading.address import printable
+from diptych.data.tar import FOLDER
 from diptych.errors import UserError
 
 VERSION = 1
@@ -69,6 +70,25 @@ class Index:
             depth += 1
             names = ["/".join(shard.path.split("/")[-depth:]) for shard in self.shards]
         return names
+
+    def not_taken(self) -> dict[str, dict[str, int]]:
+        """What the scanned tars hold that is part of no sample: reason -> shard's name -> times."""
+        names = dict(zip((shard.path for shard in self.shards), self.names, strict=True))
+        return {
+            reason: {names[path]: times for path, (times, _) in by_path.items()}
+            for reason, by_path in sorted(self.left_out.items())
+        }
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence for each damaged shard, and for each reason why something is part of no sample."""
+        names = dict(zip((shard.path for shard in self.shards), self.names, strict=True))
+        for path, (lost, why) in self.damage.items():
+            yield f"the shard {printable(names[path])} is cut or damaged {why}; samples known to be lost: {lost}"
+        for reason, by_path in sorted(self.left_out.items()):
+            path, (_, first) = next(iter(by_path.items()))
+            times = sum(count for count, _ in by_path.values())
+            if reason != FOLDER:
+                yield f"in the tars, part of no sample: {times:,} × {reason}, as {first} in {printable(names[path])}"
 
     def offsets(self, number: int, files: Files) -> Offsets | None:
         """Where the samples of a shard begin, and the last ends; None where that can't be known: of a compressed

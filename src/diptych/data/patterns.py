@@ -15,10 +15,10 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 INDEX = "index.json"
 
 
-def listed(patterns: str | Sequence[str], key: str) -> list[str]:
+def listed(patterns: str | Sequence[str], key: str, indices: bool = True) -> list[str]:
     """Every tar and index.json that the patterns name: in their order, and sorted by name within a glob or folder.
 
-    A folder stands for its index.json where it holds one, else for the tars in it.
+    indices: a folder stands for its index.json where it holds one; else, and without one, for the tars in it
     key: the config's name of `patterns`, for messages
     Raises UserError for what names nothing, and for a glob of addresses, which can't be listed.
     """
@@ -28,11 +28,11 @@ def listed(patterns: str | Sequence[str], key: str) -> list[str]:
             raise UserError(f"{key} holds {pattern!r}: give an index.json, a folder of tars, or a pattern of them.")
         whole = pattern.startswith("pipe:") or (is_local(pattern) and Path(local(pattern)).exists())
         for path in [pattern] if whole else expand_urls(pattern):
-            found += _named(path, key)
+            found += _named(path, key, indices)
     return found
 
 
-def _named(path: str, key: str) -> list[str]:
+def _named(path: str, key: str, indices: bool) -> list[str]:
     if path.startswith("pipe:"):
         return [path]
     if not is_local(path):
@@ -44,14 +44,14 @@ def _named(path: str, key: str) -> list[str]:
         return [path]
     here = local(path)
     if Path(here).is_dir():
-        return _of_folder(Path(here), key)
+        return _of_folder(Path(here), key, indices)
     if not glob.has_magic(here) or Path(here).exists():
         return [path]
-    return _matching(here, key)
+    return _matching(here, key, indices)
 
 
-def _of_folder(folder: Path, key: str) -> list[str]:
-    if (folder / INDEX).is_file():
+def _of_folder(folder: Path, key: str, indices: bool) -> list[str]:
+    if indices and (folder / INDEX).is_file():
         return [str(folder / INDEX)]
     try:
         tars = sorted(str(file) for file in folder.iterdir() if _is_tar(file.name))
@@ -62,14 +62,14 @@ def _of_folder(folder: Path, key: str) -> list[str]:
     return tars
 
 
-def _matching(pattern: str, key: str) -> list[str]:
+def _matching(pattern: str, key: str, indices: bool) -> list[str]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
     if not matches:
         raise UserError(f"{key}={pattern} matches no file: check the folder and the pattern.")
     found: list[str] = []
     for match in matches:
         if Path(match).is_dir():
-            found += _of_folder(Path(match), key)
+            found += _of_folder(Path(match), key, indices)
         elif match.endswith(".json") or _is_tar(Path(match).name):
             found.append(match)
         else:

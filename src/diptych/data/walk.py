@@ -18,6 +18,7 @@ from diptych.data import seeding
 from diptych.data.captions import BadSample
 from diptych.data.order import Line, Order
 from diptych.data.pairs import Pair, stack
+from diptych.data.reading.address import printable
 from diptych.data.shards import Damaged, Sample, Shelf
 from diptych.errors import UserError
 
@@ -240,9 +241,10 @@ class Walk:
         position, reason = next((p, r) for p, r in reversed(block.bad.items()) if not _damaged(block, p))
         item = block.item(position)
         assert not isinstance(item.content, Damaged)
+        key, shard = printable(item.content["__key__"]), printable(self.shelf.index.names[item.shard])
         raise UserError(
-            f"No sample of a whole block of {block.size} gives a pair; the last is {item.content['__key__']} of shard"
-            f" {self.shelf.index.names[item.shard]}: {reason}. Mend the shard or leave it out."
+            f"No sample of a whole block of {block.size} gives a pair; the last is {key} of shard {shard}: {reason}."
+            " A sample's files have one name and are neighbours in the tar: fix the shard or leave it out."
         )
 
 

@@ -6,6 +6,7 @@ A file is fetched into NAME.partial, under a lock on that file, and renamed when
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -59,9 +60,13 @@ class Cache:
             try:
                 self._make_room(size, target)
                 with fetch() as source:
-                    shutil.copyfileobj(source, target, 2**20)
-                if target.tell() != size:
-                    raise UserError(f"{path.name} came with {target.tell()} bytes where {size} were said: try again.")
+                    left = size + 1  # one more would show that it is another file
+                    while left and (data := source.read(min(left, 2**20))):
+                        left -= len(data)
+                        target.write(data if left else data[:-1])
+                if left != 1:
+                    came = "more bytes than" if not left else f"{size + 1 - left} bytes where"
+                    raise UserError(f"{path.name} came with {came} the {size} that were said: try again.")
                 target.flush()
                 os.fsync(target.fileno())
                 partial.rename(path)
@@ -85,6 +90,9 @@ class Cache:
                 if _remove(file):
                     total -= status.st_size
             target.truncate(size)
+            free = shutil.disk_usage(self.folder).free
+            if free < size:
+                raise OSError(errno.ENOSPC, f"{size / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free")
 
 
 def _name(url: str, size: int) -> str:

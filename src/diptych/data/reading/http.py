@@ -13,13 +13,14 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3 import exceptions as wrong
 
-from diptych.data.reading.address import HTTP, fault, scheme, shown
+from diptych.data.reading.address import HTTP, fault, printable, scheme, shown
 from diptych.data.reading.resume import Fault
 from diptych.errors import UserError
 
 REDIRECTS = 5
 MOST_SKIPPED = 256 * 2**20  # bytes thrown away, at most, to get into a file on a server that doesn't know ranges
-RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
+PLAIN = ("", "identity")  # Content-Encoding of bytes that come as they are
 MOVED = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429)  # and 500 to 599
 
@@ -80,6 +81,11 @@ class Http:
         if response.status not in (200, 206, 416):
             response.close()
             raise _refusal(url, response)
+        if _encoded(url, response):
+            response.close()
+            raise UserError(
+                f"The server of {shown(url)} sends it encoded although it was asked not to: serve it as a plain file."
+            )
         return response
 
     def _get(self, at: str, wanted: str | None, first: str) -> urllib3.BaseHTTPResponse:
@@ -166,12 +172,12 @@ def _extent(url: str, response: urllib3.BaseHTTPResponse, start: int) -> tuple[i
                 f"The server of {shown(url)} does not say where the file ends, so that a cut would go unseen:"
                 " serve it with Content-Length."
             )
-        return 0, int(length) if length is not None and length.isdigit() else None
-    said = RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return 0, _number(length or "")
+    said = RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     total = int(said[3]) if said and said[3] != "*" else None
     if response.status == 416:
         return None, total
-    if said is None or said[1] is None or int(said[1]) != start:
+    if said is None or said[1] is None or int(said[1]) != start or not start <= int(said[2]) < (total or 10**18):
         raise UserError(
             f"The server of {shown(url)} answered a range with other bytes than were asked for:"
             " serve it by a server that knows ranges."
@@ -179,8 +185,21 @@ def _extent(url: str, response: urllib3.BaseHTTPResponse, start: int) -> tuple[i
     return start, total
 
 
+def _number(digits: str) -> int | None:
+    """A header's whole number. None for what is none: '²' is a digit to `isdigit`, and 5,000 of them too many to
+    `int`."""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
+
+
+def _encoded(url: str, response: urllib3.BaseHTTPResponse) -> bool:
+    """Whether the bytes aren't the file's own. Some servers call a file that is gzip on their disk encoded by it."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.endswith((".gz", ".tgz"))
+    return encoding not in PLAIN and not gzipped
+
+
 def _refusal(url: str, response: urllib3.BaseHTTPResponse) -> Exception:
-    status = f"{response.status} {response.reason or ''}".strip()
+    status = printable(f"{response.status} {response.reason or ''}".strip()[:80])
     if response.status in PASSING or response.status >= 500:
         return Fault(str(response.status), _asked(response.headers.get("Retry-After", "")))
     if response.status in (404, 410):
@@ -192,20 +211,25 @@ def _refusal(url: str, response: urllib3.BaseHTTPResponse) -> Exception:
 
 def _asked(retry_after: str) -> float:
     """Seconds of a Retry-After, which is a number or a date; 0 for none."""
-    if retry_after.isdigit():
-        return float(retry_after)
+    seconds = _number(retry_after)
+    if seconds is not None:
+        return float(seconds)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 
 def _redirected(url: str, at: str, location: str) -> str:
-    target = urljoin(at, location)
+    try:
+        target = urljoin(at, location)
+    except ValueError:  # 'http://[::1'
+        target = ""
     kinds = scheme(at), scheme(target)
     if not location or kinds[1] not in HTTP or kinds == ("https", "http") or fault(target):
+        name = printable(shown(target))[:200] if location and target else "no address"
         raise UserError(
-            f"{shown(url)} redirects to {shown(target) if location else 'nowhere'}, which is refused:"
+            f"{shown(url)} redirects to {name}, which is refused:"
             " only http and https are followed, and https only to https."
         )
     return target

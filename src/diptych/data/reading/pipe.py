@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 
-from diptych.data.reading.address import shown
+from diptych.data.reading.address import printable, shown
 from diptych.errors import UserError
 
 
@@ -50,9 +50,9 @@ class Pipe(io.RawIOBase):
         """At the end of the output: an exit code says whether it is whole, `stop` whether it is enough."""
         code = self.process.wait()
         self.errors.seek(0)
-        said = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        said = printable(" ".join(self.errors.read().decode(errors="replace").strip().splitlines()[-1:])[:200])
         if code:
-            raise UserError(f"{shown(self.path)} failed with exit code {code} ({' '.join(said)}): mend the command.")
+            raise UserError(f"{shown(self.path)} failed with exit code {code} ({said}): mend the command.")
         if self.stop is not None:
             raise UserError(f"{shown(self.path)} ends at byte {self.at} where {self.stop} were asked for.")
 

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -119,6 +120,7 @@ class Resumed(io.RawIOBase):
     def _next(self, most: int) -> bytes:
         """Some bytes; none at the end. After a fault the next call connects anew."""
         if self.at == self.end:
+            self._see_the_end()
             return b""
         try:
             body = self.body = self.body or self._connect()
@@ -134,6 +136,18 @@ class Resumed(io.RawIOBase):
             return b""
         self._drop()
         raise Fault("ended early")
+
+    def _see_the_end(self) -> None:
+        """A file that goes on behind the size its index gives is another one."""
+        more = b""
+        if self.stop is None and self.body is not None and self.body.total is None:
+            with suppress(Fault):  # every byte of the file is here
+                more = self.body.read(1)
+        if more:
+            raise UserError(
+                f"{shown(self.url)} has more than the {self.size} bytes that its index says: restore it or index the"
+                " shards again."
+            )
 
     def _connect(self) -> Body:
         body = self.source.connect(self.url, self.at, self.stop)
@@ -157,7 +171,8 @@ class Resumed(io.RawIOBase):
             self.seen = body.total, body.version
         elif self.seen[1] != body.version or (None not in (self.seen[0], body.total) and self.seen[0] != body.total):
             raise UserError(f"{name} changed on the server while it was read: restore it or index the shards again.")
-        if body.total is None:
+        if body.total is None:  # an answer in chunks: no more of it than the index says, however long it goes on
+            self.end = self.size if self.stop is None else self.stop
             return
         if max(self.at, self.stop or 0) > body.total:
             raise UserError(

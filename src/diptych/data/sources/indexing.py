@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diptych.data.index import scan
+from diptych.data.files import Files
+from diptych.data.headers import read_headers
 from diptych.data.sources.energon import Prepared
 from diptych.data.sources.writing import Record, write_offsets
 from diptych.errors import UserError
@@ -84,23 +85,40 @@ def index_tar(base: str, out: str, number: int, tar: str, sha256: bool, count: i
     count: how many its maker says there are
     Raises UserError where that is another number, or the tar isn't whole.
     """
-    shard, offsets = scan(tar)
-    if count is not None and shard.samples != count:
-        raise UserError(f"The shard {tar} holds {shard.samples} samples where its maker counted {count}: restore it.")
+    found = read_headers(tar, Files())
+    if count is not None and found.samples != count:
+        raise UserError(f"The shard {tar} holds {found.samples} samples where its maker counted {count}: restore it.")
     name = place(tar, base, out)
-    if offsets is not None:
-        write_offsets(Path(out, name), offsets)
+    if found.offsets is not None:
+        write_offsets(Path(out, name), found.offsets)
     digest = None
     if sha256:
         with Path(tar).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Record(number, name, shard.samples, shard.bytes, digest, {}, offsets is not None)
+    left_out = {
+        reason: {"count": times, "examples": [f"{Path(tar).name}: {first}"]}
+        for reason, (times, first) in found.left_out.items()
+    }
+    return Record(number, name, found.samples, found.bytes, digest, left_out, found.offsets is not None)
 
 
 def take_index(base: str, out: str, number: int, known: Prepared) -> Record:
     """As `index_tar`, by Energon's word, and nothing of the tar is read."""
     size, offsets = _size(known.tar), known.offsets()
+    _check_end(known.tar, int(offsets[-1]))
     name = place(known.tar, base, out)
     if not Path(out, f"{name}.idx").is_file():
         write_offsets(Path(out, name), offsets)
     return Record(number, name, known.samples, size, None, {})
+
+
+def _check_end(tar: str, end: int) -> None:
+    """Raises UserError where files stand behind the last sample that Energon knows, as in tars that were joined."""
+    with Path(tar).open("rb") as file:
+        file.seek(end)
+        while block := file.read(2**20):
+            if block.strip(b"\0"):
+                raise UserError(
+                    f"The shard {tar} goes on behind byte {end}, where its last sample ends for Megatron-Energon (are"
+                    " these tars joined end to end?): split it, then run `energon prepare` again."
+                )

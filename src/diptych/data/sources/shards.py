@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from webdataset.shardlists import expand_urls
-
-from diptych.data.files import is_local, local
+from diptych.data import patterns
+from diptych.data.files import is_local, local, shown
 from diptych.data.sources import energon, job
 from diptych.data.sources.checking import Expected
 from diptych.data.sources.energon import Prepared
@@ -68,18 +67,13 @@ def _expected(path: object, tars: list[str], known: list[Prepared] | None) -> di
 
 
 def listed(path: str | list[str] | None) -> list[str]:
-    """Brace patterns, or a folder of tars -> the tars' paths. Raises UserError when there is none."""
+    """Patterns, folders of tars, or indices -> the tars' paths. Raises UserError when there is none."""
     if path is None:
         raise UserError("path= is missing: give tars as path='DIR/{000..003}.tar', or a folder of them as path=DIR.")
-    tars: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
         if pattern.startswith("pipe:") or not is_local(pattern):
-            raise UserError(f"path={pattern} is not on this machine: index or check tars where they lie.")
-        folder = Path(local(pattern))
-        if pattern.endswith(".json"):
-            tars += indexed(folder)
-            continue
-        tars += sorted(map(str, folder.glob("*.tar"))) if folder.is_dir() else expand_urls(str(folder))
-    if not tars:
-        raise UserError(f"path={path} holds no .tar: give a folder of tars, or a pattern of them.")
+            raise UserError(f"path={shown(pattern)} is not on this machine: index or check tars where they lie.")
+    tars: list[str] = []
+    for found in patterns.listed(path, "path", indices=False):
+        tars += indexed(Path(local(found))) if found.endswith(".json") else [local(found)]
     return tars

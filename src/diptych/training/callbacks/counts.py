@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 
 from diptych import distributed
 from diptych.atomic import write_json
+from diptych.data.index import Index
 from diptych.data.steps import Steps, refuse_too_many
 from diptych.errors import UserError
 
@@ -19,7 +21,8 @@ EVENTS = ("retried", "stalled")
 
 class Counts(L.Callback):
     """Keeps `samples.json`, and what of it came before in every checkpoint: {"read": n, "skipped": {reason: {shard:
-    count}}}, and where there was any, "retried": {address: times} and "stalled": {shard: times}.
+    count}}}, and where there was any, "retried": {address: times}, "stalled": {shard: times}, and "left_out" (what the
+    tars hold that is part of no sample): {reason: {shard: times}}.
 
     every: steps between two sums over all ranks; more bad samples than `data.max_bad` allows stop the run there
     """
@@ -27,6 +30,14 @@ class Counts(L.Callback):
     def __init__(self, file: str | Path, every: int) -> None:
         self.file, self.every = Path(file), every
         self._before = NOTHING
+        self._left_out: dict[str, dict[str, int]] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        index = getattr(trainer.datamodule, "index", None)  # type: ignore[attr-defined]
+        if isinstance(index, Index):
+            self._left_out = index.not_taken()
+            for warning in index.warnings() if trainer.is_global_zero else ():
+                print(f"diptych: {warning}.", file=sys.stderr, flush=True)
 
     def total(self, trainer: L.Trainer) -> dict[str, Any]:
         """All ranks' counts, and those from before a resume; every rank must call it."""
@@ -66,7 +77,7 @@ class Counts(L.Callback):
 
     def _write(self, total: dict[str, Any]) -> None:
         with contextlib.suppress(UserError):  # a full disk: the next time it says this too
-            write_json(self.file, total)
+            write_json(self.file, total | ({"left_out": self._left_out} if self._left_out else {}))
 
 
 def _batches(trainer: L.Trainer) -> Steps | None:
