@@ -21,8 +21,8 @@ EVENTS = ("retried", "stalled")
 
 class Counts(L.Callback):
     """Keeps `samples.json`, and what of it came before in every checkpoint: {"read": n, "skipped": {reason: {shard:
-    count}}}, and where there was any, "retried": {address: times}, "stalled": {shard: times}, and "left_out" (what the
-    tars hold that is part of no sample): {reason: {shard: times}}.
+    count}}}, and where there was any, "retried": {address: times}, "stalled": {shard: times}, and "left_out":
+    {reason: {shard: times}} of what the tars hold that is part of no sample.
 
     every: steps between two sums over all ranks; more bad samples than `data.max_bad` allows stop the run there
     """
