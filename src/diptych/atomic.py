@@ -59,9 +59,10 @@ def refusing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = f": {error.filename}" if error.filename not in (None, str(file)) else ""
         raise UserError(
-            f"{file} can't be written ({error.strerror or error}): make room or give the right to write there, and"
-            " type the command again."
+            f"{file} can't be written ({error.strerror or error}{place}): make room, or give the right to write"
+            " there, and type the command again."
         ) from error
 
 

@@ -167,10 +167,10 @@ def _names(folder: Path, numbered: bool) -> Iterator[Path]:
 
 
 def _cleared(folder: Path) -> Iterator[Path]:
-    """Where a mistake ends a run before it has done anything, the folder is free for the next try."""
+    """Where a mistake or a signal ends a run before it has done anything, the folder is free for the next try."""
     try:
         yield folder
-    except UserError:
+    except BaseException:
         if {file.name for file in folder.iterdir()} <= {LOCK, *STARTED}:
             with suppress(OSError):
                 (folder / "checkpoints").rmdir()

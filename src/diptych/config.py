@@ -29,7 +29,7 @@ def register_resolvers() -> None:
     `lines:file,key`: the lines of a file that the config holds from then on; `count:list`: how many.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
-    OmegaConf.register_new_resolver("budget", _budget, replace=True)
+    OmegaConf.register_new_resolver("budget", budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
@@ -49,7 +49,7 @@ def _ranks_here() -> int:
     return world.local_size if world else 0
 
 
-def _budget(samples: int | None, batch_size: int, steps: int) -> int:
+def budget(samples: int | None, batch_size: int, steps: int) -> int:
     return steps if samples is None else max(1, math.ceil(samples / batch_size))
 
 
@@ -124,7 +124,7 @@ def validate(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
-    if cfg.samples is not None and cfg.trainer.max_steps != _budget(cfg.samples, cfg.data.batch_size, 0):
+    if cfg.samples is not None and cfg.trainer.max_steps != budget(cfg.samples, cfg.data.batch_size, 0):
         raise UserError(
             f"samples={cfg.samples} and trainer.max_steps={cfg.trainer.max_steps} are two budgets: give one."
         )

@@ -9,6 +9,7 @@ import inspect
 import os
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diptych import experiment
 from diptych.atomic import write_json
 from diptych.config import split_pretrained
 from diptych.errors import UserError
@@ -95,6 +97,7 @@ def fit(run_dir: Path, resume: bool) -> None:
 
     from diptych.allocator import keep_freed_memory
     from diptych.cost import affordable
+    from diptych.data.datamodule import PairData
     from diptych.data.order import EDITION
     from diptych.prompted import to_remember, with_templates
     from diptych.training.compiling import compile_towers
@@ -120,26 +123,30 @@ def fit(run_dir: Path, resume: bool) -> None:
         compile_towers(model)
     trainer_keys = dict(cfg["trainer"])
     accumulate = trainer_keys.pop("accumulate", 1)
-    data = instantiate({k: v for k, v in cfg["data"].items() if k not in NOT_OF_LOADER}, _convert_="all")
+    data = _data(cfg["data"])
     data.start = start
     asked = with_templates(data.evaluate, cfg["data"].get("templates"))
     data.evaluate = affordable(_readable(asked, model), model)
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
         print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
+    describe = {
+        "model": carrying_vocabulary(described),
+        "name": cfg["name"],
+        "seed": cfg["seed"],
+        "order": EDITION,
+        "templates": to_remember(asked),
+    }
+    if first:
+        describe["run"] = {"experiment": experiment.describe(cfg), "steps": cfg["trainer"]["max_steps"]}
+        describe["run"] |= {"data": data.describe()} if isinstance(data, PairData) else {}
     module = ContrastiveModule(
         model,
         loss,
         instantiate(cfg["optim"], _convert_="all"),
         instantiate(cfg["schedule"], _convert_="all"),
         cfg["trainer"]["max_steps"],
-        {
-            "model": carrying_vocabulary(described),
-            "name": cfg["name"],
-            "seed": cfg["seed"],
-            "order": EDITION,
-            "templates": to_remember(asked),
-        },
+        describe,
         accumulate,
         tower_dtype(cfg["trainer"]["precision"]),
     )
@@ -153,8 +160,58 @@ def fit(run_dir: Path, resume: bool) -> None:
         )
         begin = time.perf_counter()
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and (trainer.global_step > start or not (run_dir / "metrics.json").is_file()):
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
+
+
+def check_run_of(checkpoint: Mapping[str, Any], cfg: DictConfig, run_dir: Path) -> None:
+    """cfg: with which the run is to go on. Raises UserError where the checkpoint is another run's, its data is not
+    what it was, or it can't become as long as asked for; nothing is written before that."""
+    from diptych.data import identity
+    from diptych.data.datamodule import PairData
+
+    given, step = OmegaConf.to_container(cfg, resolve=True), int(checkpoint["global_step"])
+    assert isinstance(given, dict)
+    stored = OmegaConf.load(run_dir / "config.yaml")
+    begun, length = checkpoint["diptych"].get("run"), given["trainer"]["max_steps"]
+    before = begun["steps"] if begun else stored.trainer.max_steps
+    if begun:
+        experiment.check_same(begun["experiment"], given, run_dir / f"checkpoints/step={step}.ckpt", run_dir)
+    else:
+        _check_without_note(given, stored, run_dir)
+    if begun and "data" in begun:
+        data = _data({**given["data"], "evaluate": None})
+        if isinstance(data, PairData) and (said := identity.difference(begun["data"], data.describe())):
+            raise UserError(
+                f"resume={run_dir} can't go on, since its data is not what it was: {said}. Give what it was begun"
+                " with, in the same order (data.shards= says where it is now), or start a new run."
+            )
+    if length != before:
+        schedule, augment = instantiate(given["schedule"]), given["data"].get("augment")
+        augment = instantiate(augment, _convert_="all") if augment else None
+        experiment.check_length(schedule, augment, before, length, step, run_dir)
+        print(f"length: {length:,} steps instead of {before:,}; every step taken stays as it was", flush=True)
+    if step >= length:
+        print(f"This run is complete: {step:,} of {length:,} steps. Only its report is made again.", flush=True)
+
+
+def _check_without_note(given: dict[Any, Any], stored: Any, run_dir: Path) -> None:
+    """A checkpoint of an earlier version does not say what its data was."""
+    for key in ("shards", "sources"):
+        if given["data"].get(key) != OmegaConf.to_container(stored.data).get(key):  # type: ignore[union-attr]
+            raise UserError(
+                f"data.{key} can't change on resume={run_dir}: its checkpoint is of an earlier version, which did not"
+                " note the data, so no one can tell whether it is the same."
+            )
+    print(
+        "The checkpoint is of an earlier version, which did not note its run and data: see to it that both are the"
+        " same as before.",
+        flush=True,
+    )
+
+
+def _data(cfg: Mapping[str, Any]) -> Any:
+    return instantiate({k: v for k, v in cfg.items() if k not in NOT_OF_LOADER}, _convert_="all")
 
 
 def _start(last: Path) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from diptych.config import budget
 from diptych.errors import UserError
 from diptych.targets import refuse_foreign_targets
 from diptych.vocabulary import name_vocabulary
@@ -15,6 +17,8 @@ from diptych.vocabulary import name_vocabulary
 if TYPE_CHECKING:
     from diptych.towers.clip import CLIP
 
+BUDGET = ("trainer.max_steps", "samples")  # checked in `experiment.check_length`
+DATA = re.compile(r"data\.(shards|sources(\..+)?)")  # where it is; checked in `data.identity`
 # What may change when a run goes on: nothing here touches the experiment.
 RESUMABLE = (
     "trainer",
@@ -57,11 +61,12 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
     assert isinstance(resumed, DictConfig)
     if "allow_pipe" in resumed.data:
         resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it
+    changed: set[str] = set()
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         if key == "resume":
             continue
-        if key not in RESUMABLE:
+        if key not in (*RESUMABLE, *BUDGET) and not DATA.fullmatch(key):
             raise UserError(
                 f"{key} belongs to the experiment and can't change on resume={run_dir}:"
                 " leave it out, or start a new run."
@@ -71,10 +76,23 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
                 OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
         else:
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+            changed.add(key)
+    if changed & set(BUDGET):
+        _set_length(resumed, changed)
     OmegaConf.update(resumed, "allow_targets", cfg.allow_targets)  # what the folder says of it does not count
     refuse_foreign_targets(OmegaConf.to_container(resumed, resolve=True), run_dir, cfg.allow_targets)  # type: ignore[arg-type]
     name_vocabulary(resumed, run_dir)
     return resumed
+
+
+def _set_length(resumed: DictConfig, changed: set[str]) -> None:
+    """All that follows from the number of steps or samples that was typed."""
+    if "trainer.max_steps" not in changed:
+        resumed.trainer.max_steps = budget(resumed.samples, resumed.data.batch_size, resumed.trainer.max_steps)
+    elif "samples" not in changed:
+        resumed.samples = None
+    if "steps" in resumed.data:
+        resumed.data.steps = resumed.trainer.max_steps
 
 
 def check_order(describe: Mapping[str, Any], run_dir: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra import main as hydra_main
@@ -30,10 +31,11 @@ from diptych.config import (
     sentence,
     validate,
 )
-from diptych.errors import RankFailed, Stopped, UserError
+from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.fitting import (
     check_logger,
     check_loss,
+    check_run_of,
     environment,
     fit,
     fix_templates,
@@ -128,7 +130,8 @@ def train(cfg: DictConfig) -> Path:
             cfg = resumed_config(cfg, run_dir, HydraConfig.get().overrides.task if cfg.resume is not None else [])
             last = recover(run_dir)
             if last is not None:
-                check_order(read_checkpoint(last)["diptych"], run_dir)  # before anything in the folder is written
+                checkpoint = read_checkpoint(last)
+                check_order(checkpoint["diptych"], run_dir)  # before anything in the folder is written
             else:
                 resume = False
                 print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
@@ -143,6 +146,7 @@ def train(cfg: DictConfig) -> Path:
         warn_if_slow(cfg, model)
         if resume:
             check_parts(cfg, run_dir, model)
+            check_run_of(checkpoint, cfg, run_dir)
         if not began:
             run_dir = folder.enter_context(new_run(run_dir, numbered=not typed))
         with refusing(run_dir / "checkpoints"):
@@ -153,8 +157,28 @@ def train(cfg: DictConfig) -> Path:
         write(run_dir / "environment.txt", environment())
         print(f"run: {run_dir}", flush=True)
         _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
-        report(run_dir)
+        with _stopped_by_signals(run_dir):
+            report(run_dir)
     return run_dir
+
+
+@contextmanager
+def _stopped_by_signals(run_dir: Path) -> Iterator[None]:
+    """What a signal ends while a trained run is evaluated, and how to get it."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(
+            f"{signal.Signals(signum).name} while the report was made: the training is complete; to make its report,"
+            f" type python src/train.py resume={run_dir}",
+            signum,
+        )
+
+    before = {signum: signal.signal(signum, stop) for signum in TO_STOP}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _folder(cfg: DictConfig, key: str) -> tuple[Path, bool]:

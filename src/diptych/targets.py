@@ -10,7 +10,17 @@ from typing import Any
 from diptych.config import ROOT
 from diptych.errors import UserError
 
-GROUPS = ("model", "data", "loss", "optim", "trainer", "logger", "callbacks", "recipe")  # what a training builds
+GROUPS = (
+    "model",
+    "data",
+    "loss",
+    "optim",
+    "schedule",
+    "trainer",
+    "logger",
+    "callbacks",
+    "recipe",
+)  # what a training builds
 
 
 def known_targets() -> set[str]:

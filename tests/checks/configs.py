@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from diptych.config import ROOT, register_resolvers
 
-ENTRIES = {"train": ("model", "data", "loss", "optim", "trainer", "logger", "callbacks", "recipe")}
+ENTRIES = {"train": ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}
 ENTRIES |= {"plan": ("model", "trainer", "loss")}
 GROUPLESS = ("convert",)

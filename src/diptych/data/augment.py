@@ -56,6 +56,11 @@ class Drawings:
         self.brightness, self.contrast = brightness, contrast
         self.edges, self.one_colour = edges, one_colour
 
+    @property
+    def by_progress(self) -> bool:
+        """Whether a picture depends on the share of the training that is over."""
+        return len(self.sizes) > 1
+
     def describe(self) -> str:
         """One sentence for the report: what was done to the pictures."""
         sizes = ", then ".join(f"{size} px from {share:.0%}" for share, size in self.sizes)

@@ -9,6 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from diptych.batch import Batch
+from diptych.data import identity
 from diptych.data.evalset import EvalSet
 from diptych.data.files import Files
 from diptych.data.index import open_index, open_sources
@@ -81,6 +82,10 @@ class PairData(L.LightningDataModule):
         self.order = Order(self.index, seed=seed, epoch=0, batch_size=batch_size, streams=streams, block=block)
         self.start = 0
         self.batches: Steps | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of the data, see `diptych.data.identity`."""
+        return identity.describe(self.order)
 
     def left_out_of_all(self, steps: int) -> int | None:
         """How many samples stand in none of the whole epochs that so many steps make; None where they make none, or

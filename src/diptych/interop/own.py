@@ -54,7 +54,7 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
 
 
 def _weights(describe: Mapping[str, Any], state: dict[str, Tensor], path: Path, step: int) -> Weights:
-    rest = plain_data(describe, path)
+    rest = plain_data({key: value for key, value in describe.items() if key != "run"}, path)
     config = rest.pop("model")
     rest.pop("step", None)
     if "logit_bias" in rest and not (type(rest["logit_bias"]) is float and math.isfinite(rest["logit_bias"])):

@@ -73,8 +73,9 @@ def read(run_dir: Path) -> Record:
 
 
 def folder_of_config(out: Path, task: str) -> Path:
-    """Where an evaluation that writes into `out` keeps its own config: there, or below it where its numbers join those
-    of a run, whose config stays. Raises UserError for a folder of something else that has a config, or weights."""
+    """Where an evaluation that writes into `out` keeps its own config: there, or below it where its numbers join
+    those of a run, whose config stays. Raises UserError for a folder of something else that has a config or weights.
+    """
     config = out / "config.yaml"
     if config.is_file() and "task" not in _parsed(config.read_text(encoding="utf-8", errors="replace")):
         if (out / "checkpoints").is_dir():

@@ -79,5 +79,10 @@ class ContrastiveModule(L.LightningModule):
         schedule = self._schedule(optimizer, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that became longer: the batch that was its last is not any more."""
+        if checkpoint["global_step"] < self.steps:
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["diptych"] = self.describe

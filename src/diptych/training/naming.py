@@ -51,6 +51,7 @@ def give_name(checkpoint: Path, name: Path) -> None:
     else:
         os.link(checkpoint, partial)
     partial.replace(name)
+    partial.unlink(missing_ok=True)  # where `name` was a name of this very file, the system renamed nothing
 
 
 def step_checkpoints(folder: Path) -> list[Path]:

@@ -182,6 +182,16 @@ def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.view(len(x), -1) if like is None else x.reshape(len(x), -1)
 
 
+def warmup_constant(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> LambdaLR:
+    """Linear warm-up, then the same learning rate to the end: with a warm-up in steps nothing depends on the run's
+    length, so that a run can become longer on a resume.
+
+    warmup: steps, or below 1 the share of `steps`
+    """
+    ramp = math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, ramp)))
+
+
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> LambdaLR:
     """Linear warm-up, then cosine to zero at `steps` (paper, section 2.5).
 

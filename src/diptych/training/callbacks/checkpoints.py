@@ -71,7 +71,7 @@ class Checkpoints(L.Callback):
         self._report(trainer)
         if saves:
             self.save(trainer)
-        if stop and not end:
+        if stop:
             self._stop(trainer, stop)
 
     def save(self, trainer: L.Trainer) -> None:

@@ -1,0 +1,99 @@
+"""Which run a checkpoint belongs to, and what it needs to go on as that run: its config, its data, its length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+# Not the experiment: where things are, how they are run and shown, and how long. Each with all keys below it.
+ELSEWHERE = (
+    "resume", "run_dir", "allow_targets", "logger", "callbacks", "samples",
+    "trainer._target_", "trainer._partial_", "trainer.accelerator", "trainer.devices", "trainer.strategy",
+    "trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every", "trainer.checkpoint_minutes",
+    "trainer.keep", "trainer.accumulate", "trainer.nonfinite_steps", "trainer.timeout",
+    "data.steps", "data.shards", "data.sources", "data.workers", "data.memory", "data.stall", "data.files",
+    "data.allow_pipe", "data.evaluate", "data.labelled", "data.synonyms", "data.ngrams", "data.templates",
+    "data.max_bad", "data.tokenizer.vocabulary", "model.text.vocabulary", "model.compile",
+)  # fmt: skip
+
+
+def describe(cfg: Mapping[Any, Any]) -> dict[str, str]:
+    """Of a resolved config: key -> digest of its value, for all that the experiment depends on."""
+    return {key: hashlib.sha256(value.encode()).hexdigest()[:12] for key, value in _values(cfg, "")}
+
+
+def _values(node: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if key in ELSEWHERE:
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from _values(value, f"{key}.")
+        else:
+            yield key, json.dumps(value, sort_keys=True, default=str)
+
+
+def check_same(of_checkpoint: Mapping[str, str], cfg: Mapping[Any, Any], checkpoint: Path, run_dir: Path) -> None:
+    """of_checkpoint: what `describe` said when it was written. Raises UserError where the run is another one. A key
+    that only one of them has is a version's."""
+    ours = describe(cfg)
+    differing = [key for key in ours if of_checkpoint.get(key, ours[key]) != ours[key]]
+    if differing:
+        named = ", ".join(sorted(differing, key=lambda key: (key not in ("name", "seed"), key))[:3])
+        raise UserError(
+            f"resume={run_dir} can't go on: {checkpoint.name} there is not a checkpoint of the run that config.yaml"
+            f" describes: {named} {'is another' if len(differing) == 1 else 'are others'}. Put back what was"
+            " changed; for a new run from these weights type model.pretrained=PATH."
+        )
+
+
+def check_length(
+    schedule: Callable[[Optimizer, int], LRScheduler], augment: Any, before: int, now: int, step: int, run_dir: Path
+) -> None:
+    """Whether a run that was begun for `before` steps and has taken `step` may become one of `now`: where the steps
+    that it has taken are those that it would have taken. Then it is that longer run, bit for bit.
+
+    Raises UserError where learning rates or pictures of the steps taken follow from the run's length.
+    """
+    way = (
+        f"to train on from its weights, start a new run: model.pretrained={run_dir} trainer.max_steps=N; a run that"
+        " may become longer is begun with schedule=constant"
+    )
+    if now < step:
+        raise UserError(f"trainer.max_steps={now} is less than the {step} steps that resume={run_dir} has taken.")
+    if _rates(schedule, before, step) != _rates(schedule, now, step):
+        raise UserError(
+            f"resume={run_dir} can't become a run of {now} steps: its schedule for {before} gave the {step} steps"
+            f" taken other learning rates than one for {now} would; {way}."
+        )
+    if augment is not None and getattr(augment, "by_progress", True):
+        raise UserError(
+            f"resume={run_dir} can't become a run of {now} steps: its augmentation changes with the share of the run"
+            f" that is over, and {step} steps are another share of {now} than of {before}; {way}."
+        )
+
+
+def _rates(schedule: Callable[[Optimizer, int], LRScheduler], steps: int, until: int) -> list[float]:
+    """The learning rates of the steps 0 … until, as shares of the optimiser's."""
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    made = schedule(optimizer, steps)
+    if type(made) is LambdaLR:
+        return [made.lr_lambdas[0](step) for step in range(until + 1)]
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(until):
+        optimizer.step()
+        made.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
