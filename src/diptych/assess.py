@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,19 @@ from diptych.batch import normalise
 from diptych.cost import affordable_pictures
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
-from diptych.encode import Encoded, encode_set, readable
+from diptych.encode import Encoded, classified, encode_set, encode_texts, readable
 from diptych.errors import UserError
 from diptych.evaluation.calibration import details
-from diptych.evaluation.retrieval import recall
+from diptych.evaluation.prompts import fill
 from diptych.evaluation.saliency import COPIES, saliency
-from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
 from diptych.loading import Loaded
+from diptych.recalling import caption_recall
 from diptych.study.gallery import Pictures, examples, gallery, told_details
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
 EXAMPLES = 8  # pictures of each set that the page shows
-SHARED = 0.01  # of the captions: those of other pictures as well are asked for their own picture alone, and counted
 
 
 def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
@@ -38,30 +37,30 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
     `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`, `details.json`. Returns the
     metrics."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    sets, unreadable = readable(model, sets)
+    scale = finite_scale(model.logit_scale.exp().item())
+    labelled = classified(sets, "zeroshot")
+    recalls = {evalset.name: _recall_of(loaded, evalset) for evalset in sets if not evalset.classnames}
+    sets, unreadable = readable(model, labelled)
     if not sets:
         raise UserError("The model reads the class names of none of the sets: " + _listed(unreadable) + ".")
-    results, recalls, behind, pictures = {}, {}, {}, []
+    results, behind, pictures = {}, {}, []
     classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
     for evalset in sets:
-        if not evalset.classnames:
-            raise UserError(f"{evalset.name} has captions and no classes: evaluate it with task=retrieval.")
         key = (*evalset.classnames, "", *evalset.templates)
         if key not in classifiers:
             built = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
             classifiers[key] = built.cpu()
         classifier = classifiers[key]
         encoded = encode_set(model, evalset)
-        found = details(encoded.features, classifier, encoded.labels, model.logit_scale.exp().item())
+        found = details(encoded.features, classifier, encoded.labels, scale)
         result = {**classify(encoded.features, classifier, encoded.labels), "ece": found["ece"]}
         results[evalset.name] = _described(evalset, encoded, result)
         behind[evalset.name] = found
-        recalls[evalset.name] = _recall(model, tokenizer, encoded)
+        recalls[evalset.name] = _recall(model, tokenizer, encoded, evalset.skipped)
         pictures.append(_pictures(evalset, encoded, classifier))
     zeroshot = {**summary(results), "sets": results, **({"not_computed": unreadable} if unreadable else {})}
     metrics = {"zeroshot": zeroshot, "retrieval": recalls}
     shown = _shown(sets, pictures)
-    scale = model.logit_scale.exp().item()
     copies = _affordable_copies(model, len(shown))
     look = partial(_look, model, copies) if copies else None
     write_json(out / "examples.json", examples(shown, scale, per_set=EXAMPLES, look=look))
@@ -72,28 +71,27 @@ def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, A
 
 def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
     """Recall@k between pictures and their captions, into `out/metrics.json`. Sets without captions are named."""
-    recalls: dict[str, Any] = {}
-    for evalset in sets:
-        encoded = encode_set(loaded.model, evalset)
-        recalls[evalset.name] = _recall(loaded.model, loaded.tokenizer, encoded)
+    recalls = {evalset.name: _recall_of(loaded, evalset) for evalset in sets}
     return merge_metrics(out / "metrics.json", {"retrieval": recalls})
 
 
 def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path:
     """Every set's embeddings, in `out/embeddings.parquet`. Returns the file.
 
-    The text of a picture is its caption, or, where it has none, its class name in the set's first template.
+    The text of a picture is its first caption, or, where it has none, its class name in the set's first template.
     """
     from diptych.study.embeddings import write_table
 
-    keys, captions, labels, images = [], [], [], []
+    keys, captions, images = [], [], []
+    labels: list[str | None] = []
     for evalset in sets:
         encoded = encode_set(loaded.model, evalset)
-        names = [evalset.classnames[int(label)] for label in encoded.labels]
+        classes = evalset.classnames
+        names = [classes[int(label)] if classes else None for label in encoded.labels]
         keys += encoded.keys
         labels += names
         captions += [
-            caption or evalset.templates[0].replace("{}", name)
+            _first(caption) or fill(evalset.templates[0], name or "")
             for caption, name in zip(encoded.captions, names, strict=True)
         ]
         images.append(encoded.features)
@@ -131,7 +129,9 @@ def table(metrics: dict[str, Any]) -> str:
     for name, row in metrics.get("retrieval", {}).items():
         if "not_computed" in row:
             lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
-        elif "zeroshot" not in metrics:
+            continue
+        if name not in metrics.get("zeroshot", {}).get("sets", {}):
+            lines += [f"skipped in {name}: {n} × {why}" for why, n in row.get("skipped", {}).items()]
             for title, key in (("text→image", "text_to_image"), ("image→text", "image_to_text")):
                 shares = "  ".join(f"{k} {share:.1%}" for k, share in row[key].items())
                 lines.append(f"{name:<24}{title}  {shares}  median rank {row['median_rank'][key]:g}")
@@ -154,30 +154,25 @@ def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> di
     }
 
 
-def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded) -> dict[str, Any]:
-    captions = encoded.captions
+def _recall_of(loaded: Loaded, evalset: EvalSet) -> dict[str, Any]:
+    return _recall(loaded.model, loaded.tokenizer, encode_set(loaded.model, evalset), evalset.skipped)
+
+
+def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded, unread: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Recall of a set, or why there is none. unread: what the set's reader left out, by reason"""
+    every = (unread, encoded.skipped)
+    skipped = {why: len({key for of in every for key in of.get(why, ())}) for why in {**unread, **encoded.skipped}}
+    counted = {"skipped": skipped} if skipped else {}
     if not model.reads_sentences:
-        return {"not_computed": "the model reads class names alone, no captions"}
-    if not all(captions):
-        return {"not_computed": f"{captions.count('')} of {len(captions)} pictures have no caption"}
-    texts = [(line, owner) for owner, caption in enumerate(captions) for line in caption.split("\n")]
-    owners = Counter(line for line, _ in set(texts))
-    shared = sum(owners[line] > 1 for line, _ in texts)
-    if shared > SHARED * len(texts):
-        return {"not_computed": "several pictures share a caption, so no one picture is its answer"}
-    features = encode_texts(model, tokenizer, [line for line, _ in texts])
-    found = recall(encoded.features, features, torch.tensor([owner for _, owner in texts]))
-    return found | ({"shared_captions": shared} if shared else {})
+        return {"not_computed": "the model reads class names alone, no captions"} | counted
+    if not all(encoded.captions):
+        none = encoded.captions.count("")
+        return {"not_computed": f"{none} of {len(encoded.captions)} pictures have no caption"} | counted
+    return caption_recall(model, tokenizer, encoded.features, encoded.captions) | counted
 
 
-@torch.inference_mode()
-def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
-    device = next(model.parameters()).device
-    parts = [
-        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True).float().cpu()
-        for start in range(0, len(texts), batch_size)
-    ]
-    return torch.cat(parts)
+def _first(caption: str) -> str:
+    return caption.split("\n", 1)[0]
 
 
 def _pictures(evalset: EvalSet, encoded: Encoded, classifier: Tensor) -> Pictures:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
-from diptych.encode import Encoded, encode_set, readable
+from diptych.encode import Encoded, classified, encode_set, readable
 from diptych.evaluation.probe import LinearProbe, columns, fit_probe
 from diptych.evaluation.robustness import effective_robustness_interval, interval
 from diptych.evaluation.zeroshot import hits, zero_shot_classifier
@@ -41,6 +41,7 @@ def write_robustness(
     supervised, ngrams: run folders of the baselines; train: labelled pictures for the linear probe; None leaves a
     column empty, and the table says so. Raises UserError where a folder holds no model, or there is no set.
     """
+    sets = classified(sets, "robustness")
     encoded = {evalset.name: encode_set(loaded.model, evalset) for evalset in sets}
     probe = None if train is None else _probe(loaded, train, seed)
     by_column: dict[str, Callable[[EvalSet], Hits]] = {

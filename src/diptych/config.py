@@ -115,6 +115,7 @@ def validate(cfg: DictConfig) -> None:
     import torch
 
     from diptych.data.datamodule import check_layout
+    from diptych.data.validation import check as check_held_out
 
     if "_target_" not in cfg.data:
         raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
@@ -130,6 +131,8 @@ def validate(cfg: DictConfig) -> None:
         )
     if not 0 <= cfg.data.max_bad < 1:
         raise UserError(f"data.max_bad={cfg.data.max_bad} is a share: give 0 or more and less than 1.")
+    check_evaluate(cfg.data)
+    check_held_out(cfg.data.get("validation", 0))
     text = cfg.model.text
     if "vocabulary" in text and (ids := _vocab_size(text.vocabulary)) != text.vocab_size:
         raise UserError(
@@ -150,6 +153,23 @@ def validate(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
     _check_sharding(cfg, ranks)
+
+
+def check_evaluate(data: DictConfig) -> None:
+    """What `data.evaluate` says can be the path of a set, a list of some, or a reader's config."""
+    from diptych.data.opening import KINDS, check_path
+
+    node = data.get("evaluate")
+    if node is None or (isinstance(node, DictConfig) and "_target_" in node):
+        return
+    paths = [node] if isinstance(node, str) else node
+    if not isinstance(paths, ListConfig | list) or not len(paths):
+        raise UserError(f"data.evaluate={node} is neither a path nor a list of some: give {KINDS}, or null for none.")
+    for path in paths:
+        if isinstance(path, str):
+            check_path(path)
+        elif not (isinstance(path, DictConfig) and "_target_" in path):
+            raise UserError(f"data.evaluate names {path}, which is no path: give {KINDS}.")
 
 
 def _check_sharding(cfg: DictConfig, ranks: int) -> None:

@@ -64,16 +64,28 @@ def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[
     return kept, left
 
 
+def classified(sets: Sequence[EvalSet], task: str) -> list[EvalSet]:
+    """The sets that have classes; the others, pictures with captions alone, are named on the terminal. Raises
+    UserError where none has."""
+    without = [evalset.name for evalset in sets if not evalset.classnames]
+    if without and len(without) == len(sets):
+        raise UserError(
+            f"{', '.join(without)} has captions and no classes, which task={task} needs: evaluate it with"
+            " task=retrieval, or give labelled pictures: a folder a class (data=folder data.path=DIR), or shards"
+            " whose KEY.json have a `label`."
+        )
+    if without:
+        print(f"{', '.join(without)}: captions and no classes, so there is no number of task={task}.", flush=True)
+    return [evalset for evalset in sets if evalset.classnames]
+
+
 def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size.
 
     Ranks share the pictures out by whole batches, so that each is encoded beside the same others as by one process,
     and all get the features of all.
     """
-    batches = -(-len(evalset) // batch_size)
-    first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
-    own = _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
-    parts = [part for part in gather_objects(own) if part is not None]
+    parts = gather_objects(encode_share(model, evalset, batch_size))
     if not any(part.keys for part in parts):
         reasons = Counter(reason for part in parts for reason, keys in part.skipped.items() for _ in keys)
         told = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3))
@@ -86,6 +98,13 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     keys, captions = ([each for part in read for each in getattr(part, what)] for what in ("keys", "captions"))
     features, labels = (torch.cat([getattr(part, what) for part in read]) for what in ("features", "labels"))
     return Encoded(features, labels, keys, captions, skipped)
+
+
+def encode_share(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, of this rank's share of the pictures alone, which may be none."""
+    batches = -(-len(evalset) // batch_size)
+    first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
+    return _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
 
 
 @torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
@@ -104,3 +123,13 @@ def _encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded
     model.train(training)
     found = torch.cat(features[1:] or features)
     return Encoded(found, torch.cat(labels), keys, captions, dict(evalset.skipped))
+
+
+@torch.inference_mode()
+def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+    device = next(model.parameters()).device
+    parts = [
+        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True).float().cpu()
+        for start in range(0, len(texts), batch_size)
+    ]
+    return torch.cat(parts)

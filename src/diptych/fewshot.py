@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
-from diptych.encode import Encoded, encode_set
+from diptych.encode import Encoded, classified, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.fewshot import METHODS, draw_shots
 from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
@@ -51,6 +51,7 @@ def write_fewshot(
     """
     if draws not in T_975:
         raise UserError(f"task.draws={draws} must be 2 to 10: an interval needs two, and more than ten say no more.")
+    sets = classified(sets, "fewshot")
     given = None if train is None else _Pool(encode_set(loaded.model, train), train.name, own=False)
     curves: dict[str, Any] = {}
     groups: dict[tuple[str, ...], list[EvalSet]] = {}

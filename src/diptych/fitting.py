@@ -26,7 +26,8 @@ from diptych.templates import NAMED
 from diptych.vocabulary import carrying_vocabulary
 from diptych.world import nodes
 
-NOT_OF_LOADER = ("labelled", "synonyms", "ngrams", "templates")  # keys of `data` that recipes and evaluations read
+# keys of `data` that recipes and evaluations read
+NOT_OF_LOADER = ("evaluate", "labelled", "synonyms", "ngrams", "templates")
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -125,8 +126,10 @@ def fit(run_dir: Path, resume: bool) -> None:
     accumulate = trainer_keys.pop("accumulate", 1)
     data = _data(cfg["data"])
     data.start = start
-    asked = with_templates(data.evaluate, cfg["data"].get("templates"))
+    asked = with_templates(evaluation_sets(cfg["data"]), cfg["data"].get("templates"))
     data.evaluate = affordable(_readable(asked, model), model)
+    if first and cfg["data"].get("validation"):
+        print(f"data: {data.told}", flush=True)
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
         print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
@@ -239,6 +242,48 @@ def _model(cfg: dict[Any, Any], start: bool, loss: nn.Module | None = None) -> t
     return model, described, notes
 
 
+def evaluation_sets(data: Any) -> list[EvalSet]:
+    """What `data.evaluate` names: a reader of sets, a path of one, or a list of either; none where it is null.
+    data: the config's `data`"""
+    from diptych.data.opening import sets_at
+
+    node = data.get("evaluate")
+    if node is None:
+        return []
+    if isinstance(node, DictConfig | dict) and "_target_" in node:
+        return instantiate(node, _convert_="all")
+    found: list[EvalSet] = []
+    paths = [node] if isinstance(node, str) else list(node)
+    if all(isinstance(path, str) for path in paths):
+        return sets_at(paths)
+    for each in paths:
+        found += sets_at(each) if isinstance(each, str) else instantiate(each, _convert_="all")
+    return found
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def sets_or_pairs(data: Any) -> list[EvalSet]:
+    """What a task or `embed.py` reads: `data.evaluate`'s sets, or, without any, the pairs that `data.shards` names.
+    Raises UserError where the config names neither."""
+    from diptych.data.pair_set import pair_set
+
+    if sets := evaluation_sets(data):
+        return sets
+    if not data.get("shards") and not data.get("sources"):
+        raise UserError(
+            "data.evaluate and data.shards are both null: give data.evaluate=PATH (a folder or shards), or"
+            " data=webdataset data.shards=PATTERN for the pairs themselves."
+        )
+    shards, sources = (_plain(data.get(key)) for key in ("shards", "sources"))
+    files = instantiate(data.get("files"))
+    if files is not None:
+        files.allow_pipe = data.get("allow_pipe", False)
+    return pair_set(shards, sources, data.get("captions"), files)
+
+
 def fix_templates(cfg: DictConfig) -> None:
     """The templates that a new run is validated with, read from their file: the run goes on the same whatever becomes
     of it. Raises UserError where there are none."""
@@ -256,7 +301,7 @@ def prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
     """The evaluation sets of a config with the templates that a model is asked with."""
     from diptych.prompted import with_templates
 
-    sets = instantiate(cfg.data.evaluate, _convert_="all")
+    sets = sets_or_pairs(cfg.data)
     return with_templates(sets, cfg.data.get("templates"), loaded.templates)
 
 
@@ -273,6 +318,7 @@ def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
 
 def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) -> None:
     from diptych.training.callbacks.gradients import Gradients
+    from diptych.training.callbacks.zeroshot import ZeroShot
 
     epoch = data.order
     training = {
@@ -286,7 +332,9 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
         "left_out_of_all_epochs": data.left_out_of_all(trainer.global_step),
         "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
     }
-    write_json(run_dir / "metrics.json", {"training": training})
+    pairs = [callback.pairs for callback in trainer.callbacks if isinstance(callback, ZeroShot) and callback.pairs]  # type: ignore[attr-defined]
+    metrics = {"training": training} | ({"pairs": pairs[0]} if pairs else {})
+    write_json(run_dir / "metrics.json", metrics)
 
 
 def report(run_dir: Path) -> None:
@@ -304,7 +352,8 @@ def report(run_dir: Path) -> None:
         place(loaded.model)
         sets = affordable(prompted_sets(cfg, loaded), loaded.model)
         told = about(loaded, sets)
-        metrics = tell(run_dir, "zeroshot", told, assess.write_all(run_dir, loaded, sets))
+        write = assess.write_all if any(evalset.classnames for evalset in sets) else assess.write_retrieval
+        metrics = tell(run_dir, "zeroshot", told, write(run_dir, loaded, sets))
         print(assess.table(metrics), lines(told), sep="\n", flush=True)
     print(f"report: {write_report(run_dir)}", flush=True)
 

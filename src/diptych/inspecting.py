@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.assess import encode_texts, merge_metrics
+from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
-from diptych.encode import Encoded, encode_set
+from diptych.encode import Encoded, classified, encode_set, encode_texts
 from diptych.evaluation import duplicates, quality
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
@@ -30,6 +30,7 @@ def write_quality(
     train: the training pictures that test pictures are compared with; None leaves duplicates out, by name
     bits: of 64 in which the hashes of near-duplicates may differ; cosine: least of their embeddings
     """
+    sets = classified(sets, "quality")
     trained = None if train is None else (encode_set(loaded.model, train), *_prints(train))
     found: dict[str, Any] = {}
     doubles: dict[str, Any] = {}

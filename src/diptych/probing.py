@@ -10,7 +10,7 @@ import torch
 
 from diptych.assess import merge_metrics
 from diptych.data.evalset import EvalSet
-from diptych.encode import encode_set
+from diptych.encode import classified, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.neighbours import knn
 from diptych.evaluation.probe import LinearProbe, columns, fit_probe
@@ -28,6 +28,7 @@ def write_probe(
     Raises UserError without labelled training pictures."""
     if train is None:
         raise UserError("task=probe needs labelled training pictures: take a `data` that has data.labelled.")
+    sets = classified(sets, "probe")
     encoded = encode_set(loaded.model, train)
     classes = len(train.classnames)
     probe = fit_probe(encoded.features, encoded.labels, classes, seed)

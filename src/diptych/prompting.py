@@ -15,7 +15,7 @@ from diptych.assess import merge_metrics
 from diptych.data import benchmarks
 from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
-from diptych.encode import Encoded, encode_set
+from diptych.encode import Encoded, classified, encode_set
 from diptych.errors import UserError
 from diptych.evaluation.features import unit
 from diptych.evaluation.learned_context import Learned, context_classifier, learn_context
@@ -81,6 +81,7 @@ def write_prompts(
     context: arguments of `learn_context`; without a start, the words of the best single template
     Raises UserError where no set may be tuned on.
     """
+    sets = classified(sets, "prompts")
     tuning = tuning_split(sets)
     encoded = encode_set(loaded.model, tuning)
     tuned = _tune(loaded, tuning, encoded, candidates, synonyms or {}, most, context)

@@ -12,11 +12,12 @@ from diptych.batch import Batch
 from diptych.data import identity
 from diptych.data.evalset import EvalSet
 from diptych.data.files import Files
-from diptych.data.index import open_index, open_sources
+from diptych.data.index import Index, open_index, open_sources
 from diptych.data.order import BLOCK, Order, left_out_of_all
 from diptych.data.pairs import Pairs
 from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
+from diptych.data.validation import AUTO, check, held_out, hold_out
 from diptych.errors import UserError
 
 
@@ -36,6 +37,7 @@ class PairData(L.LightningDataModule):
     files: how addresses are opened; allow_pipe: whether `pipe:COMMAND` may run a program
     augment: (Batch, progress 0–1) -> Batch, on the device; None for the crop alone
     evaluate: labelled sets for validation and the report, if any
+    validation: pairs that are held out of training, by a hash of their keys, or `auto`: see `validation.hold_out`
     Raises UserError for what can't be read or divided, before any sample is read.
     """
 
@@ -61,6 +63,7 @@ class PairData(L.LightningDataModule):
         captions: str | None = None,
         augment: Callable[[Batch, float], Batch] | None = None,
         evaluate: Sequence[EvalSet] | None = None,
+        validation: int | str = 0,
     ) -> None:
         super().__init__()
         self.pairs = Pairs(image, tokenizer, groups, captions)
@@ -79,13 +82,31 @@ class PairData(L.LightningDataModule):
             raise UserError(
                 "data.shards must be given: an index.json, or a pattern such as 'shards/{000000..000999}.tar'."
             )
-        self.order = Order(self.index, seed=seed, epoch=0, batch_size=batch_size, streams=streams, block=block)
+        self.order, self.told = self._order(validation)
+        self.held_out = held_out(self.index, self.files, captions, groups)
         self.start = 0
         self.batches: Steps | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of the data, see `diptych.data.identity`."""
         return identity.describe(self.order)
+
+    def _order(self, validation: int | str) -> tuple[Order, str]:
+        """The order, and what the log says of the pairs held out: by `auto` none where the others fill no batch."""
+        whole = self.index
+        check(validation)
+        self.index, told = hold_out(whole, validation, self.files)
+        try:
+            return self._order_of(self.index), told
+        except UserError:
+            if validation != AUTO or not self.index.held:
+                raise
+            self.index = whole
+            return self._order_of(whole), "no pair is held out for validation: the others would fill no batch."
+
+    def _order_of(self, index: Index) -> Order:
+        drawn = {"seed": self.seed, "epoch": 0, "batch_size": self.batch_size}
+        return Order(index, **drawn, streams=self.streams, block=self.block)
 
     def left_out_of_all(self, steps: int) -> int | None:
         """How many samples stand in none of the whole epochs that so many steps make; None where they make none, or

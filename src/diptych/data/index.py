@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.data.files import Files, is_local, shown
 from diptych.data.headers import Headers, Offsets, fit, read_headers
@@ -51,16 +52,38 @@ class Index:
     found: the offsets of shards that were scanned, by path
     damage: of shards that were found cut or damaged, by path: how many of their samples are lost, and why
     left_out: what a scan saw and is part of no sample: reason -> path -> (times, the first by name)
+    held: shard -> its samples, in their order, that no training takes (`data.validation`). The order counts the
+        others from 0, without gaps; `span` and `place` say where in the shard they stand
     """
 
     shards: tuple[Shard, ...]
     found: dict[str, Offsets | None] = field(default_factory=dict, compare=False, repr=False)
     damage: dict[str, tuple[int, str]] = field(default_factory=dict, compare=False, repr=False)
     left_out: dict[str, dict[str, tuple[int, str]]] = field(default_factory=dict, compare=False, repr=False)
+    held: dict[int, NDArray[np.int64]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    def counts(self) -> list[int]:
+        """The samples of each shard that a training takes."""
+        return [shard.samples - len(self.held.get(number, ())) for number, shard in enumerate(self.shards)]
+
+    def place(self, number: int, sample: int) -> int:
+        """Where in its shard the sample stands that is this one of those a training takes."""
+        held = self.held.get(number)
+        if held is None:
+            return sample
+        return sample + int(np.searchsorted(held - np.arange(len(held)), sample, side="right"))
+
+    def span(self, number: int, first: int, last: int) -> tuple[int, int, frozenset[int]]:
+        """The samples first … last-1 that a training takes as a range of the shard, and what is held out in it."""
+        held = self.held.get(number)
+        if held is None or first >= last:
+            return first, last, frozenset()
+        begin, end = self.place(number, first), self.place(number, last - 1) + 1
+        return begin, end, frozenset(held[(held >= begin) & (held < end)].tolist())
 
     @cached_property
     def names(self) -> list[str]:

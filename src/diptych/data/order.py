@@ -82,7 +82,7 @@ class Order:
     def _lay(self, index: Index) -> None:
         """Lay the epoch's parts of shards end to end: arrays shard, copy, size, start (where in the shard the part
         begins; it wraps at the shard's end), ends (where in the line it ends)."""
-        counts = np.array([shard.samples for shard in index.shards], dtype=np.int64)
+        counts = np.array(index.counts(), dtype=np.int64)
         weights = np.array([shard.weight for shard in index.shards])
         whole = np.floor(weights).astype(np.int64)
         shards = np.repeat(np.arange(len(counts)), whole)

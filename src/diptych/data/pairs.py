@@ -64,10 +64,16 @@ class Pairs:
         return captions[int(seeding.uniform_one(seed, _CAPTION) * len(captions))]
 
 
-def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
+def images_of(sample: Sample) -> tuple[str, ...]:
+    """The names of a sample's pictures, at least one. Raises BadSample."""
     names = _images(tuple(sample))
     if not names:
         raise BadSample(f"no image among {extensions(sample)}")
+    return names
+
+
+def _draw_image(sample: Sample, seed: int) -> tuple[str, bytes]:
+    names = images_of(sample)
     name = names[int(seeding.uniform_one(seed, _IMAGE) * len(names))]
     return name, sample[name]
 

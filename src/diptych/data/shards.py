@@ -177,7 +177,12 @@ class Shelf:
         self.kept: dict[int, list[Sample | Damaged]] = {}
 
     def samples(self, number: int, first: int, last: int) -> Iterator[Sample | Damaged]:
-        """The samples first … last-1 of shard `number`, or what became of them."""
+        """Of the samples of shard `number` that a training takes first … last-1, or what became of them."""
+        first, last, held = self.index.span(number, first, last)
+        found = self._all(number, first, last)
+        return (content for place, content in enumerate(found, first) if place not in held) if held else found
+
+    def _all(self, number: int, first: int, last: int) -> Iterator[Sample | Damaged]:
         shard = self.index.shards[number]
         if number not in self.kept and shard.bytes <= self.room:
             self.room -= shard.bytes

@@ -206,7 +206,8 @@ class Walk:
         item = block.item(position)
         order = block.line.order
         again = (item.copy,) if item.copy else ()  # without weights a seed is what it was before there were any
-        seed = seeding.mix_one(order.seed, order.epoch, item.shard, item.number, *again) >> 1
+        number = self.shelf.index.place(item.shard, item.number)
+        seed = seeding.mix_one(order.seed, order.epoch, item.shard, number, *again) >> 1
         try:
             if isinstance(item.content, Damaged):
                 raise BadSample(item.content.reason)

@@ -32,7 +32,7 @@ def recall(
     A text is found when an image that has it is among the first k images: its own, or another's of the same text. An
     image is found when a text that is the same as one of its own is among the first k texts. Equal scores are ordered
     by row. Where there are ranks, each brings the same features and answers a share of the queries. Memory: a copy of
-    the features, and a few arrays of `chunk` × max(N, M), for which None takes as many queries at once as make 128 MB.
+    the features, and a few arrays of `chunk` × max(N, M), of which None makes 128 MB each.
     Raises UserError where features are not finite, a text names no image, or an image has no text.
     """
     image, text = unit(image, "image features"), unit(text, "text features")

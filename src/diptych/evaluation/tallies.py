@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from diptych.errors import UserError
+
 TOP = 5
 BINS = 15
 
@@ -43,6 +45,8 @@ class Accuracy(Metric):
     def compute(self) -> dict[str, float | int]:
         """{"top1", "top5", "n", "mean_per_class"}: the last over the classes that occur"""
         n, seen = int(self.count.sum()), self.count > 0
+        if not n:
+            raise UserError("No picture of a set could be read, so it has no accuracy: see to its files.")
         return {
             "top1": int(self.right.sum()) / n,
             "top5": int(self.near) / n,
@@ -82,6 +86,6 @@ class Calibration(Metric):
         mean, accuracy = self.confidence / n, self.right / n
         rows = zip(mean.tolist(), accuracy.tolist(), self.count.tolist(), strict=True)
         return {
-            "ece": ((mean - accuracy).abs() * self.count).sum().item() / int(self.count.sum()),
+            "ece": ((mean - accuracy).abs() * self.count).sum().item() / max(1, int(self.count.sum())),
             "bins": [{"confidence": c, "accuracy": a, "n": n} for c, a, n in rows],
         }

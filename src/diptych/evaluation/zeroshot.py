@@ -62,7 +62,9 @@ def classify(image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: 
 
 
 def count(tally: Accuracy, image_features: Tensor, classifier: Tensor, labels: Tensor, chunk: int = 4096) -> None:
-    """Add pictures to a tally; otherwise as `classify`."""
+    """Add pictures to a tally, none where there is none; otherwise as `classify`."""
+    if not len(image_features):
+        return tally.update(labels, labels)
     for scores, of in _scores_of(image_features, classifier, labels, chunk):
         tally.update(rank_of(scores, of), of)
 
@@ -93,7 +95,7 @@ def top_k(image_features: Tensor, classifier: Tensor, scale: float, k: int) -> t
 
 
 def probabilities(scores: Tensor, scale: float) -> Tensor:
-    """Cosines [N, C] -> the softmax of scale · cosine over classes. Raises UserError for a scale that is not finite."""
+    """Cosines [N, C] -> the softmax of scale · cosine over classes. Raises UserError as `finite_scale` does."""
     return (finite_scale(scale) * scores).softmax(dim=1)
 
 

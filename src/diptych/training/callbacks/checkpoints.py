@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from datetime import timedelta
@@ -48,7 +49,7 @@ class Checkpoints(L.Callback):
 
     def improved(self, value: float) -> None:
         """Called by a validation: this step's weights become `best.ckpt` if `value` is the highest yet."""
-        if self.best is None or value > self.best:
+        if math.isfinite(value) and (self.best is None or value > self.best):
             self.best, self._better = value, True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,27 +1,62 @@
-"""Zero-shot accuracy while training, every n steps, shared out over the ranks."""
+"""Validation while training, every n steps, shared out over the ranks: sets with classes, sets with captions, and
+pairs that were held out; and which of their numbers chooses `best.ckpt`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import lightning as L
+import torch
+from torch import Tensor
 
+from diptych import distributed
 from diptych.data.evalset import EvalSet
-from diptych.encode import encode_set, tokenizer_for
-from diptych.evaluation.zeroshot import classify, zero_shot_classifier
+from diptych.data.validation import HeldOut
+from diptych.encode import encode_set, encode_share, encode_texts, tokenizer_for
+from diptych.evaluation.calibration import sureness
+from diptych.evaluation.tallies import Accuracy, Calibration
+from diptych.evaluation.zeroshot import count, zero_shot_classifier
+from diptych.recalling import WAYS, caption_recall
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.parallel import whole
 
+Numbers = dict[str, float]
+
+
+class Choice(NamedTuple):
+    """What chooses `best.ckpt`. of: numbers of a validation -> what is to be as high as it can"""
+
+    told: str
+    of: Callable[[Numbers], float]
+
 
 class ZeroShot(L.Callback):
-    """Validates on the data module's sets of the role `validation` or `test`; the shifts stay unseen until the end.
+    """Validates on the data module's sets of the role `validation` or `test`, and on its pairs that were held out;
+    sets of other roles stay unseen until the end. A set of the role `test` is measured and has no say in `best.ckpt`.
 
     every: steps between two validations; the last step is always one. 0: never
+    pairs: the newest numbers of the held-out pairs, as `metrics.json` shows them; empty without any
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
+        self.pairs: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"pairs": self.pairs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.pairs = state_dict["pairs"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sets, pairs = _asked(trainer)
+        if trainer.is_global_zero and self.every and (sets or pairs):
+            names = [f"{each.name} ({each.role})" for each in sets] + ["pairs held out"] * (pairs is not None)
+            chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
+            told = chosen.told if chosen else "none: no set has the role validation, and no pairs are held out"
+            print(f"validation: every {self.every} steps on {', '.join(names)}; best.ckpt is {told}.", flush=True)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -29,21 +64,118 @@ class ZeroShot(L.Callback):
         step = trainer.global_step
         if not self.every or (step % self.every and step != trainer.max_steps):
             return
-        sets = [s for s in trainer.datamodule.evaluate if s.role in ("validation", "test")]  # type: ignore[attr-defined]
+        sets, pairs = _asked(trainer)
+        numbers: Numbers = {}
         with whole(pl_module):
-            scores = [self._top1(pl_module, evalset) for evalset in sets]
-        for evalset, score in zip(sets, scores, strict=True):
-            for logger in trainer.loggers:
-                logger.log_metrics({f"val/zeroshot/{evalset.name}/top1": score}, step)
-        if scores:
+            for evalset in sets:
+                measure = _accuracy if evalset.classnames else _recall
+                numbers |= measure(pl_module, evalset)
+            if pairs is not None:
+                size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+                self.pairs = _on_pairs(pl_module, pairs, size) | {"step": step}
+                numbers |= {"val/pairs/loss": self.pairs["loss"]} | _shares("val/pairs/recall", self.pairs)
+        for logger in trainer.loggers if numbers else ():
+            logger.log_metrics(numbers, step)
+        chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
+        if chosen:
             keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-            keeper.improved(sum(scores) / len(scores))
+            keeper.improved(chosen.of(numbers))
 
-    def _top1(self, pl_module: L.LightningModule, evalset: EvalSet) -> float:
-        model = pl_module.model
-        assert isinstance(model, CLIP)
-        model.eval()
-        classifier = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
-        model.train()
-        encoded = encode_set(model, evalset)
-        return float(classify(encoded.features, classifier.float().cpu(), encoded.labels)["top1"])
+
+def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | None:
+    """The first there is of: mean top-1 of the sets of the role validation, mean recall@1 of those that have captions
+    alone, the loss of the pairs that were held out. sentences: whether the model reads captions"""
+    mine = [evalset for evalset in sets if evalset.role == "validation"]
+    if named := [each.name for each in mine if each.classnames]:
+        keys = [f"val/zeroshot/{name}/top1" for name in named]
+        return Choice(f"the step of the highest mean top-1 of {', '.join(named)}", lambda found: _mean(found, keys))
+    if sentences and (named := [each.name for each in mine]):
+        keys = [f"val/retrieval/{name}/{way}/R@1" for name in named for way in WAYS]
+        return Choice(f"the step of the highest mean R@1 of {', '.join(named)}", lambda found: _mean(found, keys))
+    if pairs:
+        return Choice("the step of the lowest loss of the pairs held out", lambda found: -found["val/pairs/loss"])
+    return None
+
+
+def _asked(trainer: L.Trainer) -> tuple[list[EvalSet], HeldOut | None]:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    return [s for s in data.evaluate if s.role in ("validation", "test")], data.held_out
+
+
+def _reads_sentences(pl_module: L.LightningModule) -> bool:
+    model: Any = pl_module.model
+    return bool(model.reads_sentences)
+
+
+def _mean(found: Numbers, keys: list[str]) -> float:
+    return sum(found[key] for key in keys) / len(keys)
+
+
+def _accuracy(pl_module: L.LightningModule, evalset: EvalSet) -> Numbers:
+    """Each rank measures its share of the pictures, and torchmetrics adds up."""
+    model: Any = pl_module.model
+    assert isinstance(model, CLIP)
+    model.eval()
+    built = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
+    model.train()
+    own, classifier = encode_share(model, evalset), built.float().cpu()
+    accuracy = Accuracy(len(classifier), over_ranks=True).to(pl_module.device)
+    calibration = Calibration(over_ranks=True).to(pl_module.device)
+    count(accuracy, own.features, classifier, own.labels)
+    said, sure = own.labels, torch.empty(0)
+    if own.keys:
+        said, sure = sureness(own.features, classifier, model.logit_scale.exp().item())
+    calibration.update(sure, said == own.labels)
+    numbers = accuracy.compute() | {"ece": calibration.compute()["ece"]}
+    return {f"val/zeroshot/{evalset.name}/{key}": numbers[key] for key in ("top1", "top5", "ece")}
+
+
+def _recall(pl_module: L.LightningModule, evalset: EvalSet) -> Numbers:
+    model: Any = pl_module.model
+    if not model.reads_sentences:
+        return {}
+    encoded = encode_set(model, evalset)
+    found = _in_eval(model, lambda: caption_recall(model, tokenizer_for(model), encoded.features, encoded.captions))
+    return _shares(f"val/retrieval/{evalset.name}", found)
+
+
+def _shares(prefix: str, found: dict[str, Any]) -> Numbers:
+    return {f"{prefix}/{way}/{k}": share for way in WAYS if way in found for k, share in found[way].items()}
+
+
+def _on_pairs(pl_module: L.LightningModule, pairs: HeldOut, batch_size: int) -> dict[str, Any]:
+    """The training's loss in batches of the training's size, of pairs in the order of their hashes, and recall of
+    all; every rank computes it whole. A pair of several captions stands in the loss with its first."""
+    model: Any = pl_module.model
+    tokenizer = tokenizer_for(model)
+    encoded = encode_set(model, pairs.evalset)
+    firsts = [caption.split("\n", 1)[0] for caption in encoded.captions]
+    texts = _in_eval(model, lambda: encode_texts(model, tokenizer, firsts))
+    found: dict[str, Any] = {"n": len(encoded.keys), "skipped": encoded.skipped, **pairs.told}
+    found |= {"loss": _loss(pl_module, encoded.features, texts, pairs.groups_of(encoded.keys), batch_size)}
+    if model.reads_sentences:
+        found |= _in_eval(model, lambda: caption_recall(model, tokenizer, encoded.features, encoded.captions))
+    return found
+
+
+@torch.no_grad()
+def _loss(pl_module: L.LightningModule, image: Tensor, text: Tensor, groups: Tensor | None, batch_size: int) -> float:
+    """The mean over as many whole batches as there are, of all pairs where they fill none."""
+    size = min(batch_size, len(image))
+    losses = []
+    with distributed.alone():
+        for start in range(0, len(image) - size + 1, size):
+            part = slice(start, start + size)
+            of = [x[part].to(pl_module.device) for x in (image, text)]
+            more = () if groups is None else (groups[part].to(pl_module.device),)
+            losses.append(pl_module.loss(*of, pl_module.model.logit_scale.exp(), *more).double())  # type: ignore
+    return torch.stack(losses).mean().item()
+
+
+def _in_eval(model: CLIP, compute: Callable[[], Any]) -> Any:
+    training = model.training
+    model.eval()
+    try:
+        return compute()
+    finally:
+        model.train(training)

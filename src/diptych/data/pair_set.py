@@ -1,0 +1,119 @@
+"""Image–text pairs of shards as an evaluation set: every picture with its captions, and labels where all have one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from diptych.data.evalset import EvalSet, Item
+from diptych.data.files import Files
+from diptych.data.index import Index, open_index, open_sources
+from diptych.data.captions import BadSample, captions_of, field_of
+from diptych.data.pairs import images_of
+from diptych.data.shards import Damaged, Sample, read
+from diptych.errors import UserError
+
+BLOCK = 64  # samples that are read at once, since pictures are asked for in order
+
+
+class Reader:
+    """Samples of an index by number; holds the block, or the compressed shard, that was read last."""
+
+    def __init__(self, index: Index, files: Files) -> None:
+        self.index, self.files = index, files
+        self._held: tuple[int, int, list[Sample | Damaged]] = (-1, 0, [])
+
+    def sample(self, shard: int, number: int) -> Sample | Damaged:
+        held, first, samples = self._held
+        if held != shard or not first <= number < first + len(samples):
+            whole, offsets = self.index.shards[shard], self.index.offsets(shard, self.files)
+            first = 0 if offsets is None else number - number % BLOCK
+            last = whole.samples if offsets is None else min(first + BLOCK, whole.samples)
+            samples = list(read(whole, first, last, self.files, offsets))
+            self._held = shard, first, samples
+        return samples[number - first]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One picture: a sample of a shard and the file in it."""
+
+    reader: Reader
+    shard: int
+    number: int
+    name: str
+
+    def read_bytes(self) -> bytes:
+        sample = self.reader.sample(self.shard, self.number)
+        return b"" if isinstance(sample, Damaged) else sample.get(self.name, b"")
+
+
+def pair_set(
+    shards: str | Sequence[str] | None,
+    sources: dict | None = None,
+    captions: str | None = None,
+    files: Files | None = None,
+    name: str = "pairs",
+) -> list[EvalSet]:
+    """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them. Raises UserError."""
+    files = files or Files()
+    index = open_sources(sources, files) if sources else open_index(shards or [], files)
+    return [pairs_at(index, files, name, captions)]
+
+
+def pairs_at(
+    index: Index,
+    files: Files,
+    name: str,
+    captions: str | None = None,
+    places: Iterable[tuple[int, int]] | None = None,
+) -> EvalSet:
+    """A set of the samples at `places`, (shard, number), or of all. A sample of several pictures gives one item each,
+    all with its captions; one that gives no pair is named in `skipped`.
+
+    captions: the field of KEY.json that holds them, in the place of the usual ones
+    The set has classes where every KEY.json has a text in `label`. Pictures stay in their shards until they are asked
+    for. Raises UserError where no sample gives a pair.
+    """
+    reader = Reader(index, files)
+    found: list[tuple[str, Place, str, str | None]] = []
+    skipped: dict[str, list[str]] = {}
+    for shard, number in _everywhere(index) if places is None else places:
+        sample = reader.sample(shard, number)
+        key = f"{index.names[shard]}/{number if isinstance(sample, Damaged) else sample['__key__']}"
+        try:
+            if isinstance(sample, Damaged):
+                raise BadSample(sample.reason)
+            texts = captions_of(sample) if captions is None else field_of(sample, captions)
+            pictures = images_of(sample)
+        except BadSample as error:
+            skipped.setdefault(str(error), []).append(key)
+            continue
+        for picture in pictures:
+            of = key if len(pictures) == 1 else f"{key}.{picture}"
+            place = Place(reader, shard, number, picture)
+            found.append((of, place, "\n".join(" ".join(text.split("\n")) for text in texts), _label(sample)))
+    if not found:
+        why = max(skipped, key=lambda reason: len(skipped[reason]), default="there is none")
+        raise UserError(f"No sample of {name} gives a pair, most often: {why}. Check it with pack.py source=shards.")
+    classes = sorted({label for *_, label in found if label is not None})
+    labelled = all(label is not None for *_, label in found)
+    numbers = {label: number for number, label in enumerate(classes)} if labelled else {}
+    items: list[Item] = [(key, place, numbers.get(label or "", 0), texts) for key, place, texts, label in found]
+    return EvalSet(
+        name, classes if labelled else [], ["a photo of a {}."] if labelled else [], items, skipped=skipped
+    )
+
+
+def _everywhere(index: Index) -> Iterator[tuple[int, int]]:
+    return ((number, n) for number, shard in enumerate(index.shards) for n in range(shard.samples))
+
+
+def _label(sample: Sample) -> str | None:
+    try:
+        described = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return None
+    label = described.get("label") if isinstance(described, dict) else None
+    return label if isinstance(label, str) and label.strip() else None
