@@ -5,12 +5,11 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from webdataset.tariterators import base_plus_ext
-
 from diptych.data.files import Files, local
-from diptych.data.headers import META, Offsets
+from diptych.data.headers import Offsets
 from diptych.data.index import Index
 from diptych.data.shards import Damaged, parsed, read
+from diptych.data.tar import LARGEST, place
 
 
 def keys(index: Index, number: int, files: Files) -> list[str | None]:
@@ -28,9 +27,10 @@ def _at(path: Path, samples: int, offsets: Offsets) -> list[str | None]:
         for n in range(samples):
             file.seek(int(offsets[n]))
             key = _of_header(file.read(512))
-            if key is None:  # a long name, a folder or a file that gives no key comes first
+            length = int(offsets[n + 1] - offsets[n])
+            if key is None and length <= LARGEST:  # a long name, a folder or a file that gives no key comes first
                 file.seek(int(offsets[n]))
-                sample = parsed(file.read(int(offsets[n + 1] - offsets[n])), str(path))
+                sample = parsed(file.read(length), str(path))
                 key = None if isinstance(sample, Damaged) else str(sample["__key__"])
             found.append(key)
     return found
@@ -42,5 +42,5 @@ def _of_header(block: bytes) -> str | None:
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
-    key, _ = base_plus_ext(member.name)
-    return key if member.isreg() and key is not None and not META.match(member.name) else None
+    part = place(member.name, member.type)
+    return None if isinstance(part, str) else part[0]
