@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -85,16 +84,21 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
     Ranks share the pictures out by whole batches, so that each is encoded beside the same others as by one process,
     and all get the features of all.
     """
-    parts = gather_objects(encode_share(model, evalset, batch_size))
-    if not any(part.keys for part in parts):
-        reasons = Counter(reason for part in parts for reason, keys in part.skipped.items() for _ in keys)
-        told = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3))
+    found = encode_any(model, evalset, batch_size)
+    if not found.keys:
+        told = ", ".join(f"{len(keys):,} × {reason}" for reason, keys in found.skipped.items())
         raise UserError(f"No picture of the set {evalset.name} can be read ({told}): restore its pictures.")
+    return found
+
+
+def encode_any(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, of a set of which perhaps no picture can be read."""
+    parts = gather_objects(encode_share(model, evalset, batch_size))
     skipped: dict[str, list[str]] = {}
     for part in parts:
         for reason, keys in part.skipped.items():
             skipped.setdefault(reason, []).extend(keys)
-    read = [part for part in parts if part.keys]
+    read = [part for part in parts if part.keys] or parts[:1]
     keys, captions = ([each for part in read for each in getattr(part, what)] for what in ("keys", "captions"))
     features, labels = (torch.cat([getattr(part, what) for part in read]) for what in ("features", "labels"))
     return Encoded(features, labels, keys, captions, skipped)

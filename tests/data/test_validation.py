@@ -112,7 +112,7 @@ def test_pairs_of_one_key_are_on_one_side(tmp_path: Path) -> None:
     index = open_index([str(tmp_path / f"{shard}.tar") for shard in range(3)])
     chosen, names = held(index, 7)
     assert len(names) == 2 and all(len(numbers) == 2 for numbers in chosen.held.values()) and len(chosen.held) == 3
-    with pytest.raises(UserError, match="data.validation=2 is fewer than the pairs that share one key"):
+    with pytest.raises(UserError, match=r"data\.validation=2 is fewer than the pairs that share one key"):
         hold_out(index, 2, Files())
 
 
@@ -122,7 +122,7 @@ def test_what_auto_holds_out(index_file: Path) -> None:
     remote = open_index(str(index_file))
     remote = Index(tuple(type(s)(f"http://host/{s.path}", s.samples, s.bytes) for s in remote.shards))
     assert "remote" in hold_out(remote, "auto", Files())[1]
-    with pytest.raises(UserError, match="data.validation=5 .* remote shards"):
+    with pytest.raises(UserError, match=r"data\.validation=5 .* remote shards"):
         hold_out(remote, 5, Files())
     many = Index((type(index.shards[0])("x.tar", 1_000_000, 1),))
     assert "no pair of 1,000,000" in hold_out(many, "auto", Files())[1]

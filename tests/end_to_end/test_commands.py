@@ -41,7 +41,7 @@ def trained(cli: Cli, shards: Path, tmp_path: Path) -> Path:
 def test_a_run_leaves_its_files(trained: Path) -> None:
     for name in ("config.yaml", "metrics.jsonl", "metrics.json", "samples.json", "report.html", "environment.txt"):
         assert (trained / name).stat().st_size > 0, name
-    assert {f.name for f in (trained / "checkpoints").iterdir()} == {"last.ckpt", "step=4.ckpt"}
+    assert {f.name for f in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "step=4.ckpt"}
     assert [line["step"] for line in lines(trained)] == [1, 2, 3, 4]
     assert all(line["train/loss"] > 0 and 0 <= line["train/data_wait"] <= 1 for line in lines(trained))
     assert json.loads((trained / "samples.json").read_text()) == {"read": 64, "skipped": {}}
@@ -241,7 +241,7 @@ def test_damaged_data_dies_in_one_sentence(cli: Cli, tmp_path: Path, ranks: int)
         [(no_caption, "no caption: neither .txt"), (no_image, "not a readable image (.png)")]
     ):
         index = write_shards(tmp_path / f"s{number}", [16, 16], spoil)
-        ended = cli("train", *TINY, *shards_of(index), *layout, "trainer.max_steps=4")
+        ended = cli("train", *TINY, *shards_of(index), *layout, "trainer.max_steps=4", "data.validation=0")
         one_sentence(ended, message)
         assert "train-000000.tar" in ended.err
     index = write_shards(tmp_path / "cut", [16, 16])

@@ -84,6 +84,9 @@ class PairData(L.LightningDataModule):
             )
         self.order, self.told = self._order(validation)
         self.held_out = held_out(self.index, self.files, captions, groups)
+        if self.held_out and not self.held_out.evalset.items:
+            self.told += " None of them gives a pair."
+            self.held_out = None
         self.start = 0
         self.batches: Steps | None = None
 

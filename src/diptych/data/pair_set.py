@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diptych.data.evalset import EvalSet, Item
 from diptych.data.files import Files
@@ -13,6 +13,7 @@ from diptych.data.captions import BadSample, captions_of, field_of
 from diptych.data.pairs import images_of
 from diptych.data.shards import Damaged, Sample, read
 from diptych.errors import UserError
+from diptych.templates import CLIPS, PLAIN
 
 BLOCK = 64  # samples that are read at once, since pictures are asked for in order
 
@@ -59,7 +60,13 @@ def pair_set(
     """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them. Raises UserError."""
     files = files or Files()
     index = open_sources(sources, files) if sources else open_index(shards or [], files)
-    return [pairs_at(index, files, name, captions)]
+    found = pairs_at(index, files, name, captions)
+    if not found.items:
+        why = max(found.skipped, key=lambda reason: len(found.skipped[reason]), default="there is none")
+        raise UserError(
+            f"No sample of {name} gives a pair, most often: {why}. Check it with pack.py source=shards verify=true."
+        )
+    return [found]
 
 
 def pairs_at(
@@ -74,7 +81,7 @@ def pairs_at(
 
     captions: the field of KEY.json that holds them, in the place of the usual ones
     The set has classes where every KEY.json has a text in `label`. Pictures stay in their shards until they are asked
-    for. Raises UserError where no sample gives a pair.
+    for.
     """
     reader = Reader(index, files)
     found: list[tuple[str, Place, str, str | None]] = []
@@ -94,16 +101,12 @@ def pairs_at(
             of = key if len(pictures) == 1 else f"{key}.{picture}"
             place = Place(reader, shard, number, picture)
             found.append((of, place, "\n".join(" ".join(text.split("\n")) for text in texts), _label(sample)))
-    if not found:
-        why = max(skipped, key=lambda reason: len(skipped[reason]), default="there is none")
-        raise UserError(f"No sample of {name} gives a pair, most often: {why}. Check it with pack.py source=shards.")
     classes = sorted({label for *_, label in found if label is not None})
-    labelled = all(label is not None for *_, label in found)
+    labelled = bool(found) and all(label is not None for *_, label in found)
     numbers = {label: number for number, label in enumerate(classes)} if labelled else {}
     items: list[Item] = [(key, place, numbers.get(label or "", 0), texts) for key, place, texts, label in found]
-    return EvalSet(
-        name, classes if labelled else [], ["a photo of a {}."] if labelled else [], items, skipped=skipped
-    )
+    made = EvalSet(name, classes, [PLAIN], items, skipped=skipped, prompts=CLIPS)
+    return made if labelled else replace(made, classnames=[], templates=[])
 
 
 def _everywhere(index: Index) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@ pairs that were held out; and which of their numbers chooses `best.ckpt`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from diptych import distributed
 from diptych.data.evalset import EvalSet
 from diptych.data.validation import HeldOut
-from diptych.encode import encode_set, encode_share, encode_texts, tokenizer_for
+from diptych.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
 from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
@@ -148,10 +149,13 @@ def _on_pairs(pl_module: L.LightningModule, pairs: HeldOut, batch_size: int) -> 
     all; every rank computes it whole. A pair of several captions stands in the loss with its first."""
     model: Any = pl_module.model
     tokenizer = tokenizer_for(model)
-    encoded = encode_set(model, pairs.evalset)
+    encoded = encode_any(model, pairs.evalset)
+    skipped = {reason: len(keys) for reason, keys in encoded.skipped.items()}
+    if not encoded.keys:
+        return {"n": 0, "skipped": skipped, "loss": math.nan, **pairs.told}
     firsts = [caption.split("\n", 1)[0] for caption in encoded.captions]
     texts = _in_eval(model, lambda: encode_texts(model, tokenizer, firsts))
-    found: dict[str, Any] = {"n": len(encoded.keys), "skipped": encoded.skipped, **pairs.told}
+    found: dict[str, Any] = {"n": len(encoded.keys), "skipped": skipped, **pairs.told}
     found |= {"loss": _loss(pl_module, encoded.features, texts, pairs.groups_of(encoded.keys), batch_size)}
     if model.reads_sentences:
         found |= _in_eval(model, lambda: caption_recall(model, tokenizer, encoded.features, encoded.captions))
