@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from diptych.data.captions import BadSample, captions_of, field_of
 from diptych.data.evalset import EvalSet, Item
 from diptych.data.files import Files
 from diptych.data.index import Index, open_index, open_sources
-from diptych.data.captions import BadSample, captions_of, field_of
 from diptych.data.pairs import images_of
 from diptych.data.shards import Damaged, Sample, read
 from diptych.errors import UserError

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diptych.data.captions import BadSample, group_of
 from diptych.data.evalset import EvalSet, Item
 from diptych.data.files import Files, is_local
 from diptych.data.index import Index
 from diptych.data.keys import keys
 from diptych.data.pair_set import Place, pairs_at
-from diptych.data.captions import BadSample, group_of
 from diptych.data.shards import Damaged
 from diptych.errors import UserError
 
