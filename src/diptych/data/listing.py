@@ -45,13 +45,13 @@ def no_picture(name: str) -> str:
     return "a picture of a kind that isn't read" if kind else "neither a picture nor a caption"
 
 
-def list_pictures(root: str | Path) -> Listing:
-    """Everything below `root`, at any depth.
+def list_pictures(root: str | Path, but: Path | None = None) -> Listing:
+    """Everything below `root`, at any depth. but: a folder that isn't looked at
 
     Links are followed, but a folder (by its device and inode) is entered once, under its own name if it has one below
     `root`; so no link makes a loop or lists a picture twice. Hidden folders and macOS's copies are not entered.
     """
-    walk = _Walk(Path(root))
+    walk = _Walk(Path(root), but)
     found = walk.found
     for names in (found.pictures, found.others, found.outside, *found.left_out.values()):
         names.sort()
@@ -61,8 +61,9 @@ def list_pictures(root: str | Path) -> Listing:
 class _Walk:
     """links: links to folders, which wait until all folders that are none have been entered"""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, but: Path | None) -> None:
         self.root, self.real = root, root.resolve()
+        self.but = _identity(but.stat()) if but is not None and but.is_dir() else None
         self.found, self.entered, self.links = Listing(), set[tuple[int, int]](), [""]
         while self.links:
             folders = [self.links.pop(0)]
@@ -73,11 +74,13 @@ class _Walk:
         """The folders in a folder."""
         here, inner = self.root / folder, list[str]()
         try:
-            about = here.stat()
-            if (about.st_dev, about.st_ino) in self.entered:
+            identity = _identity(here.stat())
+            if identity == self.but:
+                return []
+            if identity in self.entered:
                 self.found.leave_out("a folder that is listed already, reached by a link", folder)
                 return []
-            self.entered.add((about.st_dev, about.st_ino))
+            self.entered.add(identity)
             with os.scandir(here) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     name = f"{folder}/{entry.name}" if folder else entry.name
@@ -100,6 +103,10 @@ class _Walk:
         elif not folder:
             (self.found.pictures if is_picture(entry.name) else self.found.others).append(name)
         return folder and not linked
+
+
+def _identity(about: os.stat_result) -> tuple[int, int]:
+    return about.st_dev, about.st_ino
 
 
 def _unreadable(entry: os.DirEntry[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_what_gives_no_sample_is_counted_by_reason(tmp_path: Path, capsys: pytes
         for reason, name in {
             "caption file is not readable text": "set1/004.png",
             "empty caption": "set0/003.png",
-            "image file is missing": "set2/005.png",
+            "a link that leads nowhere": "set2/005.png",
+            "a caption without an image": "set2/005.txt",
             "image of zero bytes": "set0/000.png",
             "no caption": "set2/002.png",
             "not an image": "set1/001.png",
@@ -107,6 +109,95 @@ def test_captions_in_one_file(tmp_path: Path, kind: str) -> None:
         "image file is missing": ["gone.png"],
         "no caption": ["set2/005.png"],
     }
+
+
+def packed(out: Path) -> dict:
+    return json.loads((out / "pack.json").read_text())
+
+
+def named(out: Path) -> dict[str, list[str]]:
+    return {reason: of["examples"] for reason, of in packed(out)["left_out"].items()}
+
+
+def test_every_file_is_packed_or_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Odd extensions, links, and what systems leave."""
+    source, other = write_folder(tmp_path / "in", 3), write_folder(tmp_path / "other", 4)
+    for name, extension in (("a.JFIF", "TXT"), ("b.jpe", "Json"), ("c.avif", "txt")):
+        form = "AVIF" if name == "c.avif" else "JPEG"
+        (source / name).write_bytes(picture(0, form=form))
+        (source / f"{name[0]}.{extension}").write_text('{"caption": "b"}' if extension == "Json" else name[0])
+    (source / "linked").symlink_to(other)
+    (source / "back").symlink_to(source)
+    for name in ("._a.JFIF", ".DS_Store", "Thumbs.db", "__MACOSX/x.jpg", "notes.md", "d.heic", "e.txt", "f.jpg"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"x")
+    (source / "c.TXT").write_text("again")
+    pack(source, tmp_path / "out")
+    names = [json.loads(sample["json"])["source"] for sample in read(tmp_path / "out")]
+    assert names == [
+        *("a.JFIF", "b.jpe", "c.avif"),
+        *("linked/set0/000.png", "linked/set0/003.png", "linked/set1/001.png", "linked/set2/002.png"),
+        *("set0/000.png", "set1/001.png", "set2/002.png"),
+    ]
+    assert named(tmp_path / "out") == {
+        "a caption without an image": ["e.txt"],
+        "a folder that is listed already, reached by a link": ["back"],
+        "a picture of a kind that isn't read": ["d.heic"],
+        "a second caption file of an image": ["c.TXT"],
+        "a system's own file (.DS_Store, Thumbs.db)": [".DS_Store", "Thumbs.db"],
+        "macOS's copies (__MACOSX, ._NAME)": ["._a.JFIF", "__MACOSX"],
+        "neither a picture nor a caption": ["notes.md"],
+        "no caption": ["f.jpg"],
+    }
+    printed = capsys.readouterr().out
+    assert "20 seen = 10 packed + 10 left out" in printed and packed(tmp_path / "out")["seen"] == 20
+    assert "1 links lead out of" in printed and "as ._a.JFIF, __MACOSX\n" in printed
+
+
+def test_shards_below_the_folder_are_no_part_of_it(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", 9)
+    pack(source, source / "shards", part="1/2")
+    pack(source, source / "shards", part="2/2")
+    assert packed(source / "shards")["seen"] == 9 and len(read(source / "shards")) == 9
+    with pytest.raises(UserError, match=r"out=.*in is the folder of the images"):
+        pack(source, source)
+
+
+def test_a_stray_file_does_not_stop_a_packing_that_goes_on(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", 9)
+    pack(source, tmp_path / "out", part="1/2")
+    (source / "notes.md").touch()
+    pack(source, tmp_path / "out", part="2/2")
+    pack(source, tmp_path / "out", part="1/2")
+    assert named(tmp_path / "out") == {"neither a picture nor a caption": ["notes.md"]}
+
+
+def test_bad_rows_of_the_file_of_captions_are_counted(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", 3, captions=False)
+    rows = ["image,caption", "set0/000.png,a dog, running", "set1/001.png,a", "../x.png,b", "./set2/002.png,c"]
+    (source / "captions.csv").write_text("\n".join(rows))
+    pack(source, tmp_path / "out")
+    assert named(tmp_path / "out") == {
+        "captions.csv: image path that leads out of source.root": ["../x.png (captions.csv, line 4)"],
+        "captions.csv: more fields in the row than columns": ["captions.csv, line 2"],
+        "no caption": ["set0/000.png"],
+    }
+    (source / "captions.csv").unlink()
+    (source / "captions.json").write_text(json.dumps({"set0/000.png": "a", "/etc/passwd": "b"}))
+    pack(source, tmp_path / "json")
+    assert named(tmp_path / "json")["captions.json: image path that leads out of source.root"] == ["/etc/passwd"]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", 1)
+    for name in (b"caf\xe9.png", b"caf\xe9.txt"):
+        with open(os.fsencode(source) + b"/" + name, "wb") as file:  # noqa: PTH123
+            file.write(picture(1) if name.endswith(b"png") else b"a")
+    with open(os.fsencode(source) + b"/th\xe9.png", "wb") as file:  # noqa: PTH123
+        file.write(picture(1))
+    pack(source, tmp_path / "out")
+    assert [s["txt"].decode() for s in read(tmp_path / "out")] == ["a", caption(0)]
+    assert named(tmp_path / "out") == {"no caption": ["th\\udce9.png"]}
 
 
 def test_processes_and_parts_change_no_byte(tmp_path: Path) -> None:

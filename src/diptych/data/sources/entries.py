@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diptych.data.captions import BadSample, captions_of, parse_json, texts
 from diptych.data.sources.formats import image_format
+from diptych.data.sources.parquet import Cell
+
+LARGEST = 1 << 30  # bytes of one image's file, as of one in a tar
+OUTSIDE = "image path that leads out of source.root"
 
 
 class LeftOut(ValueError):
@@ -20,15 +26,19 @@ class Entry:
     """Light enough to be listed by the million and sent to another process: no image is read yet.
 
     name: what the source calls it, kept in the sample's JSON as `source`
-    image: the image's file, or an address that is none
-    captions: None where they lie beside the image, in files of its name ending in .txt or .json
+    image: the image's file, or an address that is none, or its place in a table that holds it
+    captions: None where they are beside the image, in files of its name
     fields: what else the source says of it
+    beside: those files: (txt or json, path)
+    root: the folder of paths that a cell of a table may hold in the place of bytes
     """
 
     name: str
-    image: str
+    image: str | Cell
     captions: tuple[str, ...] | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    beside: tuple[tuple[str, str], ...] = ()
+    root: str = ""
 
     def sample(self, key: str) -> dict[str, str | bytes]:
         """The image's bytes as they are, under the extension that they ask for, captions as lines of `txt`, and
@@ -40,6 +50,8 @@ class Entry:
             text = "\n".join(lines).encode()
         except UnicodeEncodeError as error:  # bytes that are no UTF-8 came in as surrogates
             raise LeftOut("caption is not UTF-8") from error
+        if b"\0" in text:
+            raise LeftOut("caption with a null byte")
         if not text:
             raise LeftOut("empty caption")
         extension = image_format(image)
@@ -48,31 +60,63 @@ class Entry:
         return {"__key__": key, extension: image, "txt": text, "json": _json({"source": self.name, **fields})}
 
     def _image(self) -> bytes:
-        if "://" in self.image:
-            raise LeftOut("image is a URL, which is not downloaded here")
-        try:
-            data = Path(self.image).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise LeftOut("image file is missing") from error
-        except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
-            raise LeftOut("image file can't be read") from error
-        if not data:
+        if isinstance(self.image, str):
+            return _read(self.image)
+        value = self.image.read()
+        if isinstance(value, dict):
+            path, value = value.get("path"), value.get("bytes")
+            if value is None and path:
+                file = path if "://" in path else inside(self.root, path)
+                if file is None:
+                    raise LeftOut(OUTSIDE)
+                return _read(file)
+        if value is None:
+            raise LeftOut("no image in the row")
+        if not value:
             raise LeftOut("image of zero bytes")
-        return data
+        return bytes(value)
 
     def _beside(self) -> tuple[tuple[str, ...], dict[str, Any]]:
-        image = Path(self.image)
-        files = {name: image.with_suffix(f".{name}") for name in ("txt", "json")}
-        found: dict[str, Any] = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
-        if not found:
+        if not self.beside:
             raise LeftOut("no caption")
         try:
             fields = parse_json(found["json"]) if "json" in found else {}
             return captions_of(found), fields if isinstance(fields, dict) else {"json": fields}
         except BadSample as error:
             raise LeftOut(str(error)) from error
-        except ValueError as error:
+        except OSError as error:
+            raise LeftOut("the caption's file can't be read") from error
+        except (ValueError, RecursionError) as error:
             raise LeftOut("the .json beside the image is not readable") from error
+
+
+def inside(root: str, path: str) -> str | None:
+    """A path, relative to `root` or not -> the file, or None where it is outside of `root`: a table from elsewhere
+    must not name any file of this machine."""
+    top = os.path.abspath(root)  # noqa: PTH100 (links are followed later, and `..` is resolved before)
+    file = os.path.normpath(Path(top) / path)
+    return file if file.startswith(top.rstrip(os.sep) + os.sep) else None
+
+
+def _read(file: str) -> bytes:
+    if "://" in file:
+        raise LeftOut("image is a URL, which is not downloaded here")
+    try:
+        about = Path(file).stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISFIFO(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise LeftOut("image file is none, but a device or a socket")
+        if about.st_size > LARGEST:
+            raise LeftOut("image file of more than 1 GB")
+        data = Path(file).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise LeftOut("image file is missing") from error
+    except LeftOut:
+        raise
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        raise LeftOut("image file can't be read") from error
+    if not data:
+        raise LeftOut("image of zero bytes")
+    return data
 
 
 def _json(fields: dict[str, Any]) -> bytes:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diptych.data.listing import Listing, list_pictures, no_picture
 from diptych.data.pairs import IMAGES
+from diptych.data.reading.address import printable
 from diptych.data.sources import job
-from diptych.data.sources.entries import Entry, LeftOut
+from diptych.data.sources.entries import OUTSIDE, Entry, LeftOut, inside
 from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.table import Table
+from diptych.data.sources.writing import Losses
 from diptych.errors import UserError
 
 CAPTIONS = ("captions.json", "captions.csv", "captions.tsv", "captions.parquet")
@@ -40,9 +43,17 @@ def pack(
     """
 
     def listed() -> RowsJob:
-        return RowsJob(Folder(existing(path), image, caption), shard_size)
+        source = Folder(existing(path), image, caption, apart(path, out))
+        return RowsJob(source, shard_size, source.left_out.describe())
 
     job.run(listed, out, part, workers)
+
+
+def apart(path: str | None, out: str | None) -> Path:
+    """The folder of the shards. Raises UserError where it is that of the images: it would be listed with them."""
+    if out is not None and Path(out).exists() and Path(out).samefile(existing(path)):
+        raise UserError(f"out={out} is the folder of the images: take another one for the shards.")
+    return Path(out or "")
 
 
 def existing(path: str | None) -> Path:
@@ -53,22 +64,41 @@ def existing(path: str | None) -> Path:
 
 
 class Folder:
-    """The images of a folder, and those that its file of captions names, as `rows.Rows`."""
+    """The images of a folder, and those that its file of captions names, as `rows.Rows`.
 
-    def __init__(self, path: Path, image: str = "image", caption: str | list[str] = "caption") -> None:
-        self.path = path
-        self.captioned = _captions(path, image, caption)
-        names = {*_images(path), *self.captioned}
-        if not names:
-            raise UserError(f"path={path} holds no image: the names end in {', '.join(IMAGES)}.")
-        self.names = sorted(names)
+    out: the folder of the shards, which is no part of it
+    own: names of files that belong to what wrote the folder
+    left_out: what else is in the folder, and the rows of that file that give no caption
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image: str = "image",
+        caption: str | list[str] = "caption",
+        out: Path | None = None,
+        own: Collection[str] = (),
+    ) -> None:
+        self.path, self.left_out = path, Losses()
+        listing = list_pictures(path, out)
+        if listing.outside:
+            first = printable(listing.outside[0])
+            print(f"{len(listing.outside)} links lead out of {path}, as {first}: followed", flush=True)
+        for reason, names in listing.left_out.items():
+            self.left_out.add_all(reason, names)
+        self.captioned = self._captions(image, caption)
+        self.beside = self._beside(listing, own)
+        self.names = sorted({*listing.pictures, *self.captioned})
+        if not self.names:
+            raise UserError(f"path={path} holds no image: the names end in {', '.join(IMAGES)}.{self._instead()}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def entries(self, first: int) -> Iterator[Entry | LeftOut]:
         for name in self.names[first:]:
-            yield self.captioned.get(name) or Entry(name, str(self.path / name))
+            beside = self.beside.get(name, ())
+            yield self.captioned.get(name) or Entry(name, str(self.path / name), beside=beside)
 
     def describe(self) -> dict[str, Any]:
         digest = hashlib.sha256("\0".join(self.names).encode(errors="surrogateescape"))
@@ -76,36 +106,59 @@ class Folder:
             digest.update(repr(self.captioned[name].captions).encode())
         return {"kind": "folder", "sha256": digest.hexdigest()}
 
+    def _instead(self) -> str:
+        found = self.left_out.describe()
+        return "".join(f" Left out: {of['count']:,} × {reason}." for reason, of in found.items())
 
-def _images(path: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(path):
-        inside = Path(folder).relative_to(path).as_posix()
-        for name in files:
-            if name.lower().endswith(IMAGES):
-                yield name if inside == "." else f"{inside}/{name}"
+    def _captions(self, image: str, caption: str | list[str]) -> dict[str, Entry]:
+        """Entries by the image's name in the folder. A name's second row adds its captions to the first's."""
+        found = [name for name in CAPTIONS if (self.path / name).is_file()]
+        if len(found) > 1:
+            raise UserError(f"path={self.path} holds {' and '.join(found)}: leave one of them there.")
+        if not found:
+            return {}
+        file = self.path / found[0]
+        rows = _json_entries(file) if file.suffix == ".json" else Table([file], image, caption, self.path).entries(0)
+        entries: dict[str, Entry] = {}
+        for entry in rows:
+            if isinstance(entry, LeftOut):
+                self.left_out.add(f"{found[0]}: {entry.args[0]}", str(entry.args[1]))
+                continue
+            name = entry.name
+            if isinstance(entry.image, str) and "://" not in name:
+                name = os.path.relpath(entry.image, os.path.abspath(self.path)).replace(os.sep, "/")  # noqa: PTH100
+            if name in entries:
+                entry = replace(entry, captions=(*(entries[name].captions or ()), *(entry.captions or ())))
+            entries[name] = entry
+        return entries
+
+    def _beside(self, listing: Listing, own: Collection[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Image -> the files of its captions. What belongs to no image is left out by name."""
+        by_stem: dict[str, dict[str, str]] = {}
+        for name in listing.others:
+            stem, dot, extension = name.rpartition(".")
+            kind = extension.lower()
+            if name in CAPTIONS or name in own:
+                continue
+            if not dot or kind not in ("txt", "json"):
+                self.left_out.add(no_picture(name), name)
+            elif kind in by_stem.setdefault(stem, {}):  # a.TXT is listed before a.txt, which is the usual one
+                self.left_out.add("a second caption file of an image", by_stem[stem][kind])
+                by_stem[stem][kind] = name
+            else:
+                by_stem[stem][kind] = name
+        files: dict[str, tuple[tuple[str, str], ...]] = {}
+        stems = {name: name.rpartition(".")[0] for name in listing.pictures}
+        for name, stem in stems.items():
+            found = by_stem.get(stem, {})
+            files[name] = tuple((kind, str(self.path / found[kind])) for kind in ("txt", "json") if kind in found)
+        for stem in sorted(by_stem.keys() - set(stems.values())):
+            for name in by_stem[stem].values():
+                self.left_out.add("a caption without an image", name)
+        return files
 
 
-def _captions(path: Path, image: str, caption: str | list[str]) -> dict[str, Entry]:
-    """Entries by the image's name in the folder. A name's second row adds its captions to the first's."""
-    found = [name for name in CAPTIONS if (path / name).is_file()]
-    if len(found) > 1:
-        raise UserError(f"path={path} holds {' and '.join(found)}: leave one of them there.")
-    if not found:
-        return {}
-    file = path / found[0]
-    rows = _json_entries(file) if file.suffix == ".json" else Table(file, image, caption, root=path).entries(0)
-    entries: dict[str, Entry] = {}
-    for number, entry in enumerate(rows, 1):
-        if isinstance(entry, LeftOut):
-            raise UserError(f"{file} has in row {number} no image and caption ({entry.args[0]}): mend that row.")
-        name = os.path.normpath(entry.name).replace(os.sep, "/")
-        if name in entries:
-            entry = replace(entry, captions=(*(entries[name].captions or ()), *(entry.captions or ())))
-        entries[name] = entry
-    return entries
-
-
-def _json_entries(file: Path) -> Iterator[Entry]:
+def _json_entries(file: Path) -> Iterator[Entry | LeftOut]:
     try:
         fields = json.loads(file.read_bytes())
     except ValueError as error:
@@ -116,4 +169,5 @@ def _json_entries(file: Path) -> Iterator[Entry]:
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise UserError(f"{file} gives {name} no caption and no list of captions: mend that entry.")
-        yield Entry(name, str(file.parent / name), tuple(captions))
+        place = inside(str(file.parent), name)
+        yield LeftOut(OUTSIDE, name) if place is None else Entry(name, place, tuple(captions))

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.sources import job
-from diptych.data.sources.folder import Folder, existing
+from diptych.data.sources.folder import Folder, apart, existing
 from diptych.data.sources.indexing import IndexJob, folder_of
+from diptych.data.sources.parquet import parts_of
 from diptych.data.sources.rows import RowsJob
+from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
 from diptych.errors import UserError
 
 
 def pack(path: str | None, out: str | None, part: str | None, workers: int, shard_size: int, sha256: bool) -> None:
-    """Index img2dataset's `webdataset` output, or write shards from its `files` output.
+    """Index img2dataset's `webdataset` output, or write shards from its `files` or `parquet` output.
 
-    path: its output folder, of tars or of sub-folders, with the _stats.json of each
+    path: its output folder, of tars, of sub-folders or of .parquet files, with the _stats.json of each
     out: the folder of the index; without it, `path`, where tars lie there
     part, workers: see `job.run`
     shard_size: samples a shard, where shards are written
@@ -31,8 +33,18 @@ def pack(path: str | None, out: str | None, part: str | None, workers: int, shar
     if tars:
         counts = {str(f).replace("_stats.json", ".tar"): int(of["successes"]) for f, of in stats.items()}
         job.run(lambda: IndexJob(tars, sha256, None, failed, counts), out or folder_of(tars), part, workers)
+    elif not any(each.is_dir() for each in folder.glob("[0-9]*")) and any(folder.glob("*.parquet")):
+        # rows that it couldn't get are there, without a picture
+        job.run(lambda: RowsJob(Table(parts_of(folder), "image", "caption", folder), shard_size), out, part, workers)
     else:
-        job.run(lambda: RowsJob(Folder(folder), shard_size, failed), out, part, workers)
+        own = {file.name for pattern in ("*_stats.json", "*.parquet") for file in folder.glob(pattern)}
+
+        def listed() -> RowsJob:
+            source = Folder(folder, out=apart(path, out), own=own)
+            source.left_out.merge(failed)
+            return RowsJob(source, shard_size, source.left_out.describe())
+
+        job.run(listed, out, part, workers)
 
 
 def _stats(file: Path) -> dict[str, Any]:

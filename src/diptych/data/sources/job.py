@@ -12,6 +12,8 @@ from diptych.data.sources.processes import each
 from diptych.data.sources.writing import Losses, Record, remove_partials
 from diptych.errors import UserError
 
+NAMED = 3  # of those that were left out for one reason; pack.json names more
+
 
 class Job(Protocol):
     """What is packed.
@@ -89,17 +91,19 @@ def merge(out: Path) -> Path:
     if wanted := unfinished(out):
         names = ", ".join(f"{part.number}/{part.of}" for part in wanted[:5]) + (" …" if len(wanted) > 5 else "")
         raise UserError(f"{len(wanted)} parts are missing or unfinished in {out}/parts: run part={names}.")
-    first, records, losses = None, list[Record](), Losses()
+    first, records, losses, before = None, list[Record](), Losses(), 0
     for part in all_parts(out):
         header, of_part = part.read()
         assert header is not None
         header.pop("part")
+        left_out = header.pop("left_out")
         if header != (first or header):
             raise UserError(
                 f"{part.file} is of another job than the first part: run it again with the same settings."
             )
         if first is None:
-            losses.merge(header["left_out"])
+            losses.merge(left_out)
+            before = _count(left_out)
         first = header
         records += of_part
         for record in of_part:
@@ -107,26 +111,42 @@ def merge(out: Path) -> Path:
             if not there(out, record):
                 raise UserError(f"{out / record.path} changed since it was packed: run part={part.number}/{part.of}.")
     assert first is not None
-    return _write(out, first, records, losses)
+    return _write(out, first, records, losses, before)
 
 
-def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: Losses) -> Path:
+def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: Losses, before: int) -> Path:
     kept = [record for record in records if record.samples]
     samples, left_out, index = sum(record.samples for record in kept), losses.describe(), out / "index.json"
-    packed = {"samples": samples, "shards": len(kept), "left_out": left_out}
-    packed["settings"] = {
-        key: settings[key] for key in settings if key not in ("version", "of", "left_out", "shards")
-    }
+    lost = sum(of["count"] for of in left_out.values())
+    seen = before + settings.get("rows", samples + lost - before)
+    if seen != samples + lost:
+        raise AssertionError(f"{seen} seen, {samples} packed and {lost} left out do not add up")
+    packed = {"seen": seen, "samples": samples, "shards": len(kept), "left_out": left_out}
+    packed["settings"] = {key: settings[key] for key in settings if key not in ("version", "of", "shards")}
     write_json(out / "pack.json", packed)
     if samples:
         write_json(index, {"version": 1, "shards": [_entry(record) for record in kept]})
     print(f"{samples:,} samples in {len(kept)} shards", flush=True)
     for reason, of in left_out.items():
-        print(f"  left out: {of['count']:,} × {reason}, as {of['examples'][0]}", flush=True)
+        print(f"  left out: {of['count']:,} × {reason}, as {_some(of)}", flush=True)
+    print(f"{seen:,} seen = {samples:,} packed + {lost:,} left out", flush=True)
     if not samples:
-        raise UserError(f"No row of the source gives a sample, see {out}/pack.json: check path= and the captions.")
+        most = max(left_out, key=lambda reason: left_out[reason]["count"], default="nothing was there")
+        raise UserError(
+            f"No row of the source gives a sample, see {out}/pack.json (most often: {most}): check path= and the"
+            " captions."
+        )
     print(f"index: {index}", flush=True)
     return index
+
+
+def _count(left_out: dict[str, Any]) -> int:
+    return sum(of["count"] for of in left_out.values())
+
+
+def _some(of: dict[str, Any]) -> str:
+    """The first few by name."""
+    return ", ".join(of["examples"][:NAMED]) + (", …" if of["count"] > NAMED else "")
 
 
 def _entry(record: Record) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Part:
         written, records = self.read()
         if written is None:
             return []
-        differing = sorted(key for key in header.keys() | written.keys() if header.get(key) != written.get(key))
+        keys = sorted((header.keys() | written.keys()) - {"left_out"})
+        differing = [key for key in keys if header.get(key) != written.get(key)]
         if differing:
             raise UserError(
                 f"{self.file} was begun with another {' and '.join(differing)}: take another out=,"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import glob
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.sources import job
-from diptych.data.sources.entries import Entry, LeftOut
+from diptych.data.sources.entries import OUTSIDE, Entry, LeftOut, inside
+from diptych.data.sources.parquet import Cell, Rows, parts_of
 from diptych.data.sources.rows import RowsJob
+from diptych.data.sources.text_table import MORE, text_rows
 from diptych.errors import UserError
 
 Column = str | int
-LARGEST_FIELD = 1 << 24  # characters; the csv module's own limit is below some captions' metadata
 FOOTER = 1 << 20  # bytes
+KINDS = (".csv", ".tsv", ".parquet")
 
 
 def pack(
@@ -31,104 +33,111 @@ def pack(
 ) -> None:
     """Write a table's rows, in their order, as shards with an index.
 
-    path: a .csv, a .tsv (fields between tabs, no quoting) or a .parquet
+    path: a .csv, a .tsv (fields between tabs, no quoting) or a .parquet; or a folder or a pattern of .parquet files
     part, workers: see `job.run`
     shard_size: rows a shard
     image, caption: names of columns, or their numbers from 0 where the file has no header; several captions: a list
-    root: the folder that relative image paths start from; the table's where None
+    root: the folder that relative image paths start from, and that no path may leave; the table's where None
     Raises UserError.
     """
 
     def listed() -> RowsJob:
-        if path is None or not Path(path).is_file():
-            raise UserError(f"path={path} is no file: give path=FILE, a .csv, .tsv or .parquet.")
-        table = Table(Path(path), image, caption, Path(root) if root else Path(path).parent)
+        files = files_of(path)
+        table = Table(files, image, caption, Path(root) if root else files[0].parent)
+        table.check()
         return RowsJob(table, shard_size)
 
     job.run(listed, out, part, workers)
 
 
-class Table:
-    """The rows of a table as `rows.Rows`. Raises UserError for a kind that isn't read, or a missing column."""
+def files_of(path: str | None) -> list[Path]:
+    """A table's file, or its parts. Raises UserError."""
+    file = Path(path or "")
+    if path is not None and file.is_dir():
+        return parts_of(file)
+    matched = sorted(map(Path, glob.glob(path))) if path and any(mark in path for mark in "*?[") else []  # noqa: PTH207
+    if not file.is_file() and not matched:
+        raise UserError(
+            f"path={path} is no file: give path=FILE, a .csv, .tsv or .parquet, or a folder of .parquet files."
+        )
+    files = [file] if file.is_file() else matched
+    for each in files:
+        if each.suffix.lower() not in KINDS or (len(files) > 1 and each.suffix.lower() != ".parquet"):
+            raise UserError(f"path={each} is no table that is read: give a .csv, a .tsv or a .parquet.")
+    return files
 
-    def __init__(self, file: Path, image: Column, caption: Column | Sequence[Column], root: Path) -> None:
-        self.file, self.image, self.root = file, image, root
+
+class Table:
+    """The rows of a table as `rows.Rows`. Raises UserError for a missing column."""
+
+    def __init__(self, files: list[Path], image: Column, caption: Column | Sequence[Column], root: Path) -> None:
+        self.files, self.image, self.root = files, image, root
         self.captions = [caption] if isinstance(caption, str | int) else list(caption)
-        if file.suffix not in (".csv", ".tsv", ".parquet"):
-            raise UserError(f"path={file} is no table that is read: give a .csv, a .tsv or a .parquet.")
         if len({isinstance(column, int) for column in (image, *self.captions)}) > 1:
             raise UserError("source.image and source.caption must both be names of columns, or both be numbers.")
+        self.parquet = Rows(files) if files[0].suffix.lower() == ".parquet" else None
+        if self.parquet is not None:
+            self._check_columns(self.parquet)
 
     def __len__(self) -> int:
         """Costs one reading of a text file."""
-        if self.file.suffix == ".parquet":
-            return int(_parquet(self.file).metadata.num_rows)
-        return sum(1 for _ in self._text_rows())
+        return len(self.parquet) if self.parquet is not None else sum(1 for _ in self._rows(0))
+
+    def check(self) -> None:
+        """Raises UserError where no row can give a sample, since one cause has made them all bad."""
+        count, first, last = 0, "", None
+        for place, row in self._rows(0):
+            if not isinstance(row, LeftOut):
+                return
+            count, first, last = count + 1, first or place, row
+        if last is None:
+            raise UserError(f"{self.files[0]} holds no row: it needs one for each picture.")
+        hint = "put a caption that holds a comma between quotes" if last.args[0] == MORE else "correct its rows"
+        raise UserError(f"All {count} rows of {self.files[0]} are bad, as {first}: {last.args[0]}: {hint}.")
 
     def describe(self) -> dict[str, Any]:
-        with self.file.open("rb") as file:
-            if self.file.suffix == ".parquet":  # its end tells sizes and ranges of all the rest
-                file.seek(max(0, self.file.stat().st_size - FOOTER))
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"kind": "table", "sha256": digest, "image": self.image, "caption": self.captions}
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as stream:
+                if self.parquet is not None:  # its end tells sizes and ranges of all the rest
+                    stream.seek(max(0, file.stat().st_size - FOOTER))
+                while data := stream.read(FOOTER):
+                    digest.update(data)
+        return {"kind": "table", "sha256": digest.hexdigest(), "image": self.image, "caption": self.captions}
 
     def entries(self, first: int) -> Iterator[Entry | LeftOut]:
         """The rows from `first` on."""
-        rows = self._parquet_rows(first) if self.file.suffix == ".parquet" else islice(self._text_rows(), first, None)
-        for number, row in enumerate(rows, first):
-            yield self._entry(row, f"{self.file.name}, row {number + 1}")
+        for place, row in self._rows(first):
+            yield LeftOut(*row.args, place) if isinstance(row, LeftOut) else self._entry(row, place)
 
-    def _entry(self, row: dict[Column, Any], where: str) -> Entry | LeftOut:
+    def _rows(self, first: int) -> Iterator[tuple[str, dict[Any, Any] | LeftOut]]:
+        if self.parquet is not None:
+            yield from self.parquet.rows(first, str(self.image))
+        else:
+            yield from islice(text_rows(self.files[0], [self.image, *self.captions]), first, None)
+
+    def _entry(self, row: dict[Any, Any], place: str) -> Entry | LeftOut:
         image, captions = row.get(self.image), [row.get(column) for column in self.captions]
-        if not isinstance(image, str) or not image:
-            return LeftOut("no image in the row", where)
         texts = [text for of in captions for text in (of if isinstance(of, list) else [of]) if isinstance(text, str)]
         rest = {str(key): row[key] for key in row if key not in (self.image, *self.captions)}
-        return Entry(image, image if "://" in image else str(self.root / image), tuple(texts), rest)
+        if isinstance(image, Cell):
+            return Entry(place, image, tuple(texts), rest, root=str(self.root))
+        if not isinstance(image, str) or not image:
+            return LeftOut("no image in the row", place)
+        if "://" in image:
+            return Entry(image, image, tuple(texts), rest)
+        file = inside(str(self.root), image)
+        return LeftOut(OUTSIDE, f"{image} ({place})") if file is None else Entry(image, file, tuple(texts), rest)
 
-    def _text_rows(self) -> Iterator[dict[Column, Any]]:
-        """Bytes that are no UTF-8 pass as surrogates, so that they cost their row and not the file."""
-        csv.field_size_limit(LARGEST_FIELD)
-        tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        with self.file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, **(tabs if self.file.suffix == ".tsv" else {}))
-            try:
-                names: list[Any] | None = None if isinstance(self.image, int) else next(reader, [])
-                if names is not None:
-                    self._check(names)
-                for row in filter(None, reader):
-                    yield dict(zip(range(len(row)) if names is None else names, row, strict=False))
-            except csv.Error as error:
-                raise UserError(f"{self.file}, line {reader.line_num}: {error}; mend that line.") from error
-
-    def _parquet_rows(self, first: int) -> Iterator[dict[Column, Any]]:
-        """Groups before `first` are not read."""
-        table = _parquet(self.file)
-        self._check(table.schema_arrow.names)
-        groups, skipped = list(range(table.num_row_groups)), first
-        while groups and skipped >= table.metadata.row_group(groups[0]).num_rows:
-            skipped -= table.metadata.row_group(groups.pop(0)).num_rows
-        for batch in table.iter_batches(1024, row_groups=groups):
-            rows = batch.to_pylist()
-            yield from rows[skipped:]
-            skipped = max(0, skipped - len(rows))
-
-    def _check(self, names: list[Any]) -> None:
-        missing = [column for column in (self.image, *self.captions) if column not in names]
+    def _check_columns(self, rows: Rows) -> None:
+        if self.image == "image" and "image" not in rows.names and len(rows.pictures) == 1:
+            self.image = rows.pictures[0]
+            print(f"images: the column {self.image}, the only one that holds pictures", flush=True)
+        missing = [column for column in (self.image, *self.captions) if column not in rows.names]
         if missing:
             raise UserError(
-                f"{self.file} has no column {missing[0]}, it has {', '.join(map(str, names[:20]))}: name the right"
-                " ones with source.image= and source.caption=, or by number where there is no header."
+                f"{rows.files[0]} has no column {missing[0]}, it has {', '.join(rows.names[:20])}: name the right"
+                " ones with source.image= and source.caption=."
             )
-
-
-def _parquet(file: Path) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError(f"{file} is read with pyarrow: install it with pip install 'diptych[study]'.") from error
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is no readable Parquet file ({error}): restore it.") from error
+        if others := [name for name in rows.pictures if name != self.image]:
+            print(f"not taken: {', '.join(others)}, which hold bytes that are no text", flush=True)

@@ -17,18 +17,21 @@ from diptych.data.reading.address import printable
 from diptych.data.sources.entries import Entry, LeftOut
 
 TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
-EXAMPLES = 5
+EXAMPLES = 100  # names of each reason, in pack.json
 
 
 @dataclass
 class Losses:
-    """What was left out: reason -> how many, and the first few by name."""
+    """What was left out: reason -> how many, and the first ones by name."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
         self.merge({reason: {"count": 1, "examples": [printable(name)]}})
+
+    def add_all(self, reason: str, names: Sequence[str]) -> None:
+        self.merge({reason: {"count": len(names), "examples": [printable(name) for name in names[:EXAMPLES]]}})
 
     def merge(self, described: dict[str, Any]) -> None:
         for reason, of in described.items():
