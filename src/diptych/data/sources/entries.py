@@ -80,13 +80,14 @@ class Entry:
         if not self.beside:
             raise LeftOut("no caption")
         try:
+            found: dict[str, Any] = {name: Path(file).read_bytes() for name, file in self.beside}
             fields = parse_json(found["json"]) if "json" in found else {}
             return captions_of(found), fields if isinstance(fields, dict) else {"json": fields}
         except BadSample as error:
             raise LeftOut(str(error)) from error
         except OSError as error:
             raise LeftOut("the caption's file can't be read") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise LeftOut("the .json beside the image is not readable") from error
 
 
