@@ -90,12 +90,12 @@ def remarks(loaded: Loaded, found: EvalSet) -> list[str]:
 def test_what_can_never_be_right_is_said(loaded: Loaded) -> None:
     (said,) = remarks(loaded, evalset(names=["red", "green", "Red ", "blue", "red"]))
     assert said == (
-        "2 classes read as an earlier one, and their 3 pictures are never right: 'Red ' (class 2, as class 0), 'red'"
-        " (class 4, as class 0)"
+        "classes that read as an earlier one, so that their 3 pictures are never right: 'Red ' (class 2, as class 0),"
+        " 'red' (class 4, as class 0)"
     )
     twice = evalset(names=["red", "green"])
     twice.items = twice.items + twice.items[:1]
-    assert remarks(loaded, twice) == ["1 keys are there twice: set/0"]
+    assert remarks(loaded, twice) == ["keys that are there twice: 1 (set/0)"]
     assert remarks(loaded, evalset(names=["red", "", "green"])) == [
         "the class name of label 1 is blank: its prompts are the templates without a name"
     ]
@@ -105,14 +105,14 @@ def test_imagenets_two_names_that_occur_twice_stay(loaded: Loaded) -> None:
     names = benchmarks.class_names(IMAGENET)
     plain = Loaded(loaded.model, loaded.tokenizer, {}, 0, loaded.path)
     (said,) = remarks(plain, replace(evalset(names=names), templates=benchmarks.templates(IMAGENET)))
-    assert said.startswith("2 classes read as an earlier one") and "'missile' (class 744, as class 657)" in said
+    assert said.startswith("classes that read as an earlier one") and "'missile' (class 744, as class 657)" in said
 
 
 def test_names_that_are_cut_are_named(loaded: Loaded) -> None:
     long = "red " * 90
     both = remarks(loaded, evalset(names=[long + "cat", long + "square", "green", "red {} blue"]))
-    assert both[0].startswith("1 classes read as an earlier one, and their 2 pictures are never right")
-    assert both[1].startswith("2 class names make prompts that are cut at 77 tokens: red red")
+    assert both[0].startswith("classes that read as an earlier one, so that their 2 pictures are never right")
+    assert both[1].startswith("class names whose prompts are cut at 77 tokens: 2 (red red")
     assert len(both) == 2
 
 
@@ -120,8 +120,8 @@ def test_words_that_training_never_had_are_said(loaded: Loaded) -> None:
     found = replace(evalset(names=["red", "dog", "red cat"]), templates=["a photo of a {}.", "{} square, itap"])
     assert remarks(loaded, found) == [
         "words of the prompts are in none of the first 1,200 captions that the model was trained on: photo, of, itap",
-        "1 of 3 class names hold words that are in none of the first 1,200 captions that the model was trained on: "
-        "dog",
+        "class names with words that are in none of the first 1,200 captions that the model was trained on: 1 of 3"
+        " (dog)",
     ]
 
 
@@ -172,7 +172,7 @@ def test_a_run_is_asked_on_a_folder_with_its_own_prompts(
         "embed", "checkpoint=run", "data=folder", f"data.path={class_folder}", "data.templates=['{c}!']", "out=e"
     )
     assert "prompts of classes: data.templates, 1 template" in listed.out, listed.err
-    assert "hold words" not in listed.out
+    assert "class names with words" not in listed.out
     refused = cli("evaluate", "checkpoint=none", "data=folder", f"data.path={class_folder}", "data.templates=no.txt")
     assert refused.code == 2 and refused.err.startswith("diptych: data.templates=no.txt is no file")
     asked = cli(

@@ -56,7 +56,7 @@ SPLIT_LINES = {
 
 
 def test_files_are_utf8_and_lines_end_at_newlines() -> None:
-    """The locale must not decide what a file says, nor `splitlines`, which splits at U+2028 too: names may hold one."""
+    """The locale must not decide what a file says, nor `splitlines`, which splits at U+2028 too, within names."""
     seen = 0
     for file in FILES:
         name = str(file.relative_to(SRC / "diptych"))

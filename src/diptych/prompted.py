@@ -86,16 +86,24 @@ def to_remember(sets: Sequence[EvalSet]) -> list[str]:
     return [] if best is None else list(best.templates)
 
 
-def about(loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None = None) -> dict[str, Any]:
+def about(
+    loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None = None, prompts: bool = True
+) -> dict[str, Any]:
     """What `metrics.json` says of each set beside the numbers: {name: {"prompts", "unused", "remarks"}}, each where
-    there is something to say. train: the labelled training pictures of a probe, which get no prompts"""
+    there is something to say.
+
+    train: the labelled training pictures of a probe; prompts: whether class names are put into some, which captions
+    are not
+    """
     words = read_record(loaded.describe)
     told = {}
     for evalset in readable(loaded.model, sets)[0]:
-        own: dict[str, Any] = {"prompts": _prompts(evalset)} if evalset.classnames else {}
-        told[evalset.name] = own | _beside(evalset, list(_remarks(evalset, loaded.tokenizer, words)))
+        asked = prompts and bool(evalset.classnames)
+        own: dict[str, Any] = {"prompts": _prompts(evalset)} if asked else {}
+        remarks = [*_remarks(evalset), *(_of_prompts(evalset, loaded.tokenizer, words) if asked else ())]
+        told[evalset.name] = own | _beside(evalset, remarks)
     if train is not None:
-        told["labelled training pictures"] = _beside(train, train.remarks)
+        told["labelled training pictures"] = _beside(train, list(_remarks(train)))
     return {name: facts for name, facts in told.items() if facts}
 
 
@@ -113,26 +121,27 @@ def _beside(evalset: EvalSet, remarks: list[str]) -> dict[str, Any]:
     return {key: value for key, value in (("unused", unused), ("remarks", remarks)) if value}
 
 
-def _remarks(evalset: EvalSet, tokenizer: Tokenizer, words: SeenWords | None) -> Iterator[str]:
+def _remarks(evalset: EvalSet) -> Iterator[str]:
     yield from evalset.remarks
     keys = Counter(key for key, *_ in evalset.items)
     if twice := [key for key, count in keys.items() if count > 1]:
-        yield f"{len(twice):,} keys are there twice: {some(twice)}"
-    if not evalset.classnames:
-        return
+        yield f"keys that are there twice: {len(twice):,} ({some(twice)})"
+
+
+def _of_prompts(evalset: EvalSet, tokenizer: Tokenizer, words: SeenWords | None) -> Iterator[str]:
     names, templates = evalset.classnames, evalset.templates
     if blank := [str(place) for place, name in enumerate(names) if not name]:
         yield f"the class name of label {some(blank)} is blank: its prompts are the templates without a name"
     yield from _alike(evalset, tokenizer)
     if cut := _cut(names, templates, tokenizer):
-        yield f"{len(cut):,} class names make prompts that are cut at {tokenizer.context_length} tokens: {some(cut)}"
+        yield f"class names whose prompts are cut at {tokenizer.context_length} tokens: {len(cut):,} ({some(cut)})"
     if words is None:
         return
     if unseen := words.unseen(tokenizer, [each.replace("{}", " ") for each in templates]):
         yield f"words of the prompts are {words.where()}: {some(unseen, 8)}"
     if unseen := words.unseen(tokenizer, names):
         holding = sum(bool(words.unseen(tokenizer, [name])) for name in names)
-        yield f"{holding:,} of {len(names):,} class names hold words that are {words.where()}: {some(unseen, 4)}"
+        yield f"class names with words that are {words.where()}: {holding:,} of {len(names):,} ({some(unseen, 4)})"
 
 
 def _alike(evalset: EvalSet, tokenizer: Tokenizer) -> Iterator[str]:
@@ -147,7 +156,7 @@ def _alike(evalset: EvalSet, tokenizer: Tokenizer) -> Iterator[str]:
     pictures = torch.bincount(torch.tensor([label for _, _, label, _ in evalset.items]), minlength=len(rows))
     lost = int(pictures[[place for place, _ in later]].sum())
     pairs = [f"{evalset.classnames[place]!r} (class {place}, as class {at})" for place, at in later]
-    yield f"{len(later):,} classes read as an earlier one, and their {lost:,} pictures are never right: {some(pairs)}"
+    yield f"classes that read as an earlier one, so that their {lost:,} pictures are never right: {some(pairs)}"
 
 
 def _cut(names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -218,8 +218,9 @@ def evaluate(cfg: DictConfig) -> Path:
         write(own / "environment.txt", environment())
         task = instantiate(cfg.task, _convert_="all")
         metrics = task(out, loaded, sets)
-        told = about(loaded, sets, task.keywords.get("train"))
-        metrics = tell(out, HydraConfig.get().runtime.choices["task"], told, metrics)
+        name = HydraConfig.get().runtime.choices["task"]
+        told = about(loaded, sets, task.keywords.get("train"), prompts=name != "retrieval")
+        metrics = tell(out, name, told, metrics)
         print(_table_of(cfg.task._target_)(metrics), lines(told), sep="\n", flush=True)
         print(f"report: {write_report(out)}", flush=True)
     return out

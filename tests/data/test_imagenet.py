@@ -61,6 +61,25 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         wnid_folders(str(root), "imagenet-a", "imagenet-a", 7500)
 
 
+def test_what_stands_beside_the_pictures_is_counted(tmp_path: Path) -> None:
+    ids = benchmarks.wnids("imagenet-a")
+    root = fill(tmp_path, ids)
+    (root / "__MACOSX").mkdir()
+    (root / ids[0] / "._one.JPEG").write_bytes(b"macOS")
+    (root / ids[1] / "images").mkdir()
+    (root / ids[1] / "one.JPEG").rename(root / ids[1] / "images/one.JPEG")  # as Tiny ImageNet has it
+    (root / "README.txt").write_text("about")
+    (found,) = wnid_folders(str(root), "imagenet-a", "imagenet-a", 200)
+    assert [label for *_, label, _ in found.items] == list(range(200))
+    assert found.unused == {
+        "no picture by its name": ["README.txt"],
+        "macOS's copies (__MACOSX, ._NAME)": ["__MACOSX", f"{ids[0]}/._one.JPEG"],
+    }
+    (root / ids[2] / "one.JPEG").unlink()
+    (found,) = wnid_folders(str(root), "imagenet-a", "imagenet-a", None)
+    assert len(found.classnames) == 200 and found.unused["a folder without a picture"] == [ids[2]]
+
+
 @pytest.fixture
 def red_framed(tmp_path: Path) -> Path:
     """ObjectNet's layout: three classes, of which ImageNet has two; blue pictures in a red frame."""

@@ -52,3 +52,22 @@ def test_what_is_missing_or_other_is_said(files: Path) -> None:
         (files / "dataset.json").write_text(text)
         with pytest.raises(UserError, match="is not one of Karpathy's files"):
             karpathy_set(path, str(files), "coco", None)
+
+
+def test_names_stay_below_the_folder_and_lines_are_captions(files: Path) -> None:
+    for told in ({"filepath": ".."}, {"filepath": "/etc"}, {"filename": "/etc/passwd"}, {"filename": "a/../../x"}):
+        path = write(files, [image(1, "test", 5, **told)])
+        with pytest.raises(UserError, match=r"which is not below data\.path: refused"):
+            karpathy_set(path, str(files), "coco", None)
+    for told in ({"filename": 3}, {"filename": ""}, {"filepath": ["x"]}, {"sentences": [{"raw": 3}]}):
+        path = write(files, [{**image(1, "test", 5), **told}])
+        with pytest.raises(UserError, match="is not one of Karpathy's files"):
+            karpathy_set(path, str(files), "coco", None)
+    with pytest.raises(UserError, match="has no picture of the split test"):
+        karpathy_set(write(files, [image(1, "val", 5)]), str(files), "coco", None)
+    (files / "dataset.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="line 1: the byte 0xff is not UTF-8"):
+        karpathy_set(str(files / "dataset.json"), str(files), "coco", None)
+    (files / "dataset.json").write_text('{"a":' * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        karpathy_set(str(files / "dataset.json"), str(files), "coco", None)

@@ -53,6 +53,15 @@ def test_labels_that_are_no_class_are_named(tmp_path: Path) -> None:
         labelled_pairs(path, str(tmp_path / "names.txt"))
 
 
+def test_labels_of_any_kind_and_names_that_are_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcow\r\npig\r\ncow\r\n")
+    path = write_pairs(tmp_path / "0.tar", ["cow", ["pig"], {"a": 1}, 3, "pig"])
+    found = labelled_pairs(path, str(tmp_path / "names.txt"))
+    assert found.classnames == ["cow", "pig", "cow"]
+    assert [(key, label) for key, _, label, _ in found.items] == [("000.a.png", 0), ("004.a.png", 1)]
+    assert found.skipped == {"the label is not in names.txt": ["001", "002", "003"]}
+
+
 def test_a_train_split_and_a_folder(class_folder: Path, tmp_path: Path) -> None:
     root = benchmark(tmp_path / "set")
     with pytest.raises(UserError, match=r"set/train is missing: a probe needs labelled training pictures"):

@@ -70,3 +70,38 @@ def test_what_does_not_fit_is_said(classes: str, tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="is not a readable Parquet file"):
         parquet_set(str(tmp_path / "bad.parquet"), "flowers")
+
+
+def test_nulls_and_other_columns_are_said(class_folder: Path, classes: str, tmp_path: Path) -> None:
+    (plain,) = folder_set(str(class_folder))
+    data = [file.read_bytes() for _, file, *_ in plain.items[:3]]  # type: ignore[union-attr]
+    path = write(tmp_path / "set", [{"bytes": data[0], "path": None}, {"bytes": None, "path": "x"}, None], [0, 1, 2])
+    (Path(path) / "._test-00000.parquet").write_bytes(b"macOS")
+    (Path(path) / "README.md").write_text("about")
+    (found,) = parquet_set(path, classes, image="img", label="fine_label")
+    assert [len(batch.keys) for batch in found.batches(9, 16)] == [1]
+    assert found.skipped == {"no picture in the row (null)": ["test-00001/0/0", "test-00001/0/1"]}
+    assert found.unused == {"file or folder beside the Parquet files": ["._test-00000.parquet", "README.md"]}
+    with pytest.raises(UserError, match=r"the column 'fine_label' holds int64, not encoded pictures"):
+        parquet_set(path, classes, image="fine_label", label="fine_label")
+    for spoiled, message in ((None, "None"), (-1, "-1"), (1.5, "1.5"), (2**40, str(2**40)), ("red", "'red'")):
+        other = write(tmp_path / f"set{message}", [data[0]] * 2, [spoiled, None if spoiled == "red" else spoiled])
+        with pytest.raises(UserError, match=rf"row 0 of row group 0 has the label {message}, outside"):
+            parquet_set(other, classes, image="img", label="fine_label")
+    empty = write(tmp_path / "empty", pa.array([], pa.binary()), pa.array([], pa.int64()))
+    with pytest.raises(UserError, match="holds no row"):
+        parquet_set(empty, classes, image="img", label="fine_label")
+    for split in ("test", "train"):
+        (Path(path) / f"test-0000{split == 'train':d}.parquet").rename(Path(path) / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(UserError, match="holds the splits test, train: give a folder, or a file, of one"):
+        parquet_set(path, classes, image="img", label="fine_label")
+
+
+def test_a_damaged_row_group_is_counted(classes: str, tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "set", [b"x", b"y"], [0, 1]))
+    file = path / "test-00001.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + b"\xff" * 20 + whole[24:])  # the header of the first page of pictures
+    (found,) = parquet_set(str(path), classes, image="img", label="fine_label")
+    assert not list(found.batches(2, 8))
+    assert set(found.skipped) == {"not a readable image", "row group that can't be read"}

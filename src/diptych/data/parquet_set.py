@@ -33,7 +33,7 @@ class Cell:
 
         try:
             value = _pictures(self.file, self.group, self.column)[self.row]
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise BadImage("row group that can't be read") from error
         found = value.get("bytes") if isinstance(value, dict) else value
         if found is None:
