@@ -10,7 +10,6 @@ import fcntl
 import itertools
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO
 
 from diptych.atomic import refusing
 from diptych.errors import UserError
+from diptych.terminal import complain
 
 LOCK = ".lock"  # its content names the process that holds it, and what that does
 STARTED = ("config.yaml", "environment.txt", "vocabulary.txt", "checkpoints")  # what the start of a run writes
@@ -118,11 +118,16 @@ def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
             folder.rmdir()  # where nothing was written
 
 
+def _no_link(path: str, flags: int) -> int:
+    """A folder from elsewhere could bring a link in the lock's place, and what it names would be emptied."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
 def _locked(path: Path, wait: bool) -> IO[bytes]:
     """The lock file, opened and locked for this process."""
     told = False
     while True:
-        file = path.open("ab+", buffering=0)
+        file = open(path, "ab+", buffering=0, opener=_no_link)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -131,15 +136,12 @@ def _locked(path: Path, wait: bool) -> IO[bytes]:
                 file.close()
                 raise holder from None
             if not told:
-                print(f"diptych: waits, as {holder.who} writes into {path.parent}", file=sys.stderr, flush=True)
+                complain(f"waits, as {holder.who} writes into {path.parent}")
                 told = True
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
-            print(
-                f"diptych: {path.parent} can't be locked ({error.strerror}): see to it that no second process writes"
-                " there.",
-                file=sys.stderr,
-                flush=True,
+            complain(
+                f"{path.parent} can't be locked ({error.strerror}): see to it that no second process writes there."
             )
             return file
         with suppress(FileNotFoundError):

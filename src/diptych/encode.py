@@ -13,6 +13,7 @@ from diptych.data.evalset import EvalSet
 from diptych.data.tokenizer import Tokenizer
 from diptych.distributed import gather_objects, rank, world_size
 from diptych.errors import UserError
+from diptych.terminal import say
 from diptych.towers.clip import CLIP
 from diptych.towers.indicator import Indicator
 
@@ -74,7 +75,7 @@ def classified(sets: Sequence[EvalSet], task: str) -> list[EvalSet]:
             " whose KEY.json have a `label`."
         )
     if without:
-        print(f"{', '.join(without)}: captions and no classes, so there is no number of task={task}.", flush=True)
+        say(f"{', '.join(without)}: captions and no classes, so there is no number of task={task}.")
     return [evalset for evalset in sets if evalset.classnames]
 
 

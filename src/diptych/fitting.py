@@ -14,20 +14,19 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-
-from diptych import experiment
+from diptych import experiment, stored
 from diptych.atomic import write_json
+from diptych.building import make
 from diptych.config import split_pretrained
 from diptych.errors import UserError
+from diptych.masking import masked, masked_text
 from diptych.sharing import place
+from diptych.stored import Config
+from diptych.targets import UNBUILT, targets_in, trusting
 from diptych.templates import NAMED
+from diptych.terminal import say
 from diptych.vocabulary import carrying_vocabulary
 from diptych.world import nodes
-
-# keys of `data` that recipes and evaluations read
-NOT_OF_LOADER = ("evaluate", "labelled", "synonyms", "ngrams", "templates")
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -39,40 +38,41 @@ if TYPE_CHECKING:
     from diptych.towers.clip import CLIP
 
 
-def outline(cfg: DictConfig) -> CLIP:
+def outline(config: Config) -> CLIP:
     """The model without memory. One that can't be built or frozen as said is refused here."""
     import torch
 
     with torch.device("meta"):
-        return _model(OmegaConf.to_container(cfg, resolve=True), start=False)[0]  # type: ignore[arg-type]
+        return _model(config, start=False)[0]
 
 
-def check_loss(cfg: DictConfig) -> None:
+def check_loss(config: Config) -> None:
     """The loss can be built, and gets groups if and only if it takes them."""
-    loss = instantiate(cfg.loss, _convert_="all")
+    loss, named = make(config["loss"], "loss"), config["loss"]["_target_"]
     takes = "groups" in inspect.signature(loss.forward).parameters
-    field = cfg.data.get("groups")
+    field = config["data"].get("groups")
     if takes and field is None:
         raise UserError(
-            f"{cfg.loss._target_} needs to know which samples are of one concept: say data.groups=FIELD, a field of"
+            f"{named} needs to know which samples are of one concept: say data.groups=FIELD, a field of"
             " their .json, or take loss=clip."
         )
     if field is not None and not takes:
         raise UserError(
-            f"data.groups={field} is nothing that {cfg.loss._target_} looks at: take loss=multi_positive, or leave"
+            f"data.groups={field} is nothing that {named} looks at: take loss=multi_positive, or leave"
             " data.groups out."
         )
 
 
-def check_logger(cfg: DictConfig) -> None:
+def check_logger(config: Config) -> None:
     """W&B takes the run's names and its key; said before there is a folder."""
-    if cfg.logger and str(cfg.logger.get("_target_")) == "diptych.training.loggers.wandb_logger":
+    logger = config.get("logger")
+    if logger and logger.get("_target_") == "diptych.training.loggers.wandb_logger":
         from diptych.training.loggers import prepare_wandb
 
-        prepare_wandb(str(cfg.logger.project), str(cfg.logger.name))
+        prepare_wandb(str(logger.get("project")), str(logger.get("name")))
 
 
-def warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
+def warn_if_slow(config: Config, model: CLIP) -> None:
     """One sentence, on a machine without a GPU, when a step will take long."""
     import torch
 
@@ -80,19 +80,24 @@ def warn_if_slow(cfg: DictConfig, model: CLIP) -> None:
 
     if torch.cuda.is_available():
         return
-    flops = training_flops(model) * cfg.data.batch_size
+    flops = training_flops(model) * config["data"]["batch_size"]
     seconds = flops / (CPU_FLOPS_PER_CORE * (os.cpu_count() or 1))
     if seconds > 5:
-        print(
+        say(
             f"diptych: without a GPU a step of this model takes very roughly {seconds:,.0f} s"
             f" ({flops / 1e12:.1f} TFLOP); to see learning in minutes type"
             " `python src/train.py recipe=demo`, or model=vit_tiny.",
-            flush=True,
         )
 
 
-def fit(run_dir: Path, resume: bool) -> None:
-    """Train the run whose resolved config lies in `run_dir`, as the one process or as one rank of several."""
+def fit(config: Config, run_dir: Path, resume: bool) -> None:
+    """Train a run, as the one process or as one rank of several. config: plain data, checked by the process that
+    leads and handed on in memory: what the folder holds since then does not count, and lacks credentials."""
+    with trusting({target for _, target in targets_in(config)}):
+        _fit(config, run_dir, resume)
+
+
+def _fit(cfg: Config, run_dir: Path, resume: bool) -> None:
     import lightning as L
     import torch
 
@@ -106,16 +111,14 @@ def fit(run_dir: Path, resume: bool) -> None:
     from diptych.training.module import ContrastiveModule
     from diptych.training.precision import tower_dtype
 
-    cfg = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    assert isinstance(cfg, dict)
     L.seed_everything(cfg["seed"], verbose=False)
     last = run_dir / "checkpoints" / "last.ckpt"
     start = _start(last) if resume else 0
-    loss = instantiate(cfg["loss"], _convert_="all")
+    loss = make(cfg["loss"], "loss")
     model, described, notes = _model(cfg, start=not resume, loss=loss)
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
-        print("".join(f"model: {note}\n" for note in notes), end="", flush=True)
+        say("".join(f"model: {note}\n" for note in notes), end="")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_gpu = cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
     if not on_gpu:
@@ -129,13 +132,13 @@ def fit(run_dir: Path, resume: bool) -> None:
     asked = with_templates(evaluation_sets(cfg["data"]), cfg["data"].get("templates"))
     data.evaluate = affordable(_readable(asked, model), model)
     if first and cfg["data"].get("validation"):
-        print(f"data: {data.told}", flush=True)
+        say(f"data: {data.told}")
     if first and hasattr(loss, "describe"):
         ranks = cfg["trainer"]["devices"] * nodes()
-        print(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}", flush=True)
+        say(f"loss: {loss.describe(data.batch_size // ranks, ranks, 'cuda' if on_gpu else 'cpu')}")
     describe = {
         "model": carrying_vocabulary(described),
-        "name": cfg["name"],
+        "name": masked_text(cfg["name"]),
         "seed": cfg["seed"],
         "order": EDITION,
         "templates": to_remember(asked),
@@ -146,42 +149,38 @@ def fit(run_dir: Path, resume: bool) -> None:
     module = ContrastiveModule(
         model,
         loss,
-        instantiate(cfg["optim"], _convert_="all"),
-        instantiate(cfg["schedule"], _convert_="all"),
+        make(cfg["optim"], "optim"),
+        make(cfg["schedule"], "schedule"),
         cfg["trainer"]["max_steps"],
         describe,
         accumulate,
         tower_dtype(cfg["trainer"]["precision"]),
     )
     loggers: list[Logger] = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
-    callbacks = [instantiate(callback, _convert_="all") for callback in cfg["callbacks"].values() if callback]
+    callbacks = [make(each, f"callbacks.{key}") for key, each in cfg["callbacks"].items() if each]
     with finishing(loggers):
         if cfg["logger"] and first:
-            loggers += filter(None, [instantiate(cfg["logger"])(run_dir=str(run_dir), config=cfg)])
-        trainer = instantiate(trainer_keys, _convert_="all")(
-            run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers
-        )
+            loggers += filter(None, [make(cfg["logger"], "logger")(run_dir=str(run_dir), config=masked(cfg))])
+        trainer = make(trainer_keys, "trainer")(run_dir=run_dir, nodes=nodes(), callbacks=callbacks, loggers=loggers)
         begin = time.perf_counter()
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     if trainer.is_global_zero and (trainer.global_step > start or not (run_dir / "metrics.json").is_file()):
         _write_training(run_dir, trainer, data, time.perf_counter() - begin)
 
 
-def check_run_of(checkpoint: Mapping[str, Any], cfg: DictConfig, run_dir: Path) -> None:
-    """cfg: with which the run is to go on. Raises UserError where the checkpoint is another run's, its data is not
-    what it was, or it can't become as long as asked for; nothing is written before that."""
+def check_run_of(checkpoint: Mapping[str, Any], given: Config, run_dir: Path) -> None:
+    """given: the config with which the run is to go on. Raises UserError where the checkpoint is another run's, its
+    data is not what it was, or it can't become as long as asked for; nothing is written before that."""
     from diptych.data import identity
     from diptych.data.datamodule import PairData
 
-    given, step = OmegaConf.to_container(cfg, resolve=True), int(checkpoint["global_step"])
-    assert isinstance(given, dict)
-    stored = OmegaConf.load(run_dir / "config.yaml")
+    step, was = int(checkpoint["global_step"]), stored.read(run_dir, f"resume={run_dir}")
     begun, length = checkpoint["diptych"].get("run"), given["trainer"]["max_steps"]
-    before = begun["steps"] if begun else stored.trainer.max_steps
+    before = begun["steps"] if begun else was["trainer"]["max_steps"]
     if begun:
         experiment.check_same(begun["experiment"], given, run_dir / f"checkpoints/step={step}.ckpt", run_dir)
     else:
-        _check_without_note(given, stored, run_dir)
+        _check_without_note(given, was, run_dir)
     if begun and "data" in begun:
         data = _data({**given["data"], "evaluate": None})
         if isinstance(data, PairData) and (said := identity.difference(begun["data"], data.describe())):
@@ -190,31 +189,29 @@ def check_run_of(checkpoint: Mapping[str, Any], cfg: DictConfig, run_dir: Path) 
                 " with, in the same order (data.shards= says where it is now), or start a new run."
             )
     if length != before:
-        schedule, augment = instantiate(given["schedule"]), given["data"].get("augment")
-        augment = instantiate(augment, _convert_="all") if augment else None
+        schedule, augment = make(given["schedule"], "schedule"), make(given["data"].get("augment"), "data.augment")
         experiment.check_length(schedule, augment, before, length, step, run_dir)
-        print(f"length: {length:,} steps instead of {before:,}; every step taken stays as it was", flush=True)
+        say(f"length: {length:,} steps instead of {before:,}; every step taken stays as it was")
     if step >= length:
-        print(f"This run is complete: {step:,} of {length:,} steps. Only its report is made again.", flush=True)
+        say(f"This run is complete: {step:,} of {length:,} steps. Only its report is made again.")
 
 
-def _check_without_note(given: dict[Any, Any], stored: Any, run_dir: Path) -> None:
+def _check_without_note(given: Config, was: Config, run_dir: Path) -> None:
     """A checkpoint of an earlier version does not say what its data was."""
     for key in ("shards", "sources"):
-        if given["data"].get(key) != OmegaConf.to_container(stored.data).get(key):  # type: ignore[union-attr]
+        if masked(given["data"].get(key)) != was["data"].get(key):
             raise UserError(
                 f"data.{key} can't change on resume={run_dir}: its checkpoint is of an earlier version, which did not"
                 " note the data, so no one can tell whether it is the same."
             )
-    print(
+    say(
         "The checkpoint is of an earlier version, which did not note its run and data: see to it that both are the"
         " same as before.",
-        flush=True,
     )
 
 
 def _data(cfg: Mapping[str, Any]) -> Any:
-    return instantiate({k: v for k, v in cfg.items() if k not in NOT_OF_LOADER}, _convert_="all")
+    return make({k: v for k, v in cfg.items() if k not in UNBUILT and k != "evaluate"}, "data")
 
 
 def _start(last: Path) -> int:
@@ -224,21 +221,21 @@ def _start(last: Path) -> int:
     return int(read_checkpoint(last)["global_step"])
 
 
-def _model(cfg: dict[Any, Any], start: bool, loss: nn.Module | None = None) -> tuple[CLIP, dict[str, Any], list[str]]:
+def _model(cfg: Config, start: bool, loss: nn.Module | None = None) -> tuple[CLIP, dict[str, Any], list[str]]:
     """The config's model, with the weights it starts from and with what is not trained frozen; what a checkpoint
     says of it; and notes for the log.
 
     start: whether the run is new, and reads those weights; loss: what takes a loss's part of them
     """
     described, paths = split_pretrained(cfg["model"])
-    model = instantiate(described, _convert_="all")
+    model = make(described, "model")
     notes = []
     if start and paths:
         from diptych.pretrained import start_from
 
         notes = [note for tower, path in paths.items() for note in start_from(model, path, tower, loss)]
     if "finetune" in cfg:  # not in the config of a run from before there was any
-        notes += instantiate(cfg["finetune"])(model)
+        notes += make(cfg["finetune"], "finetune")(model)
     return model, described, notes
 
 
@@ -250,19 +247,15 @@ def evaluation_sets(data: Any) -> list[EvalSet]:
     node = data.get("evaluate")
     if node is None:
         return []
-    if isinstance(node, DictConfig | dict) and "_target_" in node:
-        return instantiate(node, _convert_="all")
+    if isinstance(node, dict) and "_target_" in node:
+        return make(node, "data.evaluate")
     found: list[EvalSet] = []
     paths = [node] if isinstance(node, str) else list(node)
     if all(isinstance(path, str) for path in paths):
         return sets_at(paths)
     for each in paths:
-        found += sets_at(each) if isinstance(each, str) else instantiate(each, _convert_="all")
+        found += sets_at(each) if isinstance(each, str) else make(each, "data.evaluate")
     return found
-
-
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def sets_or_pairs(data: Any) -> list[EvalSet]:
@@ -277,32 +270,30 @@ def sets_or_pairs(data: Any) -> list[EvalSet]:
             "data.evaluate and data.shards are both null: give data.evaluate=PATH (a folder or shards), or"
             " data=webdataset data.shards=PATTERN for the pairs themselves."
         )
-    shards, sources = (_plain(data.get(key)) for key in ("shards", "sources"))
-    files = instantiate(data.get("files"))
+    files = make(data.get("files"), "data.files")
     if files is not None:
         files.allow_pipe = data.get("allow_pipe", False)
-    return pair_set(shards, sources, data.get("captions"), files)
+    return pair_set(data.get("shards"), data.get("sources"), data.get("captions"), files)
 
 
-def fix_templates(cfg: DictConfig) -> None:
-    """The templates that a new run is validated with, read from their file: the run goes on the same whatever becomes
-    of it. Raises UserError where there are none."""
+def fix_templates(data: Any) -> None:
+    """The templates in `data` that a new run is validated with, read from their file: the run goes on the same
+    whatever becomes of it. Raises UserError where there are none."""
     from diptych.prompted import chosen
 
-    choice = cfg.data.get("templates")
+    choice = data.get("templates")
     if choice == "run":
         raise UserError("data.templates=run are those that a finished run remembers: to train, give them yourself.")
     found = chosen(choice)
     if isinstance(choice, str) and choice not in NAMED:
-        cfg.data.templates = found
+        data["templates"] = found
 
 
-def prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
-    """The evaluation sets of a config with the templates that a model is asked with."""
+def prompted_sets(data: Config, loaded: Loaded) -> list[EvalSet]:
+    """The evaluation sets of a config's `data` with the templates that a model is asked with."""
     from diptych.prompted import with_templates
 
-    sets = sets_or_pairs(cfg.data)
-    return with_templates(sets, cfg.data.get("templates"), loaded.templates)
+    return with_templates(sets_or_pairs(data), data.get("templates"), loaded.templates)
 
 
 def _readable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
@@ -337,7 +328,7 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
     write_json(run_dir / "metrics.json", metrics)
 
 
-def report(run_dir: Path) -> None:
+def report(config: Config, run_dir: Path) -> None:
     """Evaluate the finished run from its files, and write the page."""
     from diptych import assess
     from diptych.cost import affordable
@@ -345,17 +336,15 @@ def report(run_dir: Path) -> None:
     from diptych.prompted import about, lines, tell
     from diptych.study.report import write_report
 
-    cfg = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    if cfg.data.evaluate:
-        loaded = load(run_dir)
+    if config["data"].get("evaluate"):
+        loaded = load(run_dir, allow_targets=[target for _, target in targets_in(config["model"])])
         place(loaded.model)
-        sets = affordable(prompted_sets(cfg, loaded), loaded.model)
+        sets = affordable(prompted_sets(config["data"], loaded), loaded.model)
         told = about(loaded, sets)
         write = assess.write_all if any(evalset.classnames for evalset in sets) else assess.write_retrieval
         metrics = tell(run_dir, "zeroshot", told, write(run_dir, loaded, sets))
-        print(assess.table(metrics), lines(told), sep="\n", flush=True)
-    print(f"report: {write_report(run_dir)}", flush=True)
+        say(f"{assess.table(metrics)}\n{lines(told)}")
+    say(f"report: {write_report(run_dir)}")
 
 
 def environment() -> str:

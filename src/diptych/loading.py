@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diptych.interop.own import refuse_instantiator
 from diptych.interop.reading import read
 from diptych.interop.sharded import read_rest
 from diptych.interop.weights import Weights
+from diptych.targets import trusting
 from diptych.templates import remembered
 from diptych.towers.clip import CLIP
 
@@ -63,6 +65,7 @@ def load(
     quick_gelu: bool | None = None,
     image_heads: int | None = None,
     text_heads: int | None = None,
+    allow_targets: Iterable[str] = (),
 ) -> Loaded:
     """Open a run folder (its last checkpoint), a checkpoint file, an exported folder, or what OpenAI, open_clip or
     Hugging Face wrote.
@@ -70,14 +73,16 @@ def load(
     image_size, context_length: other than the checkpoint's: positions are resampled, which is logged
     quick_gelu: the activation, for an OpenAI-named state dict without a config beside it
     image_heads, text_heads: attention heads, for the same; known models' are known by their width and depth
+    allow_targets: classes of your own that a run's model may be built of: full names, or prefixes as `mine.`
 
     The weights are computed with in float32, whatever they were stored in.
     Raises UserError for a missing, damaged, foreign or ill-fitting file, naming what does not fit.
     """
-    weights = read(path, Hints(quick_gelu, image_heads, text_heads))
-    if image_size is not None or context_length is not None:
-        weights = weights.resized(image_size, context_length)
-    return ready(weights)
+    with trusting(allow_targets):
+        weights = read(path, Hints(quick_gelu, image_heads, text_heads))
+        if image_size is not None or context_length is not None:
+            weights = weights.resized(image_size, context_length)
+        return ready(weights)
 
 
 def ready(weights: Weights) -> Loaded:

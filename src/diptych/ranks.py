@@ -1,7 +1,7 @@
 """A run's ranks: started here, one process each, or by torchrun or srun. All end when one ends badly, and the first
 error is shown once.
 
-Ranks read the run's own `config.yaml`; only one process composes a config, so a sweep can't start another.
+Only one process composes a config, so a sweep can't start another, and checks it; the others get that very config.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.output import keep_output
+from diptych.stored import Config
+from diptych.terminal import complain
 from diptych.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
@@ -38,14 +40,14 @@ GONE = (
 PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a signal, or has waited in vain for them
 
 
-def launch(run_dir: Path, ranks: int, resume: bool) -> None:
-    """Train the run in `run_dir` with `ranks` processes. Raises the first error of a rank, once, and Stopped."""
+def launch(config: Config, run_dir: Path, ranks: int, resume: bool) -> None:
+    """Train a run with `ranks` processes. Raises the first error of a rank, once, and Stopped."""
     (run_dir / NOTE).unlink(missing_ok=True)
     port = _free_port()
     with _passing_signals_on() as started:
         for rank in range(ranks):
             if not started.received:
-                started.processes.append(_start(run_dir, ranks, rank, port, resume))
+                started.processes.append(_start(config, run_dir, ranks, rank, port, resume))
         try:
             codes = _wait(started)
         finally:
@@ -75,9 +77,10 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> subprocess.Popen:
+def _start(config: Config, run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> subprocess.Popen:
+    """The config goes through a pipe: it may hold what neither a file nor a list of processes should show."""
     threads = max(1, (os.cpu_count() or 1) // ranks)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "diptych.ranks", str(run_dir), "resume" if resume else "new", str(os.getpid())],
         env={
             **os.environ,
@@ -94,7 +97,12 @@ def _start(run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> sub
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         },
         process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on: each rank hears it once
+        stdin=subprocess.PIPE,
     )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:  # a rank that has ended already says so by its code
+        process.stdin.write(json.dumps(config).encode())
+    return process
 
 
 class _Started:
@@ -215,10 +223,10 @@ def read_note(run_dir: Path) -> dict[str, Any] | None:
     return note
 
 
-def end_rank(run_dir: Path, resume: bool) -> NoReturn:
+def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:
     """Train as one rank of several and end the process, with a code that says how."""
     try:
-        code = _train(run_dir, resume)
+        code = _train(config, run_dir, resume)
         if code in Stopped.CODES:
             gc.collect()  # the loader ends its workers; else multiprocessing complains of what they leave
     except KeyboardInterrupt:
@@ -228,21 +236,21 @@ def end_rank(run_dir: Path, resume: bool) -> NoReturn:
     os._exit(code)  # not sys.exit: a rank whose peers are gone would wait for them in a destructor
 
 
-def _train(run_dir: Path, resume: bool) -> int:
+def _train(config: Config, run_dir: Path, resume: bool) -> int:
     from diptych.config import user_error
     from diptych.fitting import fit
 
     shows_errors = outside() is not None  # our own launcher reads the note
     try:
-        fit(run_dir, resume)
+        fit(config, run_dir, resume)
     except Stopped as stopped:
         if os.environ["RANK"] == "0":
-            print(f"diptych: {stopped}", file=sys.stderr)
+            complain(stopped)
         return stopped.code
     except Exception as error:
         if leave_note(run_dir, error) and shows_errors:
             said = of_others(error) or f"rank {os.environ['RANK']}: {user_error(error) or traceback.format_exc()}"
-            print(f"diptych: {said.rstrip()}", file=sys.stderr)
+            complain(said.rstrip())
         return LOST if of_others(error) else 2
     return 0
 
@@ -254,23 +262,23 @@ def follow() -> NoReturn:
     try:
         run = announced(meet(world))
     except UserError as error:
-        print(f"diptych: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
     if run is None:
         sys.exit(2)  # rank 0 has said why
     end_rank(*run)
 
 
-def lead(world: World, run_dir: Path, resume: bool) -> None:
+def lead(world: World, config: Config, run_dir: Path, resume: bool) -> None:
     """As rank 0 of those: the run's folder is ready, for all. Raises its own error where it came first."""
     import torch.distributed as dist
 
     from diptych.fitting import fit
 
     (run_dir / NOTE).unlink(missing_ok=True)
-    announce(meet(world), run_dir, resume)
+    announce(meet(world), config, run_dir, resume)
     try:
-        fit(run_dir, resume)
+        fit(config, run_dir, resume)
     except Exception as error:
         if not isinstance(error, Stopped) and not leave_note(run_dir, error):
             os._exit(2)  # another rank has shown the error that this one follows from
@@ -291,4 +299,4 @@ def _die_with_parent(parent: int) -> None:
 if __name__ == "__main__":
     _die_with_parent(int(sys.argv[3]))
     keep_output()
-    end_rank(Path(sys.argv[1]), sys.argv[2] == "resume")
+    end_rank(json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2] == "resume")

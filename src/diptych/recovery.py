@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diptych.atomic import remove_partials
 from diptych.errors import UserError
+from diptych.terminal import say
 
 
 def recover(run_dir: Path) -> Path | None:
@@ -61,7 +62,7 @@ def damage(file: Path) -> str | None:
 
 def _set_aside(damaged: dict[Path, str], then: str) -> None:
     for file, reason in damaged.items():
-        print(f"diptych: {file} is damaged ({reason}): {then}.", file=sys.stderr, flush=True)
+        say(f"diptych: {file} is damaged ({reason}): {then}.", file=sys.stderr)
         best = file.with_name("best.ckpt")
         if best.exists() and best.samefile(file):
             best.unlink()

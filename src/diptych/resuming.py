@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from diptych import stored
 from diptych.config import budget
 from diptych.errors import UserError
-from diptych.targets import refuse_foreign_targets
-from diptych.vocabulary import name_vocabulary
+from diptych.masking import filled
+from diptych.stored import Config
+from diptych.targets import refuse_foreign, trusting
+from diptych.templates import NAMED
+from diptych.terminal import complain
+from diptych.vocabulary import VOCABULARY, name_vocabulary
 
 if TYPE_CHECKING:
     from diptych.towers.clip import CLIP
@@ -56,15 +61,25 @@ def check_run(run_dir: Path) -> None:
 
 
 def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:
-    """The run's own config, with what the command line may change. Raises UserError for the rest."""
-    resumed = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(resumed, DictConfig)
-    if "allow_pipe" in resumed.data:
-        resumed.data.allow_pipe = False  # a folder from elsewhere must not run programs: this command line says it
+    """The run's own config, with what the command line may change. Raises UserError for the rest.
+
+    cfg: what this command line composed, trusted; the run's config is data, in which nothing is resolved.
+    """
+    source = f"resume={run_dir}"
+    _refuse_links(run_dir)
+    config = stored.read(run_dir, source)
+    for key in stored.unused(config):
+        complain(f"{key} in {run_dir / stored.CONFIG} is nothing that this version reads.")
+    before = config
+    config = filled(config, OmegaConf.to_container(cfg, resolve=True))
+    # A folder from elsewhere must neither run programs nor trust itself: this command line says it.
+    config["data"]["allow_pipe"] = cfg.data.get("allow_pipe", False)
+    config["allow_targets"] = list(cfg.allow_targets)
+    resumed = OmegaConf.create({"samples": None, **config})
     changed: set[str] = set()
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
-        if key == "resume":
+        if key == "resume" or _is_given_again(key, before, config, cfg):
             continue
         if key not in (*RESUMABLE, *BUDGET) and not DATA.fullmatch(key):
             raise UserError(
@@ -79,10 +94,36 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
             changed.add(key)
     if changed & set(BUDGET):
         _set_length(resumed, changed)
-    OmegaConf.update(resumed, "allow_targets", cfg.allow_targets)  # what the folder says of it does not count
-    refuse_foreign_targets(OmegaConf.to_container(resumed, resolve=True), run_dir, cfg.allow_targets)  # type: ignore[arg-type]
-    name_vocabulary(resumed, run_dir)
-    return resumed
+    config = stored.settled(resumed)
+    if lost := stored.hidden(config):
+        raise UserError(
+            f"{source} needs {lost[0]} again, as when the run began: a run's folder keeps no passwords, tokens or"
+            f" signed queries. Type {lost[0]}=ADDRESS, or keep the password in ~/.netrc and out of the address."
+        )
+    with trusting(config["allow_targets"]):
+        refuse_foreign(config, source)
+    stored.check_callbacks(config, source)
+    if isinstance(choice := config["data"].get("templates"), str) and choice not in NAMED:
+        raise UserError(f"{source} can't go on: data.templates={choice} there is a file, and a run holds their text.")
+    name_vocabulary(config, run_dir)
+    return OmegaConf.create(config)
+
+
+def _is_given_again(key: str, before: Config, config: Config, cfg: DictConfig) -> bool:
+    """Whether an override gives back what the folder doesn't keep, and nothing else."""
+    was, now = (OmegaConf.select(OmegaConf.create(each), key) for each in (before, config))
+    return was != now and now == OmegaConf.select(cfg, key)
+
+
+def _refuse_links(run_dir: Path) -> None:
+    """A run goes on reading its own files, and writing to them: a link could make them any file of the user's."""
+    for file in sorted([*run_dir.iterdir(), run_dir / "wandb" / "id.txt"]):
+        outside = file.is_symlink() and not file.resolve().is_relative_to(run_dir.resolve())
+        if outside and (file.suffix or file.name == VOCABULARY):
+            raise UserError(
+                f"resume={run_dir} can't go on: {file.name} there is a link to {file.resolve()}, outside of the run:"
+                " put the file itself in its place."
+            )
 
 
 def _set_length(resumed: DictConfig, changed: set[str]) -> None:
@@ -106,13 +147,14 @@ def check_order(describe: Mapping[str, Any], run_dir: Path) -> None:
         )
 
 
-def check_parts(cfg: DictConfig, run_dir: Path, model: CLIP) -> None:
+def check_parts(cfg: Mapping[str, Any], run_dir: Path, model: CLIP) -> None:
     """What a batch norm sees depends on the micro-batches: refused on a resume with others."""
     from diptych.training.accumulation import batch_norms
 
-    before = OmegaConf.load(run_dir / "config.yaml").trainer.get("accumulate", 1)
-    if batch_norms(model) and cfg.trainer.get("accumulate", 1) != before:
+    before = stored.read(run_dir, f"resume={run_dir}")["trainer"].get("accumulate", 1)
+    now = cfg["trainer"].get("accumulate", 1)
+    if batch_norms(model) and now != before:
         raise UserError(
-            f"trainer.accumulate={cfg.trainer.accumulate} can't change on resume={run_dir}: the model has batch"
+            f"trainer.accumulate={now} can't change on resume={run_dir}: the model has batch"
             f" norms, whose statistics are those of a micro-batch, so leave it at {before}, or start a new run."
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diptych import plain, stored
 from diptych.atomic import refusing, write
 from diptych.claim import TRAINS, check_place, held, new_run, results
 from diptych.config import (
@@ -44,13 +45,20 @@ from diptych.fitting import (
     report,
     warn_if_slow,
 )
+from diptych.masking import masked
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, started_again
 from diptych.study.record import folder_of_config
+from diptych.targets import announce_foreign, targets_in, trusting
+from diptych.terminal import complain, say
 from diptych.vocabulary import keep_vocabulary
 from diptych.world import adopt, outside, refuse_leftovers
+
+if TYPE_CHECKING:
+    from diptych.data.evalset import EvalSet
+    from diptych.loading import Loaded
 
 register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
 
@@ -86,17 +94,17 @@ def _one_sentence(config_name: str) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     except Stopped as stopped:
         if str(stopped):
-            print(f"diptych: {stopped}", file=sys.stderr)
+            complain(stopped)
         requeue(stopped)
         sys.exit(stopped.code)
     except RankFailed as failed:
-        print(f"diptych: {failed}", file=sys.stderr)
+        complain(failed)
         sys.exit(1)
     except Exception as error:
         text = sentence(error, config_name, sys.argv[1:])
         if text is None:
             raise
-        print(f"diptych: {text}", file=sys.stderr)
+        complain(text)
         sys.exit(2)
 
 
@@ -134,31 +142,34 @@ def train(cfg: DictConfig) -> Path:
                 check_order(checkpoint["diptych"], run_dir)  # before anything in the folder is written
             else:
                 resume = False
-                print("No checkpoint was written yet: the run starts again from step 0.", flush=True)
+                say("No checkpoint was written yet: the run starts again from step 0.")
         cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
         validate(cfg)
         if not resume:
             check_start(cfg)
-            fix_templates(cfg)
-        check_loss(cfg)
-        check_logger(cfg)
-        model = outline(cfg)
-        warn_if_slow(cfg, model)
+            fix_templates(cfg.data)
+        config = stored.settled(cfg)  # from here on plain data, the same in every process
+        folder.enter_context(trusting({target for _, target in targets_in(config)}))
+        check_loss(config)
+        check_logger(config)
+        model = outline(config)
+        announce_foreign(config)
+        warn_if_slow(config, model)
         if resume:
-            check_parts(cfg, run_dir, model)
-            check_run_of(checkpoint, cfg, run_dir)
+            check_parts(config, run_dir, model)
+            check_run_of(checkpoint, config, run_dir)
         if not began:
             run_dir = folder.enter_context(new_run(run_dir, numbered=not typed))
         with refusing(run_dir / "checkpoints"):
             (run_dir / "checkpoints").mkdir(exist_ok=True)
         if not resume:
-            keep_vocabulary(cfg, run_dir)
-        write(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+            keep_vocabulary(config, run_dir)
+        stored.write(config, run_dir)
         write(run_dir / "environment.txt", environment())
-        print(f"run: {run_dir}", flush=True)
-        _fit_on_all_ranks(run_dir, cfg.trainer.devices, resume)
+        say(f"run: {run_dir}")
+        _fit_on_all_ranks(config, run_dir, resume)
         with _stopped_by_signals(run_dir):
-            report(run_dir)
+            report(config, run_dir)
     return run_dir
 
 
@@ -191,14 +202,14 @@ def _folder(cfg: DictConfig, key: str) -> tuple[Path, bool]:
     return folder, any(typed.split("=", 1)[0].lstrip("+") == key for typed in hydra.overrides.task)
 
 
-def _fit_on_all_ranks(run_dir: Path, devices: int, resume: bool) -> None:
-    world = outside()
+def _fit_on_all_ranks(config: stored.Config, run_dir: Path, resume: bool) -> None:
+    world, devices = outside(), config["trainer"]["devices"]
     if world is not None:
-        lead(world, run_dir, resume)
+        lead(world, config, run_dir, resume)
     elif devices > 1:
-        launch(run_dir, devices, resume)
+        launch(config, run_dir, devices, resume)
     else:
-        fit(run_dir, resume)
+        fit(config, run_dir, resume)
 
 
 def evaluate(cfg: DictConfig) -> Path:
@@ -209,21 +220,28 @@ def evaluate(cfg: DictConfig) -> Path:
 
     folder, typed = _folder(cfg, "out")
     chosen(cfg.data.get("templates"))  # a file that is missing is said before a checkpoint is read
-    loaded = load(_given(cfg, "checkpoint"))
+    loaded = load(_given(cfg, "checkpoint"), allow_targets=cfg.allow_targets)
     place(loaded.model)
-    sets = prompted_sets(cfg, loaded)
-    with shared(results(folder, numbered=not typed)) as out:
+    sets = _prompted_sets(cfg, loaded)
+    with shared(results(folder, numbered=not typed)) as out, trusting(cfg.allow_targets):
         own = folder_of_config(out, HydraConfig.get().runtime.choices["task"])
-        write(own / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False))
+        write(own / "config.yaml", plain.dump(masked(OmegaConf.to_container(cfg, resolve=False))))
         write(own / "environment.txt", environment())
         task = instantiate(cfg.task, _convert_="all")
         metrics = task(out, loaded, sets)
         name = HydraConfig.get().runtime.choices["task"]
         told = about(loaded, sets, task.keywords.get("train"), prompts=name != "retrieval")
         metrics = tell(out, name, told, metrics)
-        print(_table_of(cfg.task._target_)(metrics), lines(told), sep="\n", flush=True)
-        print(f"report: {write_report(out)}", flush=True)
+        say(f"{_table_of(cfg.task._target_)(metrics)}\n{lines(told)}")
+        say(f"report: {write_report(out)}")
     return out
+
+
+def _prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
+    """The evaluation sets that this command line names, with the templates that the model is asked with."""
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
+    with trusting({target for _, target in targets_in(data)}):
+        return prompted_sets(data, loaded)
 
 
 def _table_of(task: str) -> Callable[[dict[str, Any]], str]:
@@ -239,12 +257,12 @@ def embed(cfg: DictConfig) -> Path:
 
     folder, typed = _folder(cfg, "out")
     chosen(cfg.data.get("templates"))
-    loaded = load(_given(cfg, "checkpoint"))
+    loaded = load(_given(cfg, "checkpoint"), allow_targets=cfg.allow_targets)
     place(loaded.model)
     with shared(results(folder, numbered=not typed)) as out:
-        sets = prompted_sets(cfg, loaded)
+        sets = _prompted_sets(cfg, loaded)
         file = assess.write_embeddings(out, loaded, sets)
-        print(lines(about(loaded, sets)), f"embeddings: {file}", sep="\n", flush=True)
+        say(f"{lines(about(loaded, sets))}\nembeddings: {file}")
     return file
 
 
@@ -259,8 +277,10 @@ def convert(cfg: DictConfig) -> Path:
 
     for key in ("checkpoint", "format", "out"):
         _given(cfg, key)
-    out = converted(**{str(key): value for key, value in cfg.items()})
-    print(f"converted: {out}", flush=True)
+    arguments = {str(key): value for key, value in cfg.items() if key != "allow_targets"}
+    with trusting(cfg.allow_targets):
+        out = converted(**arguments)
+    say(f"converted: {out}")
     return out
 
 
@@ -282,8 +302,8 @@ def plan(cfg: DictConfig) -> None:
         model = instantiate(cfg.model, _convert_="all")
     counts = count(model, cfg.tokens or model.context_length, precision.half, layout.recompute)
     curve = [step_of(counts, other, precision, machine) for other in layout.alike(loss)]
-    print(f"{HydraConfig.get().runtime.choices['model']}, {cfg.trainer.precision}", end=", ")
-    print(table(counts, step_of(counts, layout, precision, machine), curve, machine, cfg.samples), flush=True)
+    say(f"{HydraConfig.get().runtime.choices['model']}, {cfg.trainer.precision}", end=", ")
+    say(table(counts, step_of(counts, layout, precision, machine), curve, machine, cfg.samples))
 
 
 def _given(cfg: DictConfig, key: str) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from diptych.errors import Stopped
+from diptych.terminal import say
 
 
 def started_again() -> bool:
@@ -22,7 +23,7 @@ def requeue(stopped: Stopped) -> None:
     if job is None or stopped.signum == signal.SIGINT or "JobState=CANCELLED" in _scontrol("show", "job", job):
         return
     said = _scontrol("requeue", job)
-    print(f"diptych: SLURM's job {job} is requeued{': ' + said if said else ''}.", file=sys.stderr, flush=True)
+    say(f"diptych: SLURM's job {job} is requeued{': ' + said if said else ''}.", file=sys.stderr)
 
 
 def _scontrol(*arguments: str) -> str:

@@ -5,27 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from diptych.atomic import write
 
 VOCABULARY = "vocabulary.txt"  # in the run's folder, where it is not OpenAI's
 
 
-def keep_vocabulary(cfg: DictConfig, run_dir: Path) -> None:
+def keep_vocabulary(config: dict[str, Any], run_dir: Path) -> None:
     """The run reads a copy of its own, so that it goes on the same whatever becomes of the file."""
     from diptych.data import bpe
 
-    if cfg.model.text.get("vocabulary") is not None:
-        write(run_dir / VOCABULARY, bpe.read(cfg.model.text.vocabulary).text)
-        name_vocabulary(cfg, run_dir)
+    if (file := config["model"]["text"].get("vocabulary")) is not None:
+        write(run_dir / VOCABULARY, bpe.read(file).text)
+        name_vocabulary(config, run_dir)
 
 
-def name_vocabulary(cfg: DictConfig, run_dir: Path) -> None:
-    """Where the run's own copy lies, also after its folder was moved."""
-    for key in ("model.text.vocabulary", "data.tokenizer.vocabulary"):
-        if OmegaConf.select(cfg, key) is not None:
-            OmegaConf.update(cfg, key, str(run_dir / VOCABULARY))
+def name_vocabulary(node: Any, run_dir: Path) -> None:
+    """Where the run's own copy is, also after its folder was moved, wherever its config names a vocabulary: another
+    file's text would go into each checkpoint, whatever it is."""
+    if isinstance(node, dict):
+        if node.get("vocabulary") is not None:
+            node["vocabulary"] = str(run_dir / VOCABULARY)
+        node = list(node.values())
+    for part in node if isinstance(node, list) else ():
+        name_vocabulary(part, run_dir)
 
 
 def carrying_vocabulary(model: dict[str, Any]) -> dict[str, Any]:

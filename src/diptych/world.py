@@ -6,14 +6,14 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diptych.errors import UserError
+from diptych.terminal import complain
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -180,22 +180,18 @@ SILENCE = 30.0  # seconds of waiting for other ranks after which a line says so
 
 
 def _say_who_is_missed(world: World, address: str) -> None:
-    print(
-        f"diptych: rank {world.rank} waits for the {world.size - 1} others of {world.launcher} at {address}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    complain(f"rank {world.rank} waits for the {world.size - 1} others of {world.launcher} at {address}.")
 
 
-def announce(store: Store, run_dir: Path, resume: bool) -> None:
-    """Rank 0: the run is ready to be read from its folder."""
-    store.set("diptych/run", json.dumps({"run_dir": str(run_dir.resolve()), "resume": resume}))
+def announce(store: Store, config: dict[str, Any], run_dir: Path, resume: bool) -> None:
+    """Rank 0: the run's folder is ready, and this is its config."""
+    store.set("diptych/run", json.dumps({"config": config, "run_dir": str(run_dir.resolve()), "resume": resume}))
 
 
-def announced(store: Store) -> tuple[Path, bool] | None:
+def announced(store: Store) -> tuple[dict[str, Any], Path, bool] | None:
     """Every other rank: waits for rank 0's word; None where it ended without one."""
     try:
         said = json.loads(store.get("diptych/run"))
     except RuntimeError:  # torch's own classes for a lost connection and for waiting in vain
         return None
-    return Path(said["run_dir"]), said["resume"]
+    return said["config"], Path(said["run_dir"]), said["resume"]

@@ -23,6 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diptych import stored
 from diptych.config import ROOT, register_resolvers
 from diptych.ranks import end_rank
 from diptych.recovery import recover
@@ -37,7 +38,7 @@ KINDS = ("step", "save", "saved", "saved")  # when a kill comes: some steps on, 
 def rank_process(run_dir: Path, environment: dict[str, str], resume: bool) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    end_rank(run_dir, resume)
+    end_rank(stored.read(run_dir, str(run_dir)), run_dir, resume)
 
 
 def started(run_dir: Path) -> list[BaseProcess]:

@@ -259,7 +259,7 @@ HOSTILE = {
     instantiator_on_top: r"it names 'os\.system' to be called",
     foreign_target: r"wants to build 'os\.system', which is no tower of ours",
     nested_target: r"wants to build 'subprocess\.run'",
-    yaml_tag: "not a mapping of plain data .*constructor",
+    yaml_tag: "has the tag .*python/object",
     yaml_aliases: "has aliases",
     shared_parts: "its description has more than 10,000 parts",
     endless_layers: "describes 1000000000 layers and holds",

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from diptych.errors import TO_STOP
+from diptych.terminal import complain
 
 
 def fork_server(preload: str) -> ForkServerContext:
@@ -73,7 +74,7 @@ def end_with_parent(*_: object) -> None:
     def lost(error: Exception, handed: object) -> None:
         """Called by a queue's thread that can't send a batch: it would be lost, and the parent wait for ever."""
         show(type(error), error, error.__traceback__)
-        print(f"diptych: a worker can't hand over a batch ({error!r}).", file=sys.stderr, flush=True)
+        complain(f"a worker can't hand over a batch ({error!r}).")
         os._exit(1)
 
     sys.excepthook = show

@@ -19,6 +19,7 @@ from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.terminal import say
 
 SHARDS = (".tar", ".tgz", ".tar.gz", ".json")
 SPARE = 256  # merges learned beyond those asked for, for those that make what another made
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vocabulary = learn(read_texts(given.sources), given.size, given.at_least)
         write(vocabulary, Path(given.out))
     except UserError as error:
-        print(f"diptych: {error}", file=sys.stderr)
+        say(f"diptych: {error}", file=sys.stderr)
         sys.exit(2)
     fewer = "" if vocabulary.size == given.size else f", of {given.size} asked for: the texts hold no more pairs"
-    print(f"{given.out}: {vocabulary.size} ids{fewer}; train with model.text.vocabulary={given.out}")
+    say(f"{given.out}: {vocabulary.size} ids{fewer}; train with model.text.vocabulary={given.out}")

@@ -18,6 +18,7 @@ from diptych.data.index import open_index
 from diptych.data.shards import read_whole
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
+from diptych.terminal import say
 
 LONGEST = 3
 
@@ -65,7 +66,7 @@ def main() -> None:
         write(args.out, "\n".join(found) + "\n")
     except UserError as error:
         sys.exit(f"diptych: {error}")
-    print(f"{len(found):,} n-grams: {args.out}")
+    say(f"{len(found):,} n-grams: {args.out}")
 
 
 if __name__ == "__main__":

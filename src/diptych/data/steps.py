@@ -17,6 +17,7 @@ from diptych.data.children import end_with_parent, fork_server
 from diptych.data.stream import Stream
 from diptych.data.walk import Part, joined
 from diptych.errors import Stopped, UserError
+from diptych.terminal import say
 
 Counted = dict[str, dict[str, int]]  # reason -> shard -> samples
 
@@ -108,7 +109,7 @@ class Steps:
         at = f"in shard {self.stream.index.names[shard]}, from sample {sample} on" if shard >= 0 else "at its start"
         self.stalled[self.stream.index.names[shard] if shard >= 0 else "start"] += 1
         rank = self.stream.place.rank
-        print(f"diptych: rank {rank} has waited {waited:.3g} s for {reader}, {at}.", file=sys.stderr, flush=True)
+        say(f"diptych: rank {rank} has waited {waited:.3g} s for {reader}, {at}.", file=sys.stderr)
 
     def _count(self, part: Part) -> None:
         self.read += len(part.keys)

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diptych import plain
 from diptych.errors import UserError
 from diptych.interop import pickles
 
@@ -134,17 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping of plain data. Raises UserError for tags that make objects, and for aliases."""
-    text = _text(path)
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{path} is refused: it has aliases, which can grow without bound.")
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path} is refused: not a mapping of plain data ({first}).") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is refused: not a mapping of plain data but a {type(found).__name__}.")
-    return found
+    if not path.is_file():
+        raise UserError(f"{path} is missing: it says what the weights beside it are.")
+    return plain.read(path, MOST_TEXT)
 
 
 def _text(path: Path) -> str:

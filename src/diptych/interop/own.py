@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych import plain
 from diptych.errors import UserError
 from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
 from diptych.interop.weights import Weights, take_logit_bias
@@ -69,13 +69,6 @@ def write(weights: Weights, out: Path) -> None:
     weights.check()
     out.mkdir(parents=True, exist_ok=True)
     describe = {"model": weights.config, **weights.describe, "step": weights.step}
-    (out / CONFIG).write_text(yaml.dump(describe, Dumper=_Plain, sort_keys=False), encoding="utf-8")
+    (out / CONFIG).write_text(plain.dump(describe), "utf-8")
     state = {name: value.contiguous() for name, value in weights.state.items()}
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-
-
-class _Plain(yaml.SafeDumper):
-    """Without aliases, which the reader refuses."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True

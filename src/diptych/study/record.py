@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from diptych import plain
 from diptych.errors import UserError
 from diptych.study.formats import number
 
@@ -126,13 +125,14 @@ def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def _name(config: str, run_dir: Path) -> str:
-    return str(_parsed(config).get("name") or run_dir.resolve().name)
+    name = _parsed(config).get("name")
+    return name if isinstance(name, str) and name else run_dir.resolve().name
 
 
 def _parsed(config: str) -> dict[str, Any]:
     try:
-        return mapping(yaml.safe_load(config))
-    except yaml.YAMLError:
+        return mapping(plain.parse(config, "config.yaml"))
+    except UserError:
         return {}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.terminal import say
 
 
 class TimmTower(nn.Module):
@@ -117,6 +118,6 @@ def command(name: str) -> str:
 
 if __name__ == "__main__":
     try:
-        print("\n".join(command(name) for name in sys.argv[1:]) or __doc__)
+        say("\n".join(command(name) for name in sys.argv[1:]) or __doc__)
     except UserError as error:
         sys.exit(f"diptych: {error}")

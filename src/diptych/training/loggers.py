@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diptych import atomic
 from diptych.errors import UserError
+from diptych.terminal import complain
 
 
 class MetricsFile(Logger):
@@ -74,7 +74,7 @@ class MetricsFile(Logger):
     def finalize(self, status: str) -> None:
         self.save()
         if self._unwritten:
-            print(f"diptych: the disk refuses the end of {self.file}: make room and resume.", file=sys.stderr)
+            complain(f"the disk refuses the end of {self.file}: make room and resume.")
 
 
 def _step_of(line: bytes) -> float:
@@ -128,7 +128,7 @@ class WandB(Logger):
             act()
         except Exception as error:  # a lost service shows as any of wandb's, the system's and asyncio's
             self.run = None
-            _say(f"W&B's service is lost ({_said(error)}): the training goes on with metrics.jsonl alone.")
+            complain(f"W&B's service is lost ({_said(error)}): the training goes on with metrics.jsonl alone.")
             _tear_down()
 
 
@@ -149,10 +149,6 @@ def _tear_down() -> None:
 
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
-
-
-def _say(text: str) -> None:
-    print(f"diptych: {text}", file=sys.stderr, flush=True)
 
 
 def _said(error: BaseException) -> str:
@@ -186,7 +182,7 @@ def prepare_wandb(project: str, name: str) -> None:
             raise UserError(
                 f"W&B can't use the key it finds: {str(error).rstrip('.')}: correct it, {OTHERWISE}."
             ) from error
-        _say(f"W&B is offline ({_said(error)}): `wandb sync` can upload the run later.")
+        complain(f"W&B is offline ({_said(error)}): `wandb sync` can upload the run later.")
         found = False
     else:
         if mode == "online" and not found:
@@ -212,10 +208,10 @@ def wandb_logger(
             )  # fmt: skip
         except Exception as error:
             _tear_down()
-            _say(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training goes on.")
+            complain(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training goes on.")
             continue
         if run.id and not run.disabled and not Path(run.dir).resolve().is_relative_to(Path(run_dir).resolve()):
-            _say(f"W&B can't write into {run_dir}: its files of this run are in {Path(run.dir).parent}.")
+            complain(f"W&B can't write into {run_dir}: its files of this run are in {Path(run.dir).parent}.")
         with contextlib.suppress(OSError):
             kept.write_text(f"{run.id}\n", encoding="utf-8")
         return WandB(run)

@@ -11,6 +11,7 @@ from diptych.data.sources.parts import Part, all_parts, there, write_record
 from diptych.data.sources.processes import each
 from diptych.data.sources.writing import Losses, Record, remove_partials
 from diptych.errors import UserError
+from diptych.terminal import say
 
 NAMED = 3  # of those that were left out for one reason; pack.json names more
 
@@ -54,14 +55,14 @@ def run(make: Callable[[], Job], out: str | None, part: str | None, workers: int
     done = here.resumed(header)
     missing = sorted(set(here.shards(job.shards)) - {record.number for record in done})
     if done:
-        print(f"{len(done)} of {len(here.shards(job.shards))} shards are there already", flush=True)
+        say(f"{len(done)} of {len(here.shards(job.shards))} shards are there already")
     with here.open(header, done) as lines:
         remove_partials(here.out, missing)
         for record in each(job.tasks(missing, out), workers, len(missing), "shards"):
             write_record(lines, record)
     if not unfinished(here.out):
         return merge(here.out)
-    print(f"part {here.number}/{here.of} is done; the last part to end writes {here.out}/index.json", flush=True)
+    say(f"part {here.number}/{here.of} is done; the last part to end writes {here.out}/index.json")
     return None
 
 
@@ -126,17 +127,17 @@ def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: L
     write_json(out / "pack.json", packed)
     if samples:
         write_json(index, {"version": 1, "shards": [_entry(record) for record in kept]})
-    print(f"{samples:,} samples in {len(kept)} shards", flush=True)
+    say(f"{samples:,} samples in {len(kept)} shards")
     for reason, of in left_out.items():
-        print(f"  left out: {of['count']:,} × {reason}, as {_some(of)}", flush=True)
-    print(f"{seen:,} seen = {samples:,} packed + {lost:,} left out", flush=True)
+        say(f"  left out: {of['count']:,} × {reason}, as {_some(of)}")
+    say(f"{seen:,} seen = {samples:,} packed + {lost:,} left out")
     if not samples:
         most = max(left_out, key=lambda reason: left_out[reason]["count"], default="nothing was there")
         raise UserError(
             f"No row of the source gives a sample, see {out}/pack.json (most often: {most}): check path= and the"
             " captions."
         )
-    print(f"index: {index}", flush=True)
+    say(f"index: {index}")
     return index
 
 

@@ -18,6 +18,7 @@ from diptych.data.sources.processes import each
 from diptych.data.sources.tars import File, walk
 from diptych.data.tar import place
 from diptych.errors import UserError
+from diptych.terminal import say
 
 
 def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, workers: int) -> None:
@@ -34,12 +35,12 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
     file = out / "verify.json"
     write_json(file, [finding.describe() for finding in findings])
     samples = sum(shard.samples for shard in ordered)
-    print(f"{samples:,} samples in {len(shards)} shards, {len(findings):,} findings: {file}", flush=True)
+    say(f"{samples:,} samples in {len(shards)} shards, {len(findings):,} findings: {file}")
     left_out = sum((shard.left_out for shard in ordered), Counter[str]())
     for reason, count in sorted(left_out.items()):
-        print(f"  left out: {count:,} × {reason}", flush=True)
+        say(f"  left out: {count:,} × {reason}")
     if findings:
-        print(table(findings), flush=True)
+        say(table(findings))
         damaged = len({finding.shard for finding in findings})
         raise UserError(
             f"{len(findings)} findings in {damaged} of {len(shards)} shards, all in {file}:"

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 
 from diptych.errors import Stopped, UserError
+from diptych.terminal import say
 from diptych.training.agreement import Agreement
 from diptych.training.sharded import CheckpointIO
 from diptych.training.signals import Signals, name
@@ -112,11 +113,10 @@ class Checkpoints(L.Callback):
         if self.files.failed > self._failed and error is not None:
             self._failed = self.files.failed
             if trainer.is_global_zero:
-                print(
+                say(
                     f"diptych: a checkpoint could not be written ({error.strerror or error}: {error.filename}); the"
                     " older ones stay, the training goes on and tries again at the next one.",
                     file=sys.stderr,
-                    flush=True,
                 )
             for logger in trainer.loggers:
                 logger.log_metrics({"checkpoint/failed": self._failed}, trainer.global_step)

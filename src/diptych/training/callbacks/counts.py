@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from diptych.atomic import write_json
 from diptych.data.index import Index
 from diptych.data.steps import Steps, refuse_too_many
 from diptych.errors import UserError
+from diptych.terminal import complain
 
 NOTHING: dict[str, Any] = {"read": 0, "skipped": {}}
 EVENTS = ("retried", "stalled")
@@ -37,7 +37,7 @@ class Counts(L.Callback):
         if isinstance(index, Index):
             self._left_out = index.not_taken()
             for warning in index.warnings() if trainer.is_global_zero else ():
-                print(f"diptych: {warning}.", file=sys.stderr, flush=True)
+                complain(f"{warning}.")
 
     def total(self, trainer: L.Trainer) -> dict[str, Any]:
         """All ranks' counts, and those from before a resume; every rank must call it."""

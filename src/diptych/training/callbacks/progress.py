@@ -9,6 +9,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.terminal import say
 from diptych.training.callbacks.record import Record
 
 
@@ -55,10 +56,9 @@ class ProgressBar(L.Callback):
         if done == 1 or trainer.global_step == trainer.max_steps or now - self._last >= self.seconds:
             self._last = now
             left = (now - self._begun) / done * (trainer.max_steps - trainer.global_step)
-            print(
+            say(
                 f"step {trainer.global_step}/{trainer.max_steps}  {numbers(self._record.latest, '  ')}"
                 f"  {left / 60:.1f} min left",
-                flush=True,
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -19,6 +19,7 @@ from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
 from diptych.recalling import WAYS, caption_recall
+from diptych.terminal import say
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.parallel import whole
@@ -57,7 +58,7 @@ class ZeroShot(L.Callback):
             names = [f"{each.name} ({each.role})" for each in sets] + ["pairs held out"] * (pairs is not None)
             chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
             told = chosen.told if chosen else "none: no set has the role validation, and no pairs are held out"
-            print(f"validation: every {self.every} steps on {', '.join(names)}; best.ckpt is {told}.", flush=True)
+            say(f"validation: every {self.every} steps on {', '.join(names)}; best.ckpt is {told}.")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
