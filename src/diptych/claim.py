@@ -127,7 +127,7 @@ def _locked(path: Path, wait: bool) -> IO[bytes]:
     """The lock file, opened and locked for this process."""
     told = False
     while True:
-        file = open(path, "ab+", buffering=0, opener=_no_link)
+        file = open(path, "ab+", buffering=0, opener=_no_link)  # noqa: SIM115 (the caller closes it)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
