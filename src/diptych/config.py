@@ -110,6 +110,13 @@ def quote(argument: str) -> str:
     return f"{key}='{value}'" if braces or (value[:1] != "{" and not value.isascii()) else argument
 
 
+def whole_lists(argument: str) -> list[str]:
+    """`data.evaluate=[…]` takes the place of a data set's own sets: Hydra would merge the two, and can't."""
+    if argument.startswith("data.evaluate=["):
+        return ["~data.evaluate", f"+{argument}"]
+    return [argument]
+
+
 def validate(cfg: DictConfig) -> None:
     """Refuse what can't be right, before any data is read. Raises UserError with what to change."""
     import torch

@@ -31,6 +31,7 @@ from diptych.config import (
     register_resolvers,
     sentence,
     validate,
+    whole_lists,
 )
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.fitting import (
@@ -68,7 +69,7 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
     os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
-    sys.argv[1:] = map(quote, sys.argv[1:])
+    sys.argv[1:] = [part for argument in map(quote, sys.argv[1:]) for part in whole_lists(argument)]
 
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.

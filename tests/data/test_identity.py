@@ -104,7 +104,10 @@ def test_weights_and_lengths_are_named() -> None:
     ):
         now = of(Index((replace(shards[0], **changed), shards[1])))  # type: ignore[arg-type]
         assert difference(before, now) == f"shard 1 of 2, 0.tar, has {said}"
-    assert difference(before, of(Index(shards), seed=1)) == "seed, batch size, streams or blocks are others"
+    assert (
+        difference(before, of(Index(shards), seed=1))
+        == "seed, batch size, streams, blocks or the pairs held out are others"
+    )
 
 
 counts = st.lists(st.integers(0, 40), min_size=1, max_size=6)

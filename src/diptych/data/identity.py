@@ -43,7 +43,9 @@ def describe(order: Order) -> dict[str, Any]:
 def order_digest(order: Order) -> str:
     """Of all that `Order` is a function of: equal digests give equal orders in every epoch."""
     shards = [(shard.samples, float(shard.weight)) for shard in order.index.shards]
-    numbers = [EDITION, order.seed, order.batch_size, order.streams, order.block, shards]
+    numbers: list[Any] = [EDITION, order.seed, order.batch_size, order.streams, order.block, shards]
+    if order.index.held:
+        numbers.append([(shard, held.tolist()) for shard, held in sorted(order.index.held.items())])
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:32]
 
 
@@ -58,7 +60,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         longer = before if old > new else now
         return f"{old} shards became {new}, {longer['names'][min(old, new)]} {'is gone' if old > new else 'is new'}"
     if before["order"] != now["order"]:
-        return "seed, batch size, streams or blocks are others"
+        return "seed, batch size, streams, blocks or the pairs held out are others"
     return None
 
 

@@ -40,7 +40,7 @@ def distinct(found: Sequence[tuple[str, EvalSet]]) -> list[EvalSet]:
     are called alike (imagenet-val, places-val), and a number where that doesn't tell them apart."""
     names = Counter(each.name for _, each in found)
     longer = [
-        each.name if names[each.name] == 1 else f"{Path(path).resolve().parent.name}-{each.name}"
+        each.name if names[each.name] == 1 else f"{_above(Path(path).resolve(), each)}-{each.name}"
         for path, each in found
     ]
     seen: Counter[str] = Counter()
@@ -49,6 +49,11 @@ def distinct(found: Sequence[tuple[str, EvalSet]]) -> list[EvalSet]:
         seen[name] += 1
         chosen.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return [replace(each, name=name) for name, (_, each) in zip(chosen, found, strict=True)]
+
+
+def _above(path: Path, evalset: EvalSet) -> str:
+    """The folder that a set is in: `path` itself where that holds several."""
+    return path.parent.name if path.name == evalset.name else path.name
 
 
 def _open(path: str, key: str) -> list[EvalSet]:
