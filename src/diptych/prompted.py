@@ -16,9 +16,10 @@ import torch
 
 from diptych.assess import merge_metrics
 from diptych.data import benchmarks
-from diptych.data.class_folders import printable, some
+from diptych.data.class_folders import some
 from diptych.data.evalset import EvalSet
 from diptych.data.imagenet import IMAGENET
+from diptych.data.reading.address import printable
 from diptych.data.tokenizer import Tokenizer
 from diptych.encode import readable
 from diptych.errors import UserError

@@ -239,6 +239,23 @@ def test_folders_that_are_splits_or_no_text_are_refused(class_folder: Path, tmp_
         folder_set(str(tmp_path / "both/val"))
 
 
+def test_names_of_any_language_are_classes(class_folder: Path) -> None:
+    """With what joins and parts letters: a Persian plural, an emoji of two, blanks that are no ASCII."""
+    names = [
+        "\u06af\u0631\u0628\u0647\u200c\u0647\u0627",
+        "\U0001f468\u200d\U0001f680",
+        "au\u00a0lait",
+        "\u732b\u3000\u72ac",
+    ]
+    for place, name in enumerate(names):
+        (class_folder / list(COLOURS)[place]).rename(class_folder / name)
+    (found,) = folder_set(str(class_folder))
+    assert found.classnames == sorted(names) and len(found) == 12
+    (class_folder / names[0]).rename(class_folder / "\u202ered")
+    with pytest.raises(UserError, match=r"the class folder \\u202ered, whose name is no text"):
+        folder_set(str(class_folder))
+
+
 def test_keys_that_are_no_text_can_be_written(class_folder: Path) -> None:
     (class_folder / "red/\x1b[31mred.png").write_bytes(picture(0))
     (class_folder / "red" / os.fsdecode(b"\xff.png")).write_bytes(picture(0))

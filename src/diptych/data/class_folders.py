@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diptych.data.listing import UNREAD, list_pictures
+from diptych.data.reading.address import printable
 from diptych.errors import UserError
 
 SPLITS = {"train", "val", "valid", "validation", "dev", "test"}
@@ -68,9 +69,3 @@ def some(names: Sequence[str], count: int = 3) -> str:
     """The first names, and how many more there are."""
     more = len(names) - count
     return ", ".join(map(printable, names[:count])) + (f" and {more:,} more" if more > 0 else "")
-
-
-def printable(name: str) -> str:
-    """A file's name as text that can be written anywhere: bytes that are not UTF-8, and characters that a terminal
-    would obey, as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

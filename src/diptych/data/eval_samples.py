@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.data.class_folders import Unused, printable
+from diptych.data.class_folders import Unused
 from diptych.data.pairs import IMAGES
+from diptych.data.reading.address import printable
 from diptych.data.shards import Sample
 from diptych.errors import UserError
 from diptych.textfile import parse_json, split_lines

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from diptych.data import seeding
-from diptych.data.class_folders import Unused, class_folders, printable, some
+from diptych.data.class_folders import Unused, class_folders, some
 from diptych.data.eval_samples import captioned, labelled, text_of
 from diptych.data.image import BadImage, eval_image
 from diptych.data.index import open_index
+from diptych.data.reading.address import printable
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
 from diptych.templates import CLIPS, OWN, PLAIN, read_templates

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data import benchmarks
-from diptych.data.class_folders import Unused, printable
+from diptych.data.class_folders import Unused
 from diptych.data.evalset import EvalSet, Item, base
 from diptych.data.image import BadImage
+from diptych.data.reading.address import printable
 from diptych.errors import UserError
 from diptych.templates import read_templates
 from diptych.textfile import read_lines

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from unicodedata import category
 from urllib.parse import urlsplit
 
+TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of writing
 HTTP = ("http", "https")
 BUCKETS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # scheme -> the package that fsspec needs for it
 
@@ -43,8 +45,16 @@ def shown(path: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from outside as messages may print it: what would steer a terminal, or is no UTF-8, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Text from outside as messages may print it: what would steer a terminal, or is no UTF-8, as escapes. Blanks of
+    all kinds and what joins letters (Persian names and many emoji have some) stay."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
+
+
+def _steers(letter: str) -> bool:
+    harmless = category(letter) in ("Zs", "Cf") and letter not in TURNS
+    return not (letter.isprintable() or harmless)
 
 
 def host(path: str) -> str:
