@@ -37,7 +37,10 @@ def _walk(file: Any, size: int | None) -> Iterator[File | Damage]:
     try:
         for found in members(file, size):
             end = found.end
-            yield found if isinstance(found, Damage) else _read(file, found)
+            read = found if isinstance(found, Damage) else _read(file, found)
+            yield read
+            if isinstance(read, File) and read.data is not None and size is not None and end > size:
+                yield Damage("truncated: it has no end marker", size, size)  # within the padding of a whole file
     except BROKEN as error:  # of a compressed tar
         yield Damage(f"truncated or damaged ({str(error) or type(error).__name__})", end, end)
 
