@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,66 @@ def test_pipes_never_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="remote"):
         open_index("s3://bucket/x.tar")
     assert not sentinel.exists()
+
+
+SOUND = {"path": "a.tar", "samples": 4, "bytes": 20480}
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ({"shards": [SOUND | {"samples": 10**12}]}, "1000000000000 samples and 20480 bytes, more than any tar"),
+        ({"shards": [SOUND | {"samples": 10**400}]}, "samples and 20480 bytes, more than any tar"),
+        ({"shards": [SOUND | {"samples": 10**12, "bytes": 10**16}]}, "more than any tar holds"),
+        ({"shards": [SOUND | {"bytes": 10**30}]}, "more than any tar holds"),
+        ({"shards": [SOUND | {"samples": 70000}]}, "70000 samples in 20480 bytes, which no tar can hold"),
+        ({"shards": [SOUND | {"samples": -1}]}, "a negative size"),
+        ({"shards": [SOUND | {"bytes": -1}]}, "a negative size"),
+        ({"shards": [SOUND | {"samples": 4.0}]}, "entry 0 of shards has samples 4.0, which is no whole number"),
+        ({"shards": [SOUND | {"samples": float("nan")}]}, "samples nan, which is no whole"),
+        ({"shards": [SOUND | {"samples": "4"}]}, "samples '4', which is no whole number"),
+        ({"shards": [SOUND | {"samples": True}]}, "samples True, which is no whole number"),
+        ({"shards": [SOUND | {"bytes": None}]}, "bytes None, which is no whole number"),
+        ({"shards": [{"path": "a.tar", "samples": 4}]}, "entry 0 of shards has no bytes"),
+        ({"shards": [SOUND | {"path": 3}]}, "has the path 3"),
+        ({"shards": [SOUND | {"path": ""}]}, "has the path ''"),
+        ({"shards": [SOUND | {"path": None}]}, "has the path None"),
+        ({"shards": [SOUND | {"offsets": 1}]}, "offsets 1, which is neither true nor false"),
+        ({"shards": [SOUND | {"sha256": 1}]}, "sha256 1, which is no text"),
+        ({"shards": [SOUND, SOUND | {"path": "./a.tar"}]}, r"names the shard \./a\.tar twice"),
+        ({"shards": [SOUND, "a.tar"]}, "entry 1 of shards is 'a.tar'"),
+        ({"shards": [SOUND, None]}, "entry 1 of shards is None"),
+        ({"shards": {"a": SOUND}}, "shards is no list"),
+        ({"shards": None}, "shards is no list"),
+        ({}, "not an index of shards .*shards"),
+        ([], "not an index of shards"),
+        (None, "not an index of shards"),
+        ({"version": 2, "shards": [SOUND]}, "an index of version 2, and this is for version 1"),
+        ({"version": "1", "shards": [SOUND]}, "an index of version '1'"),
+        (
+            {"shards": [SOUND | {"path": "\x1b[2J/../a.tar"}]},
+            r"names the shard \\x1b\[2J/\.\./a\.tar outside its own",
+        ),
+        ({"shards": [SOUND | {"path": "\x1b[2J.tar"}]}, "control character"),
+    ],
+)
+def test_an_index_that_says_what_can_not_be_is_one_sentence(tmp_path: Path, index: object, why: str) -> None:
+    """And nothing is held for what it says."""
+    write_shards(tmp_path, [4], index=False)
+    (tmp_path / "train-000000.tar").rename(tmp_path / "a.tar")
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=why) as error:
+        open_index(str(tmp_path / "index.json"))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+def test_cut_and_deep_indices_are_one_sentence(tmp_path: Path) -> None:
+    index = write_shards(tmp_path, [4])
+    for text in (index.read_text()[:-10], '{"shards": ' + "[" * 100_000, "", '{"shards": [1' + "0" * 5000 + "]}"):
+        index.write_text(text)
+        with pytest.raises(UserError, match="is not an index of shards") as error:
+            open_index(str(index))
+        assert len(str(error.value)) < 400

@@ -102,10 +102,12 @@ class Files:
         """The whole of a small file, never from the cache."""
         self.check(path)
         with self._remote(path) if is_remote(path) else self.open(path) as file:
-            data = file.read(SMALL + 1)
+            data = bytearray()  # `read(SMALL)` would take that much memory for however small a file
+            while len(data) <= SMALL and (more := file.read(2**20)):
+                data += more
         if len(data) > SMALL:
             raise UserError(f"{shown(path)} has more than {SMALL} bytes and is no index: check the address.")
-        return data
+        return bytes(data)
 
     def size(self, path: str) -> int | None:
         """Its length in bytes; None where it doesn't exist."""
