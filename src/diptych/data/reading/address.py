@@ -30,18 +30,19 @@ def local(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """The address as messages may print it: without user, password, query (signatures) or a command's arguments."""
+    """The address as messages may print it: without user, password, query (signatures) or a command's arguments,
+    and `printable`."""
     kind = scheme(path)
     if kind == "pipe":
-        return f"{path.split()[0]} …" if len(path.split()) > 1 else path
+        return printable(f"{path.split()[0]} …" if len(path.split()) > 1 else path)
     if is_local(path):
-        return path
+        return printable(path)
     try:
         parts = urlsplit(path)
         _ = parts.port  # a ':' or '/' in a password makes it wrong, and the password part of host or path
     except ValueError:
         return f"{kind}://…"
-    return f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return printable(f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
 def printable(text: str) -> str:
