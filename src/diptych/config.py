@@ -113,7 +113,7 @@ def quote(argument: str) -> str:
 def whole_lists(argument: str) -> list[str]:
     """`data.evaluate=[…]` takes the place of a data set's own sets: Hydra would merge the two, and can't."""
     if argument.startswith("data.evaluate=["):
-        return ["~data.evaluate", f"+{argument}"]
+        return ["data.evaluate=null", argument]
     return [argument]
 
 

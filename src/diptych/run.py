@@ -238,9 +238,18 @@ def evaluate(cfg: DictConfig) -> Path:
     return out
 
 
+OF_SETS = ("evaluate", "shards", "sources", "captions", "files", "allow_pipe", "templates")
+"""Keys of `data` that say what is evaluated; others follow from a training's config, which there is none of."""
+
+
+def _settled(data: DictConfig, key: str) -> Any:
+    value = data[key]
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+
+
 def _prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
     """The evaluation sets that this command line names, with the templates that the model is asked with."""
-    data: Any = OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
+    data: Any = {key: _settled(cfg.data, key) for key in OF_SETS if key in cfg.data}
     with trusting({target for _, target in targets_in(data)}):
         return prompted_sets(data, loaded)
 
