@@ -51,7 +51,7 @@ def test_training_pixels_are_pillows(sides: tuple[int, int], crop: str) -> None:
     assert together.max() <= 2 and (together > 1).sum() <= 3 and together.mean() < 0.02
 
 
-@pytest.mark.parametrize("sides", [(320, 240), (150, 420), (60, 50)])
+@pytest.mark.parametrize("sides", [(320, 240), (150, 420), (60, 50), (1, 200), (200, 1), (3, 1500)])
 def test_evaluation_pixels_are_pillows_to_the_bit(sides: tuple[int, int]) -> None:
     data = encoded(photo(*sides, 0))
     assert torch.equal(eval_image(data, 112), pillow_pixels.eval_image(data, 112))

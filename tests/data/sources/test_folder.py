@@ -151,7 +151,7 @@ def test_every_file_is_packed_or_left_out_by_name(tmp_path: Path, capsys: pytest
     }
     printed = capsys.readouterr().out
     assert "20 seen = 10 packed + 10 left out" in printed and packed(tmp_path / "out")["seen"] == 20
-    assert "1 links lead out of" in printed and "as ._a.JFIF, __MACOSX\n" in printed
+    assert ": 1, as linked; they are followed" in printed and "as ._a.JFIF, __MACOSX\n" in printed
 
 
 def test_shards_below_the_folder_are_no_part_of_it(tmp_path: Path) -> None:

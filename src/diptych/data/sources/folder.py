@@ -83,7 +83,7 @@ class Folder:
         listing = list_pictures(path, out)
         if listing.outside:
             first = printable(listing.outside[0])
-            print(f"{len(listing.outside)} links lead out of {path}, as {first}: followed", flush=True)
+            print(f"links that lead out of {path}: {len(listing.outside)}, as {first}; they are followed", flush=True)
         for reason, names in listing.left_out.items():
             self.left_out.add_all(reason, names)
         self.captioned = self._captions(image, caption)
