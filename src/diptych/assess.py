@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -221,7 +222,22 @@ def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[s
 
 
 def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write `metrics` beside what the file holds already, and return all of it."""
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """Write `metrics` beside what the file holds already, and return all of it. What that replaces of other sets is
+    said. Raises UserError for a file that holds something else."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not isinstance(before, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} holds no numbers of ours ({error}): remove it, or take another folder.") from error
+    for part, value in metrics.items():
+        if gone := _sets(before.get(part)) - _sets(value):
+            print(f"diptych: {part} of {', '.join(sorted(gone))} in {file} is replaced.", file=sys.stderr, flush=True)
     write_json(file, {**before, **metrics})
     return {**before, **metrics}
+
+
+def _sets(part: Any) -> set[str]:
+    """The sets that a part of the metrics has numbers of."""
+    rows = part.get("sets", part) if isinstance(part, dict) else {}
+    return {name for name, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else set()
