@@ -5,6 +5,7 @@ The new content is written beside the file, comes to the disk, and takes the fil
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,10 @@ from typing import Any
 
 from diptych.errors import UserError
 
+OF_THE_DISK = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO),
+)
 PARTIALS = ".*.partial"  # what a killed process leaves, in the folder of the file
 
 
@@ -51,6 +56,13 @@ def beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             remove(partial)
+
+
+def refused(error: BaseException) -> str | None:
+    """One sentence for what a disk or a right refuses, wherever it was asked; None for other errors."""
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename is not None:
+        return f"{error.filename} can't be written or read ({error.strerror}): make room, or give the right to."
+    return None
 
 
 @contextmanager

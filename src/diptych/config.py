@@ -14,6 +14,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diptych.atomic import refused
 from diptych.errors import UserError
 from diptych.world import nodes, outside
 
@@ -288,6 +289,8 @@ def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = 
     found = user_error(error)
     if found is not None:
         return str(found)
+    if said := refused(error):
+        return said
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from diptych.atomic import refused
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.output import keep_output
 from diptych.stored import Config
@@ -190,7 +191,7 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
     """Whether this rank's error is the first of the run, which the note is then of."""
     from diptych.config import user_error
 
-    cause, others = user_error(error), of_others(error)
+    cause, others = user_error(error) or refused(error), of_others(error)
     text = str(cause) if cause else others or "".join(traceback.format_exception(error))
     note = {"rank": int(os.environ["RANK"]), "user": cause is not None, "others": others is not None, "text": text}
     try:
@@ -198,6 +199,8 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
             json.dump(note, file)
     except FileExistsError:
         return False
+    except OSError:  # a full disk has no room for the note either
+        print(f"diptych: {text.rstrip()}", file=sys.stderr, flush=True)
     return True
 
 
@@ -218,9 +221,12 @@ def read_note(run_dir: Path) -> dict[str, Any] | None:
     file = run_dir / NOTE
     if not file.exists():
         return None
-    note = json.loads(file.read_text(encoding="utf-8"))
-    file.unlink()
-    return note
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # cut by a full disk: the rank has said it itself
+        return None
+    finally:
+        file.unlink()
 
 
 def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:

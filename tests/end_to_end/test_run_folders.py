@@ -69,6 +69,7 @@ def test_a_wrong_start_makes_no_folder_and_the_next_try_takes_it(cli: Cli, shard
         cli("train", *SMALL, f"data.shards={shards}", "name=../../x"), "name='../../x' names no folder below runs/"
     )
     refused(cli("train", *SMALL, f"data.shards={shards}", f"run_dir={shards}/x"), "is there and is no folder")
+    refused(cli("train", "-m", *SMALL, f"data.shards={shards}", f"run_dir={shards}/x"), "can't be written")
     assert not list(tmp_path.glob("**/x"))
 
 
