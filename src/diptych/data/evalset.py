@@ -117,7 +117,7 @@ def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
 
     Raises UserError when there is no such folder or no picture in it.
     """
-    root = Path(path)
+    root = Path(str(path))  # a folder's name may be a number
     if not root.is_dir():
         raise UserError(f"data.path={path} is not a folder: give one with a sub-folder of pictures a class.")
     found = class_folders(root, known=(TEMPLATES,))
@@ -138,7 +138,8 @@ def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
 
 def base(path: str | Path) -> str:
     """What a set is called after its folder or file, also where that is given as `.`"""
-    whole = Path(path).resolve() if Path(path).name in ("", "..") else Path(path)
+    whole = Path(str(path))
+    whole = whole.resolve() if whole.name in ("", "..") else whole
     return printable(whole.stem if whole.is_file() else whole.name)
 
 
@@ -156,7 +157,7 @@ def benchmark_sets(
     templates: in the place of each set's own; names: the sets to take, of a folder's
     Raises UserError for what is missing or damaged.
     """
-    sets = _sets(Path(path), path, names)
+    sets = _sets(Path(str(path)), str(path), names)
     return sets if templates is None else [replace(each, templates=list(templates), prompts="given") for each in sets]
 
 
