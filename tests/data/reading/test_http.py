@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -325,3 +327,91 @@ def test_retry_after_is_honoured(server: http.Server) -> None:
     begin = time.monotonic()
     assert whole(patient(), server.url(URL)) == DATA
     assert time.monotonic() - begin >= 1.0
+
+
+def saying(code: int = 200, body: bytes | None = None, reason: str | None = None, **headers: object) -> http.Fault:
+    """An answer of these headers, whatever is true."""
+
+    def fault(handler: http.Handler, data: bytes) -> None:
+        handler.send_response(code, reason)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), str(value))
+        handler.end_headers()
+        handler.wfile.write(data if body is None else body)
+        handler.close_connection = True
+
+    return fault
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (saying(Content_Length="²"), "does not say how long|does not say where the file ends"),
+        (saying(Content_Length=LONG), "does not say how long|does not say where the file ends"),
+        (saying(Content_Length="-5"), "does not say how long|does not say where the file ends"),
+        (saying(206, Content_Range=f"bytes 0-0/{LONG}"), "other bytes than were asked for"),
+        (saying(206, Content_Range=f"bytes {LONG}-{LONG}/*"), "other bytes than were asked for"),
+        (saying(206, Content_Range="bytes ²-²/9"), "other bytes than were asked for"),
+        (saying(206, Content_Range="bytes 0-9/5"), "other bytes than were asked for"),
+        (saying(206, Content_Range="bytes 7-9/50"), "other bytes than were asked for"),
+        (saying(206), "other bytes than were asked for"),
+        (saying(301, b"", Location="http://[::1"), "redirects to no address, which is refused"),
+        (saying(301, b"", Location="//[::1"), "redirects to no address, which is refused"),
+        (saying(301, b""), "redirects to no address, which is refused"),
+        (saying(301, b"", Location="file:///etc/passwd"), "redirects to file:///etc/passwd, which is refused"),
+        (saying(301, b"", Location="s3://bucket/x"), "which is refused"),
+        (saying(301, b"", Location="http://host:port/x"), "which is refused"),
+        (saying(404, b"", "\x1b[2J\x1b]0;x\x07"), r"does not exist|\\x1b\[2J"),
+        (saying(418, b"", "\x1b[2J gone" * 50), r"can't be read \(418 \\x1b\[2J gone"),
+        (saying(Content_Encoding="gzip", Content_Length=9), "sends it encoded although it was asked not to"),
+        (saying(Content_Encoding="br", Content_Length=9), "sends it encoded although it was asked not to"),
+    ],
+    ids=range(19),
+)
+def test_what_a_server_says_is_not_believed(server: http.Server, fault: http.Fault, why: str) -> None:
+    """One sentence for each, without a sign that steers a terminal."""
+    files = patient(retries=0)
+    for ask in (lambda: files.size(server.url(URL)), lambda: whole(files, server.url(URL), 0, 9)):
+        server.faults.append(fault)
+        try:
+            found = ask()
+        except UserError as error:
+            assert re.search(why, str(error)) and str(error).isprintable() and len(str(error)) < 400
+        else:  # a missing file has no size; a length that can't be read is none, and its bytes are counted
+            assert found is None or found == DATA[:9]
+
+
+def test_an_answer_in_chunks_that_never_ends_stops_where_the_index_says(server: http.Server, tmp_path: Path) -> None:
+    """Into a cache and without one: no more is taken, and that there is more is told."""
+    sent = []
+
+    def endless(handler: http.Handler, data: bytes) -> None:
+        handler.start(200, Transfer_Encoding="chunked")
+        with contextlib.suppress(OSError):
+            while len(sent) < 400:  # 400 MB, where the index says 1.5
+                handler.wfile.write(b"%x\r\n%s\r\n" % (2**20, bytes(2**20)))
+                sent.append(1)
+        handler.close_connection = True
+
+    folder = tmp_path / "cache"
+    for files in (patient(retries=0), Files(retries=0, timeout=5.0, cache=str(folder), cache_gb=1.0)):
+        sent.clear()
+        server.faults.append(endless)
+        with pytest.raises(UserError, match=f"has more than the {len(DATA)} bytes that its index says"):
+            whole(files, server.url(URL), 0, None, len(DATA))
+        assert len(sent) < 40
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_that_is_gzip_on_its_server_may_be_called_so(server: http.Server) -> None:
+    server.files["/x.tar.gz"] = DATA[:1000]
+    server.faults.append(saying(Content_Encoding="x-gzip", Content_Length=1000))
+    assert whole(patient(), server.url("/x.tar.gz"), size=1000) == DATA[:1000]
+
+
+@pytest.mark.parametrize("asked", ["²", LONG, "-1", "Mon, 01 Jan 0001 00:00:00 -0000", "Fri, 99 Foo 2026", "1e9"])
+def test_a_retry_after_that_is_none(asked: str) -> None:
+    assert _asked(asked) == 0.0
