@@ -49,13 +49,30 @@ class Chart:
 def charts(record: Record) -> list[Chart]:
     """The charts of a run: loss, zero-shot, logit scale, learning rate, throughput, waiting."""
     return [
-        _chart(record, "Loss", {"": "train/loss"}, "{:.3f}"),
+        _loss(record),
+        *_recall(record),
         _chart(record, "Zero-shot top-1, %", _validation(record), "{:.1f} %", factor=100),
         _chart(record, "Logit scale", {"": "train/logit_scale"}, "{:.1f}"),
         _chart(record, "Learning rate", {"": "train/lr"}, "{:.2g}"),
         _chart(record, "Pairs a second", {"": "train/pairs_per_second"}, "{:,.0f}"),
         _chart(record, "Waiting for data, % of the time", {"": "train/data_wait"}, "{:.1f} %", factor=100),
     ]
+
+
+def _loss(record: Record) -> Chart:
+    keys = {"training": "train/loss", "held-out pairs": "val/pairs/loss"}
+    if not record.series("val/pairs/loss")[1]:
+        keys = {"": "train/loss"}
+    return _chart(record, "Loss", keys, "{:.3f}", log=True)
+
+
+def _recall(record: Record) -> list[Chart]:
+    """Of held-out pairs, where there are any."""
+    ways = {"text to image": "text_to_image", "image to text": "image_to_text"}
+    keys = {label: f"val/pairs/recall/{way}/R@1" for label, way in ways.items()}
+    if not any(record.series(key)[1] for key in keys.values()):
+        return []
+    return [_chart(record, "Recall@1 of held-out pairs, %", keys, "{:.1f} %", factor=100)]
 
 
 def _validation(record: Record) -> dict[str, str]:
@@ -65,7 +82,9 @@ def _validation(record: Record) -> dict[str, str]:
     return {match[1]: key for key, match in found.items() if match}
 
 
-def _chart(record: Record, title: str, keys: dict[str, str], form: str, factor: float = 1) -> Chart:
+def _chart(
+    record: Record, title: str, keys: dict[str, str], form: str, factor: float = 1, log: bool = False
+) -> Chart:
     """`keys` is label -> key; `form` writes the last value, after `factor`."""
     lines = {}
     for label, key in keys.items():
@@ -74,13 +93,26 @@ def _chart(record: Record, title: str, keys: dict[str, str], form: str, factor: 
             lines[label] = (steps, [value * factor for value in values])
     if not lines:
         return Chart(title, absent=", ".join(keys.values()) or "val/zeroshot/…")
-    return line_chart(title, lines, form)
+    return line_chart(title, lines, form, Axis(y="logarithmic" if log else "", log=log))
 
 
-def line_chart(title: str, lines: dict[str, tuple[list[int], list[float]]], form: str) -> Chart:
+@dataclass(frozen=True)
+class Axis:
+    """x, y: labels; log: whether y is logarithmic, where all values allow it; notes: texts at the points of the first
+    line"""
+
+    x: str = ""
+    y: str = ""
+    log: bool = False
+    notes: Sequence[str] = ()
+
+
+def line_chart(
+    title: str, lines: dict[str, tuple[list[int], list[float]]], form: str, axis: Axis | None = None
+) -> Chart:
     """Label -> the x and y of its line, some of them finite; `form` writes a line's last value into the legend."""
     legend = [_key(label, i, values, form) for i, (label, (_, values)) in enumerate(lines.items())]
-    return Chart(title, _svg(title, list(lines.values())), legend)
+    return Chart(title, _svg(title, list(lines.values()), axis or Axis()), legend)
 
 
 def _key(label: str, i: int, values: list[float], form: str) -> Key:
@@ -104,7 +136,7 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = MOST) -> tup
     return columns
 
 
-def _svg(title: str, lines: list[tuple[list[int], list[float]]]) -> str:
+def _svg(title: str, lines: list[tuple[list[int], list[float]]], axis: Axis) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -122,6 +154,12 @@ def _svg(title: str, lines: list[tuple[list[int], list[float]]]) -> str:
             if len(x) < len(steps):
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         _quiet(axes)
+        if axis.log and all(value > 0 for _, values in lines for value in values if math.isfinite(value)):
+            _logarithmic(axes)
+        for at, value, note in zip(*lines[0], axis.notes, strict=False):
+            axes.annotate(note, (at, value), (0, 4), "data", "offset points", color=MUTED, fontsize=6, ha="center")
+        axes.set_xlabel(axis.x, color=MUTED, fontsize=8)
+        axes.set_ylabel(axis.y, color=MUTED, fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     return inline(buffer.getvalue(), title)
@@ -139,6 +177,17 @@ def _quiet(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.01)
     axes.set_ylim(bottom=min(0, axes.dataLim.y0))  # from zero: half as high is half as much
+
+
+def _logarithmic(axes: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.1, high * 1.1)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 100 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def inline(svg: str, title: str) -> str:

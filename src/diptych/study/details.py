@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diptych.study.curves import Chart, line_chart
+from diptych.study.curves import Axis, Chart, line_chart
 from diptych.study.formats import number
 from diptych.study.record import Record, mapping
 
@@ -36,7 +36,9 @@ def _reliability(name: str, row: dict[str, Any]) -> Chart | None:
         "measured": ([x for x, _ in points], [y for _, y in points]),
         "calibrated": ([0, 100], [0.0, 100.0]),
     }
-    return line_chart(f"Reliability, {name}", lines, "{:.0f} %")
+    notes = [f"{number(each.get('n')):,.0f}" for each in bins]
+    axis = Axis("probability of the answer, %", "answers that are right, %", notes=notes)
+    return line_chart(f"Reliability, {name}", lines, "{:.0f} %", axis)
 
 
 def _worst(row: dict[str, Any]) -> dict[str, Any]:

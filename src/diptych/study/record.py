@@ -21,6 +21,17 @@ PARTS = {
 """File -> what a reader misses without it."""
 ASKED_FOR = ("profile.json",)  # parts that only some runs are asked to write
 
+TASKS = {
+    "write_all": "zeroshot",
+    "write_retrieval": "retrieval",
+    "write_probe": "probe",
+    "write_fewshot": "fewshot",
+    "write_prompts": "prompts",
+    "write_robustness": "robustness",
+    "write_quality": "quality",
+}
+"""Function of a task's config -> what its part of metrics.json is called."""
+
 UNWRITTEN = "the run did not write it"
 
 
@@ -39,6 +50,10 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    checkpoint: str = ""
+    """What an evaluation was of."""
+    task: str = ""
+    """The task that wrote an evaluation's config last: "zeroshot", "fewshot", …"""
     evaluation: bool = False
     """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
     damaged: int = 0
@@ -61,10 +76,17 @@ def read(run_dir: Path) -> Record:
     if not path.is_file():
         raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
     config = path.read_text(encoding="utf-8", errors="replace")
-    record = Record(name=_name(config, run_dir), config=config, evaluation="task" in _parsed(config))
+    told = _parsed(config)
+    record = Record(name=_name(config, run_dir), config=config, evaluation="task" in told)
+    record.checkpoint = str(told.get("checkpoint") or "")
+    target = str(mapping(told.get("task")).get("_target_") or "")
+    record.task = TASKS.get(target.rpartition(".")[2], "")
     for file in (*PARTS, *ASKED_FOR):
         _read_part(record, run_dir / file)
     record.missing = {f: why for f, why in record.missing.items() if f in PARTS or why != UNWRITTEN}
+    if not record.evaluation and "metrics.json" not in record.missing and "zeroshot" not in record.metrics:
+        of_sets = ("examples.json", "gallery.json", "details.json")  # of a run without labelled sets there are none
+        record.missing = {f: why for f, why in record.missing.items() if f not in of_sets or why != UNWRITTEN}
     if record.evaluation:
         wanted = ("environment.txt", "metrics.json")
         record.missing = {file: why for file, why in record.missing.items() if file in wanted or why != UNWRITTEN}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.atomic import write
-from diptych.study import formats, view
+from diptych.study import formats, lead, view
 from diptych.study.curves import charts
 from diptych.study.details import details
 from diptych.study.fewshot import fewshot
@@ -34,7 +34,11 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         missing=record.missing,
         damaged=record.damaged,
         parts=PARTS | dict.fromkeys(ASKED_FOR, "where a step's time goes"),
-        headline=view.headline(record),
+        title=lead.title(record),
+        lead=lead.lead(record),
+        checkpoint=record.checkpoint if record.evaluation else "",
+        asked=lead.prompts(record),
+        pairs=mapping(record.metrics.get("pairs")),
         training=view.training(record),
         groups=view.groups(record),
         unread=mapping(mapping(record.metrics.get("zeroshot")).get("not_computed")),
