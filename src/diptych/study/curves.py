@@ -51,7 +51,7 @@ def charts(record: Record) -> list[Chart]:
     return [
         _loss(record),
         *_recall(record),
-        _chart(record, "Zero-shot top-1, %", _validation(record), "{:.1f} %", factor=100),
+        *_zero_shot(record),
         _chart(record, "Logit scale", {"": "train/logit_scale"}, "{:.1f}"),
         _chart(record, "Learning rate", {"": "train/lr"}, "{:.2g}"),
         _chart(record, "Pairs a second", {"": "train/pairs_per_second"}, "{:,.0f}"),
@@ -73,6 +73,14 @@ def _recall(record: Record) -> list[Chart]:
     if not any(record.series(key)[1] for key in keys.values()):
         return []
     return [_chart(record, "Recall@1 of held-out pairs, %", keys, "{:.1f} %", factor=100)]
+
+
+def _zero_shot(record: Record) -> list[Chart]:
+    """Of the sets with classes; a run that has pairs held out, and no such set, is to have none."""
+    keys = _validation(record)
+    if not keys and record.series("val/pairs/loss")[1]:
+        return []
+    return [_chart(record, "Zero-shot top-1, %", keys, "{:.1f} %", factor=100)]
 
 
 def _validation(record: Record) -> dict[str, str]:
@@ -180,14 +188,14 @@ def _quiet(axes: "Axes") -> None:
 
 
 def _logarithmic(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     low, high = axes.dataLim.y0, axes.dataLim.y1
     axes.set_yscale("log")
     axes.set_ylim(low / 1.1, high * 1.1)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 100 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
 
 
 def inline(svg: str, title: str) -> str:
