@@ -121,8 +121,9 @@ def _accuracy(pl_module: L.LightningModule, evalset: EvalSet) -> Numbers:
     built = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
     model.train()
     own, classifier = encode_share(model, evalset), built.float().cpu()
-    accuracy = Accuracy(len(classifier), over_ranks=True).to(pl_module.device)
-    calibration = Calibration(over_ranks=True).to(pl_module.device)
+    where = pl_module.device if pl_module.device.type == "cuda" else torch.device("cpu")  # as ranks exchange
+    accuracy = Accuracy(len(classifier), over_ranks=True).to(where)
+    calibration = Calibration(over_ranks=True).to(where)
     count(accuracy, own.features, classifier, own.labels)
     said, sure = own.labels, torch.empty(0)
     if own.keys:
