@@ -163,8 +163,16 @@ def test_a_run_is_asked_on_a_folder_with_its_own_prompts(
     assert clip.templates == own and record is not None and record.whole and record.captions == 80
     words = clip.tokenizer.decode(clip.tokenizer.encode(" ".join(caption(n) for n in range(80)))).split()
     assert record.words == set(words)
-    ended = cli("evaluate", "checkpoint=run", "data=folder", f"data.path={class_folder}", "out=own")
-    digest = json.loads((tmp_path / "own/metrics.json").read_text())["sets"]["zeroshot"]["classes"]["prompts"]
+    ended = cli(
+        "evaluate",
+        "checkpoint=run",
+        "data=folder",
+        f"data.path={class_folder}",
+        "task=quality",
+        "task.train=null",
+        "out=own",
+    )
+    digest = json.loads((tmp_path / "own/metrics.json").read_text())["sets"]["quality"]["classes"]["prompts"]
     assert "prompts of classes: the run's, 2 templates" in ended.out and digest["first"] == own[0]
     page = (tmp_path / "own/report.html").read_text()
     assert "the run&#39;s" in page and digest["sha256"][:12] in page
