@@ -22,7 +22,7 @@ from diptych.errors import UserError
 from diptych.masking import masked, masked_text
 from diptych.sharing import place
 from diptych.stored import Config
-from diptych.targets import UNBUILT, targets_in, trusting
+from diptych.targets import UNBUILT, foreign, targets_in, trusting
 from diptych.templates import NAMED
 from diptych.terminal import say
 from diptych.vocabulary import carrying_vocabulary
@@ -42,8 +42,13 @@ def outline(config: Config) -> CLIP:
     """The model without memory. One that can't be built or frozen as said is refused here."""
     import torch
 
+    from diptych.towers.clip import check_towers
+
     with torch.device("meta"):
-        return _model(config, start=False)[0]
+        model = _model(config, start=False)[0]
+    if foreign(config["model"]):
+        check_towers(model)
+    return model
 
 
 def check_loss(config: Config) -> None:

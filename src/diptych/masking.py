@@ -57,8 +57,8 @@ def _address(found: re.Match[str]) -> str:
         before, _, rest = _parted(rest, re.split(r"[?#]", rest, maxsplit=1)[0].rindex("@"))
     elif "@" in rest and not re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?", host):
         before, _, rest = _parted(rest, rest.rindex("@"))
+    rest, hash_mark, fragment = rest.partition("#")
     address, mark, query = rest.partition("?")
-    query, hash_mark, fragment = query.partition("#")
     if mark:
         query = "&".join(map(_parameter, query.split("&")))
     return f"{found['scheme']}{HIDDEN + '@' if before else ''}{address}{mark}{query}{hash_mark}{fragment and HIDDEN}"
@@ -86,6 +86,14 @@ def masked(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [masked(value) for value in node]
     return masked_value(node) if isinstance(node, str) else node
+
+
+def masked_argument(argument: str) -> str:
+    """A word of a command line, `key=value`, as it may be written."""
+    key, equals, value = argument.partition("=")
+    if equals and value and _KEY.fullmatch(key.rpartition(".")[2]):
+        return f"{key}={HIDDEN}"
+    return f"{key}={masked_value(value)}" if equals else masked_value(argument)
 
 
 def filled(stored: Any, given: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from diptych.atomic import refused
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
+from diptych.masking import masked_text
 from diptych.output import keep_output
 from diptych.stored import Config
 from diptych.terminal import complain
@@ -193,7 +194,12 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
 
     cause, others = user_error(error) or refused(error), of_others(error)
     text = str(cause) if cause else others or "".join(traceback.format_exception(error))
-    note = {"rank": int(os.environ["RANK"]), "user": cause is not None, "others": others is not None, "text": text}
+    note = {
+        "rank": int(os.environ["RANK"]),
+        "user": cause is not None,
+        "others": others is not None,
+        "text": masked_text(text),
+    }
     try:
         with (run_dir / NOTE).open("x", encoding="utf-8") as file:
             json.dump(note, file)

@@ -17,11 +17,13 @@ def start(command: str) -> None:
     try:
         from diptych import run
         from diptych.output import keep_output
+        from diptych.terminal import show
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "diptych":
             raise
         _refuse(f"{error.name} is not installed for {sys.executable}", command)
     keep_output()
+    sys.excepthook = show
     run.main(command, getattr(run, command))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
+from types import TracebackType
 from typing import TextIO
 
 from diptych.masking import masked_text
@@ -34,3 +36,8 @@ def say(*parts: object, end: str = "\n", file: TextIO | None = None) -> None:
 def complain(text: object) -> None:
     """One sentence to stderr, as all of ours begin."""
     say(f"diptych: {text}", file=sys.stderr)
+
+
+def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of ours, for `sys.excepthook`: its traceback, under the same rule."""
+    say("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)

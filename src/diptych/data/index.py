@@ -23,6 +23,7 @@ from diptych.data.patterns import listed
 from diptych.data.reading.address import printable
 from diptych.data.tar import FOLDER
 from diptych.errors import UserError
+from diptych.masking import masked_value
 
 VERSION = 1
 MOST_SAMPLES = 10**8  # of one shard: its offsets alone would fill 0.8 GB
@@ -88,10 +89,13 @@ class Index:
     @cached_property
     def names(self) -> list[str]:
         """What each shard is called in counts and messages: as much of its path's end as tells it from the others."""
-        depth, names = 1, [shard.path.rsplit("/", 1)[-1] for shard in self.shards]
-        while len(set(names)) < len({shard.path for shard in self.shards}):
+        paths = [_told(shard.path) for shard in self.shards]  # no name holds a password or a signature
+        depth, names = 1, [path.rsplit("/", 1)[-1] for path in paths]
+        while len(set(names)) < len(set(paths)):
             depth += 1
-            names = ["/".join(shard.path.split("/")[-depth:]) for shard in self.shards]
+            names = ["/".join(path.split("/")[-depth:]) for path in paths]
+        if len(set(paths)) < len({shard.path for shard in self.shards}):  # what tells them apart isn't shown
+            names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         return names
 
     def not_taken(self) -> dict[str, dict[str, int]]:
@@ -129,6 +133,10 @@ class Index:
                 f"{shown(name)} does not fit its shard of {shard.samples} samples: index the shards again."
             )
         return offsets
+
+
+def _told(path: str) -> str:
+    return shown(path) if path.partition("://")[1] else masked_value(path)
 
 
 def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None = None, max_bad: float = 0.0) -> Index:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
-from diptych.data.files import Files, is_local
+from diptych.data.files import Files, is_local, shown
 from diptych.data.headers import Offsets, unpacked
 from diptych.data.index import Index, Shard
 from diptych.data.tar import BROKEN as BROKEN_BY
@@ -64,7 +64,7 @@ def read_whole(index: Index, files: Files | None = None) -> Iterator[Sample]:
     for number, shard in enumerate(index.shards):
         for at, sample in enumerate(read(shard, 0, shard.samples, files, index.offsets(number, files))):
             if isinstance(sample, Damaged):
-                raise UserError(f"Sample {at} of the shard {shard.path} is {sample.reason}: restore it.")
+                raise UserError(f"Sample {at} of the shard {shown(shard.path)} is {sample.reason}: restore it.")
             yield sample
 
 
@@ -196,9 +196,9 @@ class Shelf:
         shard, offsets = self.index.shards[number], self.index.offsets(number, self.files)
         if offsets is None and (first, last) != (0, shard.samples) and _unseekable(shard.path):
             raise UserError(
-                f"The shard {shard.path} is compressed, or remote and without offsets, so that each block would be"
-                " read from its start: unpack it or index it with pack.py source=shards, or raise data.memory (MB)"
-                " so that it is kept."
+                f"The shard {shown(shard.path)} is compressed, or remote and without offsets, so that each block"
+                " would be read from its start: unpack it or index it with pack.py source=shards, or raise data.memory"
+                " (MB) so that it is kept."
             )
         yield from read(shard, first, last, self.files, offsets)
 

@@ -38,6 +38,8 @@ class CLIP(nn.Module):
         std: Sequence[float] = OPENAI_STD,
     ) -> None:
         super().__init__()
+        _check_tower(image, "image", IMAGE)
+        _check_tower(text, "text", TEXT)
         if image.embed_dim != text.embed_dim:
             raise UserError(
                 f"The image tower gives {image.embed_dim} dimensions and the text tower {text.embed_dim}: "
@@ -91,6 +93,9 @@ class CLIP(nn.Module):
         """Every parameter's name -> the layers of its own tower above it; the logit scale has none."""
         above = {"logit_scale": 0}
         for name, tower in (("image", self.image), ("text", self.text)):
+            if not hasattr(tower, "layers_above"):  # of a user's own: all of one layer
+                above |= {f"{name}.{key}": 0 for key, _ in tower.named_parameters()}
+                continue
             above |= {f"{name}.{key}": layers for key, layers in cast(Any, tower).layers_above().items()}
         return above
 
@@ -104,8 +109,56 @@ class CLIP(nn.Module):
         return self
 
 
+# What a tower must say of itself, beside `forward`; docs/models.md tells more.
+IMAGE = {"image_size": "pixels a side", "embed_dim": "dimensions of its features"}
+TEXT = {
+    "embed_dim": "dimensions of its features",
+    "context_length": "tokens that it reads at most",
+    "vocab_size": "number of ids",
+}
+
+
+def _check_tower(tower: nn.Module, name: str, wanted: dict[str, str]) -> None:
+    named = f"The {name} tower {type(tower).__module__}.{type(tower).__qualname__}"
+    if not isinstance(tower, nn.Module):
+        raise UserError(f"{named} is no torch.nn.Module: docs/models.md says what a tower is.")
+    for key, meaning in wanted.items():
+        value = getattr(tower, key, None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            said = f"has {key}={value!r}" if hasattr(tower, key) else f"has no {key}"
+            raise UserError(f"{named} {said}: it needs a whole number of at least 1, its {meaning} (docs/models.md).")
+    if name == "text" and not hasattr(tower, "vocabulary"):
+        raise UserError(
+            f"{named} has no vocabulary: it needs the text of its merges, or None for OpenAI's (docs/models.md)."
+        )
+
+
 def unit(features: Tensor) -> Tensor:
     """Rows at length 1, at least in float32: cosines times 100 need more than bf16's three digits."""
     if features.dtype in (torch.bfloat16, torch.float16):
         features = features.float()
     return F.normalize(features, dim=-1)
+
+
+def check_towers(model: CLIP) -> None:
+    """Run towers that are none of ours on two samples without memory, as the cost of a step is counted. Raises
+    UserError for an image tower that can't, and for one that gives other features than it says."""
+    pixels = torch.zeros(2, 3, model.image_size, model.image_size, device="meta")
+    tokens = torch.zeros(2, model.context_length, dtype=torch.long, device="meta")
+    for name, tower, given in (("image", model.image, pixels), ("text", model.text, tokens)):
+        if type(tower).__module__.startswith("diptych."):
+            continue
+        named = f"The {name} tower {type(tower).__module__}.{type(tower).__qualname__}"
+        try:
+            with torch.no_grad():
+                found = tower(given)
+        except Exception as error:
+            if name == "text":  # which may look at its ids, and isn't counted so
+                continue
+            raise UserError(
+                f"{named} can't encode {list(given.shape)} without memory (device meta): {error} (docs/models.md)."
+            ) from error
+        wanted = [2, tower.embed_dim]
+        if not isinstance(found, Tensor) or list(found.shape) != wanted:
+            said = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise UserError(f"{named} gives {said} for {list(given.shape)}: it must give {wanted} (docs/models.md).")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diptych import atomic
 from diptych.errors import UserError
+from diptych.masking import masked_argument
 from diptych.terminal import complain
 
 
@@ -202,10 +204,11 @@ def wandb_logger(
     kept = Path(run_dir) / "wandb" / "id.txt"
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            run = wandb.init(
-                name=name, project=project, dir=run_dir, config=config or {}, mode=attempt,  # type: ignore[arg-type]
-                id=_known_id(kept), resume="allow", reinit="create_new",
-            )  # fmt: skip
+            with _arguments_masked():
+                run = wandb.init(
+                    name=name, project=project, dir=run_dir, config=config or {}, mode=attempt,  # type: ignore[arg-type]
+                    id=_known_id(kept), resume="allow", reinit="create_new",
+                )  # fmt: skip
         except Exception as error:
             _tear_down()
             complain(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training goes on.")
@@ -216,6 +219,17 @@ def wandb_logger(
             kept.write_text(f"{run.id}\n", encoding="utf-8")
         return WandB(run)
     return None
+
+
+@contextlib.contextmanager
+def _arguments_masked() -> Iterator[None]:
+    """W&B keeps the command line, which may hold passwords."""
+    before = sys.argv[1:]
+    sys.argv[1:] = map(masked_argument, before)
+    try:
+        yield
+    finally:
+        sys.argv[1:] = before
 
 
 def _known_id(file: Path) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import email.utils
+import netrc
 import os
 import re
 import ssl
 import time
-from urllib.parse import unquote, urljoin, urlsplit
+from pathlib import Path
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -96,6 +98,7 @@ class Http:
         user, _, given = parts.netloc.rpartition("@")
         if not user and _origin(at) == _origin(first):  # a redirect on the same server keeps the password
             user = urlsplit(first).netloc.rpartition("@")[0]
+        user = user or _kept(parts.scheme, parts.hostname or "")
         if user:
             headers |= urllib3.make_headers(basic_auth=unquote(user))
         try:
@@ -120,6 +123,20 @@ class Http:
         if proxy not in self.pools:
             self.pools[proxy] = urllib3.ProxyManager(proxy, maxsize=64) if proxy else urllib3.PoolManager(maxsize=64)
         return self.pools[proxy]
+
+
+def _kept(scheme: str, host: str) -> str:
+    """The user and password, escaped, that ~/.netrc (or the file that NETRC names) keeps for a host; '' where there
+    are none. Not for plain http to another machine, on whose way anyone reads them. Raises UserError for a file that
+    can't be used."""
+    if scheme != "https" and host not in ("localhost", "127.0.0.1", "::1"):
+        return ""
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        found = netrc.netrc(str(file)).authenticators(host) if file.is_file() else None
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be used for {host}: {getattr(error, 'msg', error)}.") from error
+    return f"{quote(found[0])}:{quote(found[2])}" if found else ""
 
 
 class _Answer:

@@ -19,6 +19,7 @@ from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
 from diptych.errors import UserError
+from diptych.terminal import say
 
 CAPTIONS = ("captions.json", "captions.csv", "captions.tsv", "captions.parquet")
 
@@ -83,7 +84,7 @@ class Folder:
         listing = list_pictures(path, out)
         if listing.outside:
             first = printable(listing.outside[0])
-            print(f"links that lead out of {path}: {len(listing.outside)}, as {first}; they are followed", flush=True)
+            say(f"links that lead out of {path}: {len(listing.outside)}, as {first}; they are followed")
         for reason, names in listing.left_out.items():
             self.left_out.add_all(reason, names)
         self.captioned = self._captions(image, caption)

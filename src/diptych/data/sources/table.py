@@ -15,6 +15,7 @@ from diptych.data.sources.parquet import Cell, Rows, parts_of
 from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.text_table import MORE, text_rows
 from diptych.errors import UserError
+from diptych.terminal import say
 
 Column = str | int
 FOOTER = 1 << 20  # bytes
@@ -132,7 +133,7 @@ class Table:
     def _check_columns(self, rows: Rows) -> None:
         if self.image == "image" and "image" not in rows.names and len(rows.pictures) == 1:
             self.image = rows.pictures[0]
-            print(f"images: the column {self.image}, the only one that holds pictures", flush=True)
+            say(f"images: the column {self.image}, the only one that holds pictures")
         missing = [column for column in (self.image, *self.captions) if column not in rows.names]
         if missing:
             raise UserError(
@@ -140,4 +141,4 @@ class Table:
                 " ones with source.image= and source.caption=."
             )
         if others := [name for name in rows.pictures if name != self.image]:
-            print(f"not taken: {', '.join(others)}, which hold bytes that are no text", flush=True)
+            say(f"not taken: {', '.join(others)}, which hold bytes that are no text")

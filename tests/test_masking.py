@@ -1,0 +1,103 @@
+"""Credentials in addresses, commands and configs are never written or printed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from diptych.masking import HIDDEN, filled, masked, masked_argument, masked_text, masked_value
+from diptych.terminal import complain, say, visible
+
+SECRETS = [
+    "http://user:SECRET@host/a.tar",
+    "https://SECRET@host/x/{000..003}.tar",
+    "https://user:SEC:RET@host/a.tar",
+    "http://user:SECRET@SECRET@host/a.tar",
+    "http://user:SEC/RET@host/a.tar",
+    "http://user:SEC?RET@host/a.tar",
+    "http://user:SEC'RET SECRET@host/a.tar",
+    "HTTP://USER:SECRET@HOST/a.tar",
+    "s3://KEY:SECRET@bucket/a.tar",
+    "https://host/a.tar?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET",
+    "https://host/a.tar?download=true&token=SECRET",
+    "https://host/a.tar?sv=2024-01-01&sig=SECRET%3D",
+    "https://host/a.tar?SECRET",
+    "https://host/a.tar?opaque=SECRET",
+    "https://host/a.tar?pin=1234",
+    "https://host/a.tar#SECRET",
+    "http://u:SECRET@h/a.tar::http://v:SECRET@h/b.tar",
+    "pipe:curl -u me:SECRET http://host/a.tar",
+    "pipe:curl --user=me:SECRET http://host/a.tar",
+    "pipe:curl -H 'Authorization: Bearer SECRETSECRET' http://host/a.tar",
+    "pipe:curl -H 'X-Auth-Token: SECRET' http://host/a.tar",
+    "pipe:AWS_KEPT_ACCESS_KEY=SECRET aws s3 cp s3://x/a.tar -",
+    "pipe:wget --password SECRET http://host/a.tar",
+    "pipe:curl https://u:SECRET@host/a.tar?sig=SECRET",
+]
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_a_secret_is_hidden_wherever_it_stands(address: str) -> None:
+    for shown in (
+        masked_value(address),
+        masked_argument(f"data.shards={address}"),
+        str(masked({"data": {"sources": {"own": {"shards": [address]}}}})),
+    ):
+        assert "SEC" not in shown and "RET" not in shown and "1234" not in shown and HIDDEN in shown
+    assert masked_value(masked_value(address)) == masked_value(address)
+    assert filled(masked({"a": [address]}), {"a": [address]}) == {"a": [address]}
+
+
+PLAIN = [
+    "/data/a@b/x?y=z.tar",
+    "runs/x",
+    "http://host:8080/a@b.tar",
+    "http://[::1]:80/{000..003}.tar",
+    "https://host/a.tar?download=true&v=3",
+    "s3://bucket/a.tar",
+    "pipe:cat /x/tokens.tar",
+    "a photo of a token: a {}.",
+    "torch.nn.GELU",
+]
+
+
+@pytest.mark.parametrize("value", PLAIN)
+def test_what_hides_nothing_stays(value: str) -> None:
+    assert masked_value(value) == value and masked({"data": [value]}) == {"data": [value]}
+
+
+def test_keys_that_say_what_they_hold() -> None:
+    config = {"logger": {"api_key": "x", "wandb_api_key": "y", "project": "p"}, "tokenizer": "t", "password": None}
+    hidden = {
+        "logger": {"api_key": HIDDEN, "wandb_api_key": HIDDEN, "project": "p"},
+        "tokenizer": "t",
+        "password": None,
+    }
+    assert masked(config) == hidden
+    assert masked_argument("+logger.api_key=abc") == f"+logger.api_key={HIDDEN}"
+
+
+def test_only_the_same_address_fills_what_is_hidden() -> None:
+    stored = masked({"data": {"shards": "http://u:p@host/a.tar", "x": 1}})
+    assert filled(stored, {"data": {"shards": "http://v:q@host/a.tar"}})["data"]["shards"] == "http://v:q@host/a.tar"
+    for other in ("http://u:p@evil/a.tar", "http://host/a.tar", None, ["http://u:p@host/a.tar"], 3):
+        assert filled(stored, {"data": {"shards": other}}) == stored
+    assert filled(stored, None) == stored
+
+
+def test_a_sentence_keeps_its_words() -> None:
+    said = masked_text("See http://u:p@host/x, then ['https://h/a?token=abc'] and \"http://h/b\".")
+    assert "u:p" not in said and "abc" not in said
+    assert said.startswith("See http://<hidden>@host/x, then ['https://h/a?token=<hidden>']")
+
+
+def test_a_terminal_only_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\x1b]0;title\x07\x1b[2J", "a\tb\nc\r\x9b31m\u202e\u2028\udc80 é", end="")
+    complain("no http://u:SECRET@h/x\x1b[1A")
+    out, err = capsys.readouterr()
+    assert out == "\\x1b]0;title\\x07\\x1b[2J a\tb\nc\\r\\x9b31m\\u202e\\u2028\\udc80 é"
+    assert err == "diptych: no http://<hidden>@h/x\\x1b[1A\n"
+    every = visible("".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)])))
+    assert all(letter in "\t\n" or letter.isprintable() for letter in every)
+    assert sys.stdout is not None
