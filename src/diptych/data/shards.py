@@ -197,8 +197,8 @@ class Shelf:
         if offsets is None and (first, last) != (0, shard.samples) and _unseekable(shard.path):
             raise UserError(
                 f"The shard {shown(shard.path)} is compressed, or remote and without offsets, so that each block"
-                " would be read from its start: unpack it or index it with pack.py source=shards, or raise data.memory"
-                " (MB) so that it is kept."
+                " would be read from its start: unpack it or index it with pack.py source=shards, or raise"
+                " data.memory (MB) so that it is kept."
             )
         yield from read(shard, first, last, self.files, offsets)
 
