@@ -17,8 +17,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from diptych import run as commands
 from diptych.config import ROOT
 from diptych.training.writing import write
+from samples import write_shards
 
 Cli = Callable[..., "object"]
 SMALL = (
@@ -28,12 +30,31 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps, in the folder `run` beside their shards."""
+    folder = tmp_path_factory.mktemp("trained")
+    index = write_shards(folder / "shards", [32, 8, 24, 16])
+    command = ["train.py", *SMALL, f"data.shards={index}", "trainer.max_steps=4", f"run_dir={folder / 'run'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        commands.main("train", commands.train)
+    return folder
+
+
 @pytest.fixture
-def run(cli: Cli, shards: Path, tmp_path: Path) -> Path:
-    """Four steps."""
-    ended = cli("train", *SMALL, f"data.shards={shards}", "trainer.max_steps=4", f"run_dir={tmp_path / 'run'}")
-    assert ended.code == 0, ended.err
-    return tmp_path / "run"
+def shards(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained / "shards", tmp_path / "shards") / "index.json"
+
+
+@pytest.fixture
+def run(trained: Path, shards: Path, tmp_path: Path) -> Path:
+    """The run, copied, whose shards are the test's own now."""
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    assert str(trained / "shards") in config
+    (run / "config.yaml").write_text(config.replace(str(trained / "shards"), str(shards.parent)))
+    return run
 
 
 def lines(run: Path) -> list[dict]:
@@ -73,6 +94,7 @@ def test_a_wrong_start_makes_no_folder_and_the_next_try_takes_it(cli: Cli, shard
     assert not list(tmp_path.glob("**/x"))
 
 
+@pytest.mark.slow
 def test_two_runs_and_two_evaluations_of_one_second_have_a_folder_each(
     cli: Cli, run: Path, shards: Path, tmp_path: Path, class_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +157,7 @@ def test_a_run_goes_on_only_with_its_own_checkpoints(cli: Cli, run: Path, shards
     refused(cli("train", f"resume={run}"), "describes: optim.lr is another.")
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_data_is_refused_and_with_moved_data_is_exact(
     cli: Cli, run: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +181,7 @@ def test_a_resume_with_other_data_is_refused_and_with_moved_data_is_exact(
     assert OmegaConf.load(run / "config.yaml").data.shards == str(moved / "index.json")
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_the_run_that_was_as_long_from_the_start(cli: Cli, run: Path, shards: Path) -> None:
     """And one whose learning rates or pictures would have been others is refused, with the way to go."""
     whole = run.with_name("whole")
