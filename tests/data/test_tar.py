@@ -324,6 +324,14 @@ def test_a_damaged_header_costs_a_sample_of_a_tar_without_an_index(tmp_path: Pat
     assert found == ["000", "001", "002", BROKEN.reason, "003", *[f"00{n}" for n in range(4, 8)]]
 
 
+def test_damage_before_a_cut_entry_that_is_part_of_no_sample(tmp_path: Path) -> None:
+    """The two are one loss, and offsets never fall."""
+    before = packed(pairs(0, 2))
+    end = int(scan(write(tmp_path / "a.tar", before))[1][-1])  # type: ignore[index]
+    path = write(tmp_path / "a.tar", before[:end] + b"x" * 1024 + header("README", 2**20) + b"x" * 700)
+    assert keys(samples(path)) == ["000", "001", CUT.reason]
+
+
 def test_gzip_that_unpacks_without_end_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diptych.data.shards.UNPACKED", 2**20)
     bomb = gzip.compress(packed([*pairs(0, 2), ("002.png", bytes(2**24)), ("002.txt", b"x"), *pairs(3, 4)]))

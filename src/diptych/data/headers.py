@@ -135,7 +135,8 @@ class _Reading:
             self.gap = None
         if size is not None and found.end > size:
             if isinstance(part, str):
-                self._sample("", found.begin)
+                self._sample("", found.begin if self.gap is None else self.gap)
+                self.gap = None
             self._say(len(self.starts) - 1, f"truncated within {found.name}")
             self.end = size + 1
             self.spoiled.add(len(self.starts) - 1)

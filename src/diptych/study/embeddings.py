@@ -26,13 +26,18 @@ def write_table(
     space. The file appears whole or not at all. Raises UserError where a value does not fit in float16
     (NaN, infinity or beyond 65,504), the disk refuses it, or pyarrow is not installed."""
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
-    strings = [arrow.array(list(column), arrow.string()) for column in (keys, captions, labels)]
+    strings = [arrow.array([_utf8(text) for text in column], arrow.string()) for column in (keys, captions, labels)]
     vectors = [_vectors(arrow, image, "image embeddings"), _vectors(arrow, text, "text embeddings")]
     table = arrow.table(dict(zip(COLUMNS, [*strings, *vectors], strict=True)))
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as partial:
             parquet.write_table(table, partial)
+
+
+def _utf8(text: str | None) -> str | None:
+    """Keys are names of files, which may be no UTF-8: such bytes are written as escapes."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_table(path: Path) -> dict[str, Any]:
