@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from diptych.atomic import refused
+from diptych.boundary import sentence
+from diptych.checking import check_arguments
 from diptych.errors import UserError
+from diptych.overrides import LIGHTNINGS_ACCUMULATION
 from diptych.world import nodes, outside
 
 PACKAGE = Path(__file__).parent
@@ -50,7 +48,10 @@ def _ranks_here() -> int:
     return world.local_size if world else 0
 
 
-def budget(samples: int | None, batch_size: int, steps: int) -> int:
+def budget(samples: Any, batch_size: Any, steps: Any) -> int:
+    for key, value in (("samples", samples), ("data.batch_size", batch_size)):
+        if value is not None and not (_is_whole(value) and value > 0):
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
     return steps if samples is None else max(1, math.ceil(samples / batch_size))
 
 
@@ -129,10 +130,15 @@ def validate(cfg: DictConfig) -> None:
         raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
     _check_missing(cfg)
     check_name(cfg.name)
+    if not _is_whole(cfg.seed) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
+    if "accumulate_grad_batches" in cfg.trainer:
+        raise UserError(LIGHTNINGS_ACCUMULATION)
     for key in ("data.batch_size", "data.streams", "trainer.devices", "trainer.max_steps"):
         value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or value < 1:
+        if not _is_whole(value) or value < 1:
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
+    check_parts_of_training(cfg)
     if cfg.samples is not None and cfg.trainer.max_steps != budget(cfg.samples, cfg.data.batch_size, 0):
         raise UserError(
             f"samples={cfg.samples} and trainer.max_steps={cfg.trainer.max_steps} are two budgets: give one."
@@ -205,12 +211,6 @@ def _check_sharding(cfg: DictConfig, ranks: int) -> None:
         )
 
 
-LIGHTNINGS_ACCUMULATION = (
-    "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
-    " all pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
-)
-
-
 def _check_accumulation(cfg: DictConfig, ranks: int) -> None:
     callbacks = [callback for callback in cfg.callbacks.values() if callback]
     if "accumulate_grad_batches" in cfg.trainer or any(
@@ -264,80 +264,35 @@ def check_start(cfg: DictConfig) -> None:
             )
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+NEEDED = ("model", "data", "loss", "optim", "schedule", "trainer")
+
+
+def check_parts_of_training(cfg: DictConfig) -> None:
+    """Each part of a run takes the keys that it is given, and their values."""
+    for key in NEEDED:
+        if not isinstance(cfg.get(key), DictConfig) or "_target_" not in cfg[key]:
+            raise UserError(f"{key}={cfg.get(key)} builds nothing: take a choice of {key} (`--help` lists them).")
+    from diptych.targets import UNBUILT
+
+    whole: Any = OmegaConf.to_container(cfg, resolve=True)
+    parts = {key: whole.get(key) for key in (*NEEDED, "finetune", "logger", "callbacks")}
+    parts["model"] = split_pretrained(whole["model"])[0]
+    parts["data"] = {key: value for key, value in whole["data"].items() if key not in (*UNBUILT, "evaluate")}
+    parts["trainer"] = {key: value for key, value in whole["trainer"].items() if key != "accumulate"}
+    if parts["logger"] and "_target_" not in parts["logger"]:
+        raise UserError(f"logger.{next(iter(parts['logger']))} is read by no logger: take logger=wandb.")
+    for key, part in parts.items():
+        check_arguments(key, part)
+
+
 def _check_missing(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} must be given: type {missing[0]}=VALUE.")
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The UserError in a chain of exceptions, where Hydra or Lightning wrapped one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, UserError):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def sentence(error: BaseException, config_name: str, arguments: Sequence[str] = ()) -> str | None:
-    """One sentence for an error of the user's, None for a fault of ours, which keeps its traceback.
-
-    config_name, arguments: what was being composed, to name the nearest key
-    """
-    found = user_error(error)
-    if found is not None:
-        return str(found)
-    if said := refused(error):
-        return said
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
-    text = str(error)
-    if isinstance(error, InstantiationException) and "unexpected keyword argument" not in text:
-        return None
-    if match := re.search(r"target '([^']+)'.*unexpected keyword argument '(\w+)'.*full_key: (\S+)", text, re.DOTALL):
-        target, argument, key = match.groups()
-        # Parts of a group are made from plain mappings, and their keys don't tell where they stand.
-        how = f", ~{key}.{argument}" if (ROOT / "conf" / key.partition(".")[0]).is_dir() else ""
-        return f"{key}.{argument} is nothing that {target} takes: leave it out{how}."
-    if match := re.search(r"Could not find '(\w[\w/]*)/([^']+)'", text):
-        group, choice = match.groups()
-        choices = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return f"{group}={choice} is unknown: take {_nearest(choice, choices)}."
-    if match := re.search(r"Could not override '([^']+)'", text):
-        if "accumulate_grad_batches" in match[1]:
-            return LIGHTNINGS_ACCUMULATION
-        return f"The key {match[1]} is unknown{_similar(match[1], config_name, arguments)}"
-    return " ".join(text.split())
-
-
-def _nearest(choice: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(choice, choices, n=1)
-    return f"{near[0]} (or one of {', '.join(choices)})" if near else f"one of {', '.join(choices)}"
-
-
-def _similar(key: str, config_name: str, arguments: Sequence[str]) -> str:
-    """The nearest key of the config that the choices of groups on the command line give."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    groups = [argument for argument in arguments if (ROOT / "conf" / argument.partition("=")[0]).is_dir()]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        keys = _keys(compose(config_name, groups))
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else ": `--cfg job` prints every key there is."
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for name in map(str, cfg):
-        keys.append(f"{prefix}{name}")
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            keys += _keys(node, f"{prefix}{name}.")
-    return keys
 
 
 def create_model(name: str, overrides: dict[str, object]) -> Any:
@@ -353,7 +308,8 @@ def create_model(name: str, overrides: dict[str, object]) -> Any:
             cfg = compose(overrides=[f"+model={name}", *(f"model.{k}={v}" for k, v in overrides.items())])
             return instantiate(cfg.model, _convert_="all")
     except Exception as error:
-        text = sentence(error, "train", [f"model={name}"])
+        arguments = [f"model={name}", *(f"model.{k}={v}" for k, v in overrides.items())]
+        text = sentence(error, ROOT / "conf", "train", arguments)
         if text is None:
             raise
         raise UserError(text) from error

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from diptych.atomic import refused
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.masking import masked_text
 from diptych.output import keep_output
@@ -190,9 +189,11 @@ def _stopped(codes: list[int | None], received: int) -> Stopped | None:
 
 def leave_note(run_dir: Path, error: BaseException) -> bool:
     """Whether this rank's error is the first of the run, which the note is then of."""
-    from diptych.config import user_error
+    from diptych.boundary import sentence
+    from diptych.config import ROOT
 
-    cause, others = user_error(error) or refused(error), of_others(error)
+    others = of_others(error)
+    cause = None if others else sentence(error, ROOT / "conf")
     text = str(cause) if cause else others or "".join(traceback.format_exception(error))
     note = {
         "rank": int(os.environ["RANK"]),
@@ -249,7 +250,8 @@ def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:
 
 
 def _train(config: Config, run_dir: Path, resume: bool) -> int:
-    from diptych.config import user_error
+    from diptych.boundary import sentence
+    from diptych.config import ROOT
     from diptych.fitting import fit
 
     shows_errors = outside() is not None  # our own launcher reads the note
@@ -261,7 +263,10 @@ def _train(config: Config, run_dir: Path, resume: bool) -> int:
         return stopped.code
     except Exception as error:
         if leave_note(run_dir, error) and shows_errors:
-            said = of_others(error) or f"rank {os.environ['RANK']}: {user_error(error) or traceback.format_exc()}"
+            said = (
+                of_others(error)
+                or f"rank {os.environ['RANK']}: {sentence(error, ROOT / 'conf') or traceback.format_exc()}"
+            )
             complain(said.rstrip())
         return LOST if of_others(error) else 2
     return 0

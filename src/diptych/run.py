@@ -23,13 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from diptych import plain, stored
 from diptych.atomic import refusing, write
+from diptych.boundary import sentence
 from diptych.claim import TRAINS, check_place, held, new_run, results
 from diptych.config import (
     ROOT,
     check_start,
     quote,
     register_resolvers,
-    sentence,
     validate,
     whole_lists,
 )
@@ -47,6 +47,7 @@ from diptych.fitting import (
     warn_if_slow,
 )
 from diptych.masking import masked
+from diptych.overrides import added_to_nothing
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
@@ -74,6 +75,8 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.
         with _one_sentence(config_name):
+            if wrong := added_to_nothing(ROOT / "conf", HydraConfig.get().overrides.task):
+                raise UserError(wrong)
             action(cfg)
 
     with _one_sentence(config_name):
@@ -102,7 +105,7 @@ def _one_sentence(config_name: str) -> Iterator[None]:
         complain(failed)
         sys.exit(1)
     except Exception as error:
-        text = sentence(error, config_name, sys.argv[1:])
+        text = sentence(error, ROOT / "conf", config_name, sys.argv[1:])
         if text is None:
             raise
         complain(text)

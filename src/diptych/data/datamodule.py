@@ -19,6 +19,7 @@ from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
 from diptych.data.validation import AUTO, check, held_out, hold_out
 from diptych.errors import UserError
+from diptych.quantities import Count, Positive, Whole
 
 
 class PairData(L.LightningDataModule):
@@ -47,16 +48,16 @@ class PairData(L.LightningDataModule):
         image: Callable[[bytes, int], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         *,
-        batch_size: int,
-        streams: int,
-        seed: int,
-        steps: int,
+        batch_size: Count,
+        streams: Count,
+        seed: Whole,
+        steps: Count,
         sources: Mapping[str, Mapping[str, Any]] | None = None,
-        block: int = BLOCK,
-        workers: int = 0,
+        block: Count = BLOCK,
+        workers: Whole = 0,
         max_bad: float = 0.01,
-        memory: int = 64,
-        stall: float = 60.0,
+        memory: Whole = 64,
+        stall: Positive = 60.0,
         files: Files | None = None,
         allow_pipe: bool = False,
         groups: str | None = None,

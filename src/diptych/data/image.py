@@ -14,6 +14,7 @@ from diptych.data import seeding
 from diptych.data.decode import BadImage, Picture, decode, enough_memory, picture_of
 from diptych.data.resize import Crop, box_crop, centre_crop, square_crop, take, take_exactly
 from diptych.errors import UserError
+from diptych.quantities import Count, Whole
 
 __all__ = ["BadImage", "TrainImage", "eval_image", "eval_pixels", "train_image"]
 
@@ -58,11 +59,11 @@ class TrainImage:
 
     def __init__(
         self,
-        size: int,
+        size: Count,
         crop: str = "square",
         scale: tuple[float, float] = (0.9, 1.0),
         fast: bool = False,
-        cache: int = 0,
+        cache: Whole = 0,
     ) -> None:
         if crop not in ("square", "resized"):
             raise UserError(f"data.image.crop={crop} is unknown: take square (CLIP's) or resized.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.quantities import Count
 from diptych.towers.depth import layers_above
 from diptych.towers.transformer import Transformer
 
@@ -58,12 +59,12 @@ class TextTransformer(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int,
-        width: int,
-        layers: int,
-        context_length: int = 77,
-        vocab_size: int = 49408,
-        heads: int | None = None,
+        embed_dim: Count,
+        width: Count,
+        layers: Count,
+        context_length: Count = 77,
+        vocab_size: Count = 49408,
+        heads: Count | None = None,
         activation: nn.Module | None = None,
         vocabulary: str | None = None,
     ) -> None:
@@ -110,10 +111,10 @@ class CBOW(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int,
-        width: int,
-        context_length: int = 77,
-        vocab_size: int = 49408,
+        embed_dim: Count,
+        width: Count,
+        context_length: Count = 77,
+        vocab_size: Count = 49408,
         vocabulary: str | None = None,
     ) -> None:
         super().__init__()

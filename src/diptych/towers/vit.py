@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.quantities import Count, Whole
 from diptych.towers.depth import layers_above
 from diptych.towers.mlp import MLP
 from diptych.towers.positions import resize_positions
@@ -76,15 +77,15 @@ class VisionTransformer(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        layers: int,
-        embed_dim: int,
-        heads: int | None = None,
+        image_size: Count,
+        patch_size: Count,
+        width: Count,
+        layers: Count,
+        embed_dim: Count,
+        heads: Count | None = None,
         activation: nn.Module | None = None,
         *,
-        registers: int = 0,
+        registers: Whole = 0,
         pool: str = "class",
         pre_norm: bool = True,
         patch_bias: bool = False,

@@ -18,6 +18,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diptych.errors import UserError
+from diptych.quantities import BelowOne, NotNegative, Positive
 
 
 def decays(parameter: Tensor) -> bool:
@@ -65,11 +66,11 @@ def adamw(
     model: nn.Module,
     loss: nn.Module | None = None,
     *,
-    lr: float = 5e-4,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-6,
-    weight_decay: float = 0.2,
-    layer_decay: float | None = None,
+    lr: Positive = 5e-4,
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.98),
+    eps: Positive = 1e-6,
+    weight_decay: NotNegative = 0.2,
+    layer_decay: Positive | None = None,
 ) -> AdamW:
     """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
     groups = _groups(_trainable(model, loss), lr, weight_decay, _scales(model, layer_decay))
@@ -80,10 +81,10 @@ def sgd(
     model: nn.Module,
     loss: nn.Module | None = None,
     *,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    layer_decay: float | None = None,
+    lr: Positive = 0.1,
+    momentum: BelowOne = 0.9,
+    weight_decay: NotNegative = 0.0,
+    layer_decay: Positive | None = None,
 ) -> SGD:
     """Plain SGD with momentum. A gradient that is twice too large moves it twice as far, which AdamW would hide: so
     it is what runs on several ranks are compared with."""
@@ -104,14 +105,14 @@ class Muon(Optimizer):
         model: nn.Module,
         loss: nn.Module | None = None,
         *,
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.02,
+        lr: Positive = 0.02,
+        momentum: BelowOne = 0.95,
+        weight_decay: NotNegative = 0.02,
         adamw_lr: float = 1.5e-3,
-        betas: tuple[float, float] = (0.9, 0.98),
-        eps: float = 1e-8,
+        betas: tuple[BelowOne, BelowOne] = (0.9, 0.98),
+        eps: Positive = 1e-8,
         adamw_weight_decay: float = 0.2,
-        layer_decay: float | None = None,
+        layer_decay: Positive | None = None,
     ) -> None:
         named, scales = _trainable(model, loss), _scales(model, layer_decay)
         # The model's first convolution, which may be frozen: the first trained one is a hidden matrix then.
@@ -182,7 +183,7 @@ def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.view(len(x), -1) if like is None else x.reshape(len(x), -1)
 
 
-def warmup_constant(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> LambdaLR:
+def warmup_constant(optimizer: Optimizer, steps: int, warmup: NotNegative = 0.04) -> LambdaLR:
     """Linear warm-up, then the same learning rate to the end: with a warm-up in steps nothing depends on the run's
     length, so that a run can become longer on a resume.
 
@@ -192,7 +193,7 @@ def warmup_constant(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> L
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, ramp)))
 
 
-def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.04) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: NotNegative = 0.04) -> LambdaLR:
     """Linear warm-up, then cosine to zero at `steps` (paper, section 2.5).
 
     warmup: steps (at least 1), or below 1 the share of `steps`

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
+from diptych.quantities import Count, NotNegative, Positive, Whole
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
 from diptych.training.callbacks.generators import Generators
@@ -29,19 +30,19 @@ from diptych.training.writing import CheckpointFiles
 def make_trainer(
     *,
     run_dir: str | Path,
-    devices: int,
-    max_steps: int,
+    devices: Count,
+    max_steps: Count,
     strategy: Callable[..., Strategy] | None = None,
     accelerator: str = "auto",
     precision: str = "auto",
-    log_every: int = 10,
-    checkpoint_every: int = 1000,
-    checkpoint_minutes: float | None = None,
-    keep: int = 2,
-    timeout: float = 30.0,
+    log_every: Count = 10,
+    checkpoint_every: Count = 1000,
+    checkpoint_minutes: NotNegative | None = None,
+    keep: Count = 2,
+    timeout: Positive = 30.0,
     nodes: int = 1,
-    clip: float | None = 1.0,
-    nonfinite_steps: int = 0,
+    clip: Positive | None = 1.0,
+    nonfinite_steps: Whole = 0,
     callbacks: Sequence[L.Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> L.Trainer:

@@ -18,6 +18,7 @@ from diptych.encode import encode_any, encode_set, encode_share, encode_texts, t
 from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
+from diptych.quantities import Whole
 from diptych.recalling import WAYS, caption_recall
 from diptych.terminal import say
 from diptych.towers.clip import CLIP
@@ -42,7 +43,7 @@ class ZeroShot(L.Callback):
     pairs: the newest numbers of the held-out pairs, as `metrics.json` shows them; empty without any
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: Whole) -> None:
         self.every = every
         self.pairs: dict[str, Any] = {}
 
