@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "peers_python" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("peers"))
+
+
+# Why a test may be skipped, by how its reason begins: what a machine can't have, not what someone forgot to install.
+MAY_SKIP = {
+    "this machine has a GPU": "shows what is said without one",
+    "there is a GPU": "the same",
+    "timm is installed here": "shows what is said without it",
+    "no checkout of git": "a source archive has no list of ignored files",
+    "network namespaces can't be made here": "needs a privilege of the kernel",
+    "mount namespaces can't be made here": "the same",
+    "no file system can be mounted here": "the same",
+    "the C library has no mallopt": "musl and macOS have none",
+    "folders there have no mode": "Windows",
+}
+MAY_SKIP_OUTSIDE_CI = {"`make peers` can't make the peers' environment here": "needs the network once"}
+
+
+def unexpected(reason: str) -> bool:
+    """Whether a skip for this reason is a failure."""
+    allowed = [*MAY_SKIP, *(() if os.environ.get("CI") else MAY_SKIP_OUTSIDE_CI)]
+    return not reason.removeprefix("Skipped: ").startswith(tuple(allowed))
+
+
+def _failed_if_unexpected(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.outcome == "skipped" and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if unexpected(reason):
+            report.outcome = "failed"
+            report.longrepr = (
+                f"{reason!r} is no reason to skip, see MAY_SKIP in tests/conftest.py: what is skipped proves nothing."
+            )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _failed_if_unexpected(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole file is skipped while it is collected."""
+    report = yield
+    _failed_if_unexpected(report)
+    return report
 
 
 @pytest.fixture(scope="session")
