@@ -6,9 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from found import found
 
 SRC = Path(__file__).parents[1] / "src"
-FILES = sorted((SRC / "diptych").rglob("*.py"))
+FILES = found(SRC / "diptych", "**/*.py")
 
 RUN = ("diptych.run", "diptych.fitting")  # which hold raw configs
 

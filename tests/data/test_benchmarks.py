@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from found import found
 
 from diptych.data import benchmarks
 from diptych.errors import UserError
@@ -14,7 +15,7 @@ from diptych.errors import UserError
 
 def test_every_file_is_listed_with_its_hash() -> None:
     listed = json.loads((benchmarks.ROOT / "sources.json").read_text())["sha256"]
-    there = {str(file.relative_to(benchmarks.ROOT)): file.read_bytes() for file in benchmarks.ROOT.glob("*/*.txt")}
+    there = {str(file.relative_to(benchmarks.ROOT)): file.read_bytes() for file in found(benchmarks.ROOT, "*/*.txt")}
     assert {name: sha256(text).hexdigest() for name, text in there.items()} == listed
     for name in there:
         folder, _, file = name.partition("/")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import webdataset as wds
+from found import found
 from http_server import drop, serve, serving, status
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -185,7 +186,7 @@ def test_shards_over_http_give_the_same_batches_whatever_the_server_does(shards:
     folder = shards.parent
     reference = list(steps(shards, stop=7))
     with serving() as server:
-        for tar in folder.glob("*.tar"):
+        for tar in found(folder, "*.tar"):
             _, offsets = scan(str(tar))
             assert offsets is not None
             server.files[f"/set/{tar.name}"] = tar.read_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from found import found
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -94,7 +95,7 @@ def test_no_source_is_ignored_by_git() -> None:
 
 
 def test_notebooks_are_committed_without_output_and_define_nothing(tmp_path: Path) -> None:
-    for file in (ROOT / "notebooks").glob("*.ipynb"):
+    for file in found(ROOT / "notebooks", "*.ipynb"):
         assert notebooks.faults(file) == []
     cell = {"cell_type": "code", "outputs": [1], "execution_count": None, "source": ["def f():\n", "  pass"]}
     (tmp_path / "bad.ipynb").write_text(json.dumps({"cells": [cell]}))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from found import found
 from omegaconf import OmegaConf
 
 from diptych.config import ROOT
@@ -158,7 +159,7 @@ def test_a_damaged_last_checkpoint_falls_back(cli: Cli, whole: Path, tmp_path: P
     assert [line["train/loss"] for line in lines(run)] == before
     left, right = (torch.load(r / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for r in (run, whole))
     assert all(torch.equal(left[name], right[name]) for name in left)
-    for file in (run / "checkpoints").glob("*.ckpt"):
+    for file in found(run / "checkpoints", "*.ckpt"):
         file.write_bytes(b"nothing")
     ended = cli("train", f"resume={run}")
     assert ended.code == 2 and ended.err.count("\n") == 1

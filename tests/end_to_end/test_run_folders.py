@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from found import found
 from omegaconf import OmegaConf
 
 from diptych import run as commands
@@ -207,7 +208,7 @@ def test_a_longer_run_is_the_run_that_was_as_long_from_the_start(cli: Cli, run: 
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_a_sentence(cli: Cli, run: Path, tmp_path: Path) -> None:
-    for file in (run / "checkpoints").glob("*.ckpt"):
+    for file in found(run / "checkpoints", "*.ckpt"):
         content = torch.load(file, weights_only=True)
         del content["diptych"]["run"]
         write(content, file)

@@ -6,11 +6,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from found import found
 from nbclient import NotebookClient
 
 from diptych.study.embeddings import write_table
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = found(Path(__file__).parents[2] / "notebooks", "*.ipynb")
 
 
 @pytest.fixture

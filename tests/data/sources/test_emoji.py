@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emoji_samples import names, styles
+from found import found
 from PIL import Image
 from webdataset import WebDataset
 
@@ -40,7 +41,7 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained() -> list[dict[str, Any]]:
-    return samples(*sorted((EMOJI / "train").glob("*.tar")))
+    return samples(*found(EMOJI / "train", "*.tar"))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import webdataset as wds
+from found import found
 from pictures import contents, write_folder
 
 from diptych.data.files import Files
@@ -24,7 +25,7 @@ def pack(path: Path, out: Path, part: str | None = None, workers: int = 1, shard
 
 def read(out: Path) -> list[dict]:
     """What webdataset itself reads of the packed set."""
-    return list(wds.WebDataset([str(tar) for tar in sorted(out.glob("*.tar"))], shardshuffle=False))
+    return list(wds.WebDataset([str(tar) for tar in found(out, "*.tar")], shardshuffle=False))
 
 
 def test_webdataset_reads_every_picture_as_it_was(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from found import found
 
 from diptych.data.files import Files
 from diptych.data.index import open_index, scan
@@ -36,10 +37,10 @@ def checked(index: Path, counts: list[int]) -> None:
 
 
 def test_an_index_beside_the_tars(tars: Path) -> None:
-    before = {tar: (tar.stat().st_mtime_ns, tar.read_bytes()) for tar in tars.glob("*.tar")}
+    before = {tar: (tar.stat().st_mtime_ns, tar.read_bytes()) for tar in found(tars, "*.tar")}
     pack(tars)
     checked(tars / "index.json", [5, 9, 2, 4])
-    assert {tar: (tar.stat().st_mtime_ns, tar.read_bytes()) for tar in tars.glob("*.tar")} == before
+    assert {tar: (tar.stat().st_mtime_ns, tar.read_bytes()) for tar in found(tars, "*.tar")} == before
     assert all(len(shard["sha256"]) == 64 for shard in json.loads((tars / "index.json").read_text())["shards"])
 
 
@@ -116,7 +117,7 @@ def test_energons_own_index_is_taken_without_reading_a_tar(
     tars: Path, tmp_path: Path, kind: str, elsewhere: bool
 ) -> None:
     energon(tars, kind)
-    contents = {tar: tar.read_bytes() for tar in tars.glob("*.tar")}
+    contents = {tar: tar.read_bytes() for tar in found(tars, "*.tar")}
     for tar, data in contents.items():
         tar.write_bytes(bytes(len(data)))  # nothing is to be found in them
     out = tmp_path / "out" if elsewhere else None

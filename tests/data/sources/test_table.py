@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import webdataset as wds
+from found import found
 from pictures import write_folder
 
 from diptych.data.sources import table
@@ -19,7 +20,7 @@ from samples import picture
 def pack(path: Path, out: Path, **changes: object) -> list[dict]:
     given = {"part": None, "workers": 1, "shard_size": 2, "image": "image", "caption": "caption", "root": None}
     table.pack(str(path), str(out), **{**given, **changes})
-    return list(wds.WebDataset([str(tar) for tar in sorted(out.glob("*.tar"))], shardshuffle=False))
+    return list(wds.WebDataset([str(tar) for tar in found(out, "*.tar")], shardshuffle=False))
 
 
 def left_out(out: Path) -> dict[str, int]:
@@ -73,7 +74,7 @@ def test_parquet_by_parts(tmp_path: Path, group: int) -> None:
     assert json.loads(whole[3]["json"])["score"] == 1.5
     for part in ("2/2", "1/2"):
         pack(tmp_path / "t.parquet", tmp_path / "parts", part=part)
-    for tar in (tmp_path / "whole").glob("*.tar"):
+    for tar in found(tmp_path / "whole", "*.tar"):
         assert tar.read_bytes() == (tmp_path / "parts" / tar.name).read_bytes()
 
 

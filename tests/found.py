@@ -1,0 +1,12 @@
+"""Files that a test goes over: a pattern that matches none would let it pass over nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern, sorted; at least one."""
+    files = sorted(folder.glob(pattern))
+    assert files, f"{folder} holds no {pattern}"
+    return files
