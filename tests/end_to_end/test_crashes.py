@@ -22,7 +22,8 @@ from diptych.training.writing import write
 Cli = Callable[..., "object"]
 SMALL = (
     "model=vit_tiny", "model.text.width=16", "model.image.width=32", "trainer=cpu", "trainer.precision=32-true",
-    "logger=none", "data=webdataset", "data.workers=0", "data.batch_size=16", "trainer.log_every=1",
+    "logger=none", "data=webdataset", "data.workers=0", "data.validation=0", "data.batch_size=16",
+    "trainer.log_every=1",
     "trainer.max_steps=6", "trainer.keep=9",
 )  # fmt: skip
 
