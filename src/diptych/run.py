@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from diptych import plain, stored
 from diptych.atomic import refusing, write
 from diptych.boundary import sentence
+from diptych.checking import check_arguments
 from diptych.claim import TRAINS, check_place, held, new_run, results
 from diptych.config import (
     ROOT,
@@ -307,6 +308,11 @@ def plan(cfg: DictConfig) -> None:
     from diptych.plan.table import table
 
     check_whole("samples", cfg.samples)
+    if cfg.tokens is not None:
+        check_whole("tokens", cfg.tokens)
+    for key in ("model", "loss", "trainer.strategy"):
+        part = OmegaConf.select(cfg, key)
+        check_arguments(key, OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part)
     precision, machine = precision_named(cfg.trainer.precision), instantiate(cfg.machine)
     loss, strategy = instantiate(cfg.loss, _convert_="all"), cfg.trainer.get("strategy") or {}
     shared = strategy.get("replicas"), strategy.get("activation_checkpointing", False)

@@ -53,6 +53,8 @@ def test_a_plan_says_that_its_share_of_the_peak_is_assumed_and_what_was_measured
         (["trainer=fsdp", "trainer.strategy.replicas=3"], "replicas=3 does not divide the 256 ranks"),
         (["trainer.precision=64-true"], "has no plan: take one of 32-true"),
         (["tokens=78"], "tokens=78"),
+        (["tokens=x"], "tokens=x must be a whole number"),
+        (["trainer=fsdp", "trainer.strategy.replicas=x"], "trainer.strategy.replicas=x must be a whole number"),
         (["machine.mfu=40"], "machine.mfu=40 is a share"),
         (["samples=-1"], "samples=-1 must be a whole number"),
         (["rank=8"], "did you mean ranks"),
