@@ -223,6 +223,7 @@ def evaluate(cfg: DictConfig) -> Path:
     from diptych.prompted import about, chosen, lines, tell
     from diptych.study.report import write_report
 
+    check_arguments("task", OmegaConf.to_container(cfg.task, resolve=True))
     folder, typed = _folder(cfg, "out")
     chosen(cfg.data.get("templates"))  # a file that is missing is said before a checkpoint is read
     loaded = load(_given(cfg, "checkpoint"), allow_targets=cfg.allow_targets)
