@@ -17,8 +17,9 @@ from fuzz.oracles import BAIT, CANARY
 from omegaconf import DictConfig, OmegaConf
 
 from diptych import stored
+from diptych.boundary import sentence
 from diptych.building import make
-from diptych.config import ROOT, check_start, register_resolvers, sentence, validate
+from diptych.config import ROOT, check_start, register_resolvers, validate
 from diptych.errors import UserError
 from diptych.fitting import check_loss, outline
 from diptych.resuming import resumed_config
@@ -351,7 +352,7 @@ def commands(rng: Random, folder: Path) -> Trial:
                 check_loss(config)
                 outline(config)
         except Exception as error:
-            told = sentence(error, "train", overrides)
+            told = sentence(error, ROOT / "conf", "train", overrides)
             if told is None:
                 raise
             raise UserError(told) from error

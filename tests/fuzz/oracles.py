@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.config import sentence
+from diptych.boundary import sentence
+from diptych.config import ROOT
 from diptych.errors import Stopped, UserError
 from diptych.terminal import complain
 
@@ -271,7 +272,7 @@ def _of_error(error: BaseException, documented: tuple[type[BaseException], ...])
     if isinstance(error, (*documented, Stopped)):
         return []
     try:
-        told = sentence(error, "train", [])  # what the commands make of it
+        told = sentence(error, ROOT / "conf")  # what the commands make of it
     except Exception:
         told = None
     if told is not None:
