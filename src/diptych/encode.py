@@ -120,7 +120,7 @@ def _encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded
     model.eval()
     features, labels, keys, captions = [torch.empty(0)], [torch.empty(0, dtype=torch.long)], [], []
     for batch in evalset.batches(batch_size, model.image_size):
-        images = normalise(batch.images.to(device), model.mean, model.std)
+        images = normalise(batch.images.to(device), model.mean, model.std).to(model.logit_scale.dtype)
         features.append(model.encode_image(images, normalize=True).float().cpu())
         labels.append(batch.labels)
         keys += batch.keys

@@ -415,7 +415,7 @@ WRONG = {
     "own_towers.Image, depth: 7": r"model.image.depth is nothing that own_towers.Image takes",
     "own_towers.Imaeg": r"own_towers has no Imaeg",
     "own_tower.Image": r"there is no module own_tower",
-    "own_towers.Image, image_size: many": r"has image_size='many'",
+    "own_towers.Image, image_size: many": r"model\.image\.image_size=many must be a whole number",
 }
 
 

@@ -95,7 +95,7 @@ def test_a_collapsed_model_is_at_chance_not_perfect():
         (torch.tensor([[1.0, 0.0], [0.0, 0.0]]), [0, 1], "all zero in row 1"),
         (torch.eye(2), [0], "2 images but 1 labels"),
         (torch.eye(2), [0, 2], "Label 2 is outside the 2 classes"),
-        (torch.eye(2)[:0], [], "non-empty"),
+        (torch.eye(2)[:0], [], "No picture of a set could be read"),
     ],
 )
 def test_bad_input_is_named(images, labels, message):
