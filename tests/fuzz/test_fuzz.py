@@ -90,7 +90,7 @@ def test_each_oracle_cries_out(tmp_path: Path) -> None:
     assert of(spinning, tmp_path) == {BOUNDS}
     ctypes.CDLL(None).malloc_trim(
         0
-    )  # tests before this one may have left free memory that the next would fill unseen
+    )  # freed by other tests, it would be filled unseen
     assert of(lambda folder: bytearray(2**29) and None, tmp_path) == {BOUNDS}
     assert of(raising(Lost("x")), tmp_path) == {COUNT}
 
