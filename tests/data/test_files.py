@@ -103,10 +103,26 @@ def test_addresses_that_are_taken() -> None:
         ("s3://key:secret@bucket/x.tar", "s3://bucket/x.tar"),
         ("pipe:curl -H 'Authorization: secret' https://x", "pipe:curl …"),
         ("/a?b#c@d", "/a?b#c@d"),
+        ("file://host/x.tar?sig=secret", "file://host/x.tar"),
+        ("file://user:secret@host/x.tar", "file://host/x.tar"),
+        ("file:///x/a b.tar", "file:///x/a b.tar"),
+        ("x.org/x.tar?sig=secret", "x.org/x.tar?…"),
+        ("gs://a/b://user:secret@host/x", "gs://…"),
+        ("PIPE:cat secret", "PIPE:cat …"),
     ],
 )
 def test_messages_never_print_a_secret(address: str, printed: str) -> None:
     assert shown(address) == printed
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    for path in (tmp_path / "a.tar", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UserError, match="is a folder, a pipe or a device"):
+            Files().open(str(path))
+    assert Files().size(f"{tmp_path}/\ud800.tar") is None
+    with pytest.raises(UserError, match="can't be opened"):
+        Files().open(f"{tmp_path}/\ud800.tar")
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -59,11 +59,24 @@ def test_a_name_with_a_bracket_is_a_name(sets: Path) -> None:
         ("empty/*.tar", "matches no file"),
         ("b/*", r"matches .*b/notes\.txt, which is no tar"),
         ("a/*", "and tars, which may be the same samples"),
+        ("{000..999999999}.tar", "stands for more than 1,000,000 names"),
+        ("{1..2000}{1..9999}{a,b}.tar", "stands for more than 1,000,000 names"),
+        ("{", "write braces in pairs"),
+        ("a}.tar", "write braces in pairs"),
+        ("{0..%s}.tar" % ("9" * 5000), "write braces in pairs"),
+        ("${NO_SUCH}.tar", "is no pattern that can be read"),
+        ("\ud800*/*.tar", "matches no file"),
     ],
 )
 def test_what_names_nothing_is_a_sentence(sets: Path, pattern: str, why: str) -> None:
     with pytest.raises(UserError, match=rf"^data\.shards=.*{why}"):
         open_index(f"{sets}/{pattern}")
+
+
+@pytest.mark.parametrize("given", [5, 0.5, None, {"a": "x.tar"}])
+def test_shards_that_are_no_address_are_a_sentence(given: object) -> None:
+    with pytest.raises(UserError, match=r"^data\.shards=.* is no address: give an index\.json"):
+        open_index(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pattern", ["http://host/*.tar", "s3://bucket/{a,b}*.tar"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import subprocess
 import tarfile
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -214,6 +216,12 @@ def test_joined_tars_are_read_on(tmp_path: Path, kind: str, capsys: pytest.Captu
     assert "10 samples in 1 shards\n  left out: 1 × end marker before more files" in capsys.readouterr().out
     again = open_index(str(tmp_path / "index.json"))
     assert keys(read(again)) == keys(read(index))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_tars_are_read_whatever_packed_them(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    index = open_index(write(tmp_path / "a.tar", pack(packed(pairs(0, 6)))))
+    assert keys(read(index)) == [f"{n:03d}" for n in range(6)]
 
 
 def test_rubbish_behind_the_end_is_named(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def showing(sets: list[EvalSet]) -> list[Any]:
         if read + sum(map(len, each.skipped.values())) != len(each.items):
             raise Lost("evaluation: pictures are lost without a count", read, each.skipped)
         shown.append((each.name, each.classnames, each.templates, each.role, each.note, each.skipped, each.hashes()))
+        shown.append((each.unused, each.remarks))
         if not all(isinstance(text, str) for text in (each.name, each.role, each.note, *each.classnames)):
             raise Lost("evaluation: a set's texts are no texts", each.role, each.note)
     return shown
@@ -129,6 +130,9 @@ def texts(rng: Random, folder: Path) -> Trial:
 
     def call() -> object:
         sets = benchmark_sets(str(folder / "set"))
+        if what == 0 and lines is not None:  # a blank name at the end is no class, unless a picture is of it
+            while len(lines) > 3 and not lines[-1]:
+                lines.pop()
         if what == 0 and (lines is None or sets[0].classnames != lines):
             raise Lost("class names: other lines than the file's", sets[0].classnames, lines)
         if what == 1 and (
@@ -293,7 +297,9 @@ def classes(rng: Random, folder: Path) -> Trial:
         if way == 0:
             (root / name / "deeper").mkdir()
             (root / name / "deeper" / "d.png").write_bytes(small())
-            deeper = odd = True
+            known[name] += 1
+            odd = True
+            deeper |= not name.startswith((".", "__"))
         elif way == 1:
             (root / name / "folder.png").mkdir()
             odd = True
@@ -305,6 +311,7 @@ def classes(rng: Random, folder: Path) -> Trial:
             odd = True
         elif way == 4:
             (root / name / "bad.png").write_bytes(b"no picture")
+            known[name] += 1
             odd = True
         elif way == 5:
             (root / name / f"x.{rng.choice(['jfif', 'JPE', 'avif', 'PNG', 'Jpg'])}").write_bytes(small())

@@ -147,12 +147,10 @@ def build(rng: Random) -> tuple[bytes, str, dict[str, bool | None], bool]:
         return data[: rng.randrange(1, len(data))], ".tar", dict.fromkeys(good), True
     if way == 8:  # files of one sample that aren't neighbours
         pictures = [m for m in members if m[0].name.endswith(".png")]
-        return (
-            tar(pictures + [m for m in members if m not in pictures], form),
-            ".tar",
-            dict.fromkeys(good, False),
-            True,
-        )
+        apart = pictures + [m for m in members if m not in pictures]
+        keys = [key for info, _ in apart if (key := info.name.partition(".")[0]) in good]
+        close = {key for key in good if keys[keys.index(key) :][: keys.count(key)] == [key] * keys.count(key)}
+        return tar(apart, form), ".tar", {key: good[key] if key in close else False for key in good}, True
     if way == 9:  # macOS's AppleDouble members beside the samples
         doubled = [new for m in members for new in (member(f"._{m[0].name}", b"\x00\x05\x16\x07" + bytes(80)), m)]
         return tar(doubled, form), ".tar", dict.fromkeys(good), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from interop_files import (
 from safetensors.torch import load_file, save_file
 
 from diptych.errors import UserError
+from diptych.interop.files import plain_data, read_torch
 from diptych.interop.reading import read
 from diptych.loading import load
 
@@ -234,3 +236,19 @@ def test_other_families_and_missing_files_are_named(folder: Path, tmp_path: Path
 def test_another_vocabulary_gets_no_tokenizer_of_openai_s(folder: Path) -> None:
     with pytest.raises(UserError, match="was trained on another vocabulary: it has 64 ids, OpenAI's 49408"):
         load(write_openai(folder, TINY))
+
+
+def test_a_pickle_that_takes_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "a.pt", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, b"\x80\x02\x85." if name.endswith("data.pkl") else whole.read(name))
+    with pytest.raises(UserError, match="not a whole file of plain tensors"):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_a_description_that_holds_itself_ends_at_its_parts(tmp_path: Path) -> None:
+    endless: dict[str, object] = dict.fromkeys(map(str, range(10**5)))
+    endless["0"] = endless
+    with pytest.raises(UserError, match="more than 10,000 parts"):
+        plain_data(endless, tmp_path)

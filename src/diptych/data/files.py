@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections import Counter
 from typing import Any, BinaryIO, cast
 
-from diptych.data.reading.address import HTTP, fault, is_local, is_remote, local, scheme, shown
+from diptych.data.reading.address import HTTP, fault, is_local, is_remote, local, printable, scheme, shown
 from diptych.data.reading.cache import Cache
 from diptych.data.reading.resume import Patience, Resumed, Source
 from diptych.errors import UserError
@@ -114,7 +115,7 @@ class Files:
         if is_local(path):
             try:
                 return os.stat(local(path)).st_size  # noqa: PTH116 (a Path of each of 40,000 shards costs more)
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name that no file can have
                 return None
         self.check(path)
         if not is_remote(path):
@@ -159,9 +160,12 @@ class Files:
 
 def _open(path: str) -> BinaryIO:
     try:
+        if not stat.S_ISREG(os.stat(local(path)).st_mode):  # noqa: PTH116 (as in `size`)
+            raise UserError(f"{printable(path)} is a folder, a pipe or a device: give a file.")
         return open(local(path), "rb")  # noqa: PTH123 (the caller closes it)
-    except OSError as error:
-        raise UserError(f"{path} can't be opened ({error.strerror}): restore it.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{printable(path)} can't be opened ({printable(str(why))}): restore it.") from error
 
 
 def _buffered(raw: io.RawIOBase, length: int) -> BinaryIO:

@@ -54,7 +54,7 @@ def read_headers(path: str, files: Files, damaged: bool = False) -> Headers:
         raise UserError(f"The shard {shown(path)} is remote and has no index: make one with pack.py source=shards.")
     size = None if path.startswith("pipe:") else files.size(path)
     if size is None and is_local(path):
-        raise UserError(f"The shard {path} is missing: restore it, or leave it out.")
+        raise UserError(f"The shard {shown(path)} is missing: restore it, or leave it out.")
     with files.open(path) as file:
         found = _headers(path, file, size)
     if found.damage and not damaged:
@@ -186,6 +186,10 @@ class Forward:
         while self.given < place and self.read(min(place - self.given, 2**20)):
             pass
         return self.given
+
+    def seekable(self) -> bool:
+        """bz2 and xz ask, before they unpack up to a place further on."""
+        return True
 
     def __enter__(self) -> Forward:
         return self

@@ -186,6 +186,10 @@ def _opened(shards: str | Sequence[str], files: Files, key: str, damaged: bool) 
     of_indices: list[Shard] = []
     scanned: list[Shard] = []
     index = Index(())
+    if not isinstance(shards, str | Sequence):
+        raise UserError(
+            f"{key}={_short(repr(shards))} is no address: give an index.json, a folder of tars, or a pattern of them."
+        )
     for pattern in [shards] if isinstance(shards, str) else shards:
         files.check(str(pattern), key)
     for path in listed(shards, key):

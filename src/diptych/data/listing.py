@@ -116,8 +116,7 @@ def _unreadable(entry: os.DirEntry[str]) -> str | None:
         mode = entry.stat().st_mode
     except OSError:
         return "a link that leads nowhere"
-    whole = stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
-    return None if whole else "neither a file nor a folder"
+    return None if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else "neither a file nor a folder"
 
 
 def _unwanted(name: str) -> str | None:

@@ -247,6 +247,24 @@ def test_a_part_that_is_none_is_refused(tmp_path: Path, part: str) -> None:
         pack(tmp_path, tmp_path / "out", part=part)
 
 
+def test_captions_nested_too_deeply_are_one_sentence(tmp_path: Path) -> None:
+    (write_folder(tmp_path / "in", 1) / "captions.json").write_bytes(b"[" * 10**5)
+    with pytest.raises(UserError, match=r"captions\.json is nested too deeply"):
+        pack(tmp_path / "in", tmp_path / "out")
+
+
+def test_pipes_beside_pictures_are_left_out_by_name(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", 3)
+    os.mkfifo(source / "pipe.png")
+    (source / "set1/001.txt").unlink()
+    os.mkfifo(source / "set1/001.txt")
+    pack(source, tmp_path / "out")
+    assert named(tmp_path / "out") == {
+        "neither a file nor a folder": ["pipe.png", "set1/001.txt"],
+        "no caption": ["set1/001.png"],
+    }
+
+
 def test_wrong_inputs_die_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "no", "is no folder"), (tmp_path / "empty", "holds no image")):

@@ -10,6 +10,7 @@ import webdataset as wds
 from pictures import contents
 
 from diptych.data.sources import img2dataset, table
+from diptych.data.sources.entries import LeftOut
 from diptych.errors import UserError
 from samples import picture
 
@@ -165,3 +166,22 @@ def test_wrong_parts_die_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"holds no \.parquet"):
         pack(tmp_path / "none", tmp_path / "other")
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    """Each of its pages in turn: the end of the file, which says where they are, is whole."""
+    file = tmp_path / "a.parquet"
+    hub(file, 0, 8)
+    whole, refused = file.read_bytes(), 0
+    for at in range(4, len(whole) - 2000, 97):
+        file = tmp_path / f"{at}.parquet"
+        file.write_bytes(whole[:at] + bytes(byte ^ 0xFF for byte in whole[at : at + 60]) + whole[at + 60 :])
+        try:
+            rows = [entry.sample("0") for entry in table.Table([file], "image", "caption", tmp_path).entries(0)]  # type: ignore[union-attr]
+            assert len(rows) == 8
+        except LeftOut:
+            continue
+        except UserError as error:
+            assert "is no readable Parquet file" in str(error) or "holds fewer rows than it says" in str(error)
+            refused += 1
+    assert refused

@@ -18,19 +18,32 @@ from diptych.data.sources import folder
 from diptych.errors import UserError
 
 STOP = "set1/025.png"  # of the rows 20 to 39: the names of set0 come first
+SLOW_DISK = """
+import os, sys
+
+def wait(event, arguments):
+    if event == "open" and str(arguments[0]).endswith({stop!r}):
+        os.read(os.open({pipe!r}, os.O_RDONLY), 1)
+
+sys.addaudithook(wait)
+"""  # the processes of a command import it as they start
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_and_type_again(tmp_path: Path, workers: int) -> None:
-    """One picture is a pipe, so the packing is known to stand in the middle of a shard when it is killed."""
-    source, out = write_folder(tmp_path / "in", 60), tmp_path / "out"
+    """One picture opens when a pipe does, so the packing is known to stand in the middle of a shard when it is
+    killed."""
+    source, out, waits = write_folder(tmp_path / "in", 60), tmp_path / "out", tmp_path / "pipe"
     folder.pack(str(source), str(tmp_path / "whole"), None, 1, 5)
-    picture = (source / STOP).read_bytes()
-    (source / STOP).unlink()
-    os.mkfifo(source / STOP)
+    os.mkfifo(waits)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(SLOW_DISK.format(stop=STOP, pipe=str(waits)))
+    hooked = {**os.environ, "PYTHONPATH": str(tmp_path / "hook")}
     command = [sys.executable, str(ROOT / "src/pack.py"), "source=folder", f"path={source}", f"out={out}"]
-    packing = subprocess.Popen([*command, "source.shard_size=5", f"workers={workers}"], stderr=subprocess.PIPE)
-    pipe = os.open(source / STOP, os.O_WRONLY)  # waits until it is read
+    packing = subprocess.Popen(
+        [*command, "source.shard_size=5", f"workers={workers}"], stderr=subprocess.PIPE, env=hooked
+    )
+    pipe = os.open(waits, os.O_WRONLY)  # waits until it is read
     try:
         assert list(out.glob("*.partial"))
         wait_for_lines(out / "parts/1-of-1.jsonl", 5)  # the shards before it, which another worker may still write
@@ -47,8 +60,6 @@ def test_kill_and_type_again(tmp_path: Path, workers: int) -> None:
     recorded = len((out / "parts/1-of-1.jsonl").read_text().splitlines()) - 1
     assert 4 <= recorded <= len(done) < 12 and not (out / "index.json").exists()
 
-    (source / STOP).unlink()
-    (source / STOP).write_bytes(picture)
     folder.pack(str(source), str(out), None, 1, 5)
     assert contents(out) == contents(tmp_path / "whole")
     kept = [name for name, when in done.items() if (out / name).stat().st_mtime_ns == when]

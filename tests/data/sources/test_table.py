@@ -183,7 +183,7 @@ def test_what_is_no_picture_file_is_counted(tmp_path: Path) -> None:
     assert len(pack(tmp_path / "T.CSV", tmp_path / "out")) == 1
     assert examples(tmp_path / "out") == {
         "image file is missing": ["folder.png"],
-        "image file is none, but a device or a socket": ["zero.png"],
+        "image file is none, but a pipe, a device or a socket": ["zero.png"],
         "image file of more than 1 GB": ["huge.png"],
     }
 

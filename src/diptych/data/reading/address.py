@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from unicodedata import category
 from urllib.parse import urlsplit
 
 TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of writing
 HTTP = ("http", "https")
+_QUERY = re.compile(r"([?#])[^/?#=]*=.*", re.DOTALL)  # of an address that was typed without its scheme
 BUCKETS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # scheme -> the package that fsspec needs for it
 
 
@@ -32,16 +34,18 @@ def local(path: str) -> str:
 def shown(path: str) -> str:
     """The address as messages may print it: without user, password, query (signatures) or a command's arguments,
     and `printable`."""
-    kind = scheme(path)
+    kind = "pipe" if path[:5].lower() == "pipe:" else scheme(path)
     if kind == "pipe":
         return printable(f"{path.split()[0]} …" if len(path.split()) > 1 else path)
-    if is_local(path):
-        return printable(path)
+    if kind == "":
+        return printable(_QUERY.sub(r"\1…", path))
     try:
         parts = urlsplit(path)
         _ = parts.port  # a ':' or '/' in a password makes it wrong, and the password part of host or path
     except ValueError:
         return f"{kind}://…"
+    if "://" in parts.path:  # an address within it may have a password of its own
+        return f"{printable(kind)}://…"
     return printable(f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
@@ -70,7 +74,7 @@ def fault(path: str) -> str | None:
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
         return "holds a control character: write the address without it"
     if kind == "":
-        return None
+        return "begins with pipe: in capitals: write it in small letters" if path[:5].lower() == "pipe:" else None
     if kind == "file":
         return _file_fault(path)
     if kind not in (*HTTP, *BUCKETS):

@@ -100,7 +100,7 @@ def _fields(path: str, *names: str) -> dict[str, Any] | None:
             continue
         try:
             fields = json.loads(file.read_bytes()) if file.suffix == ".json" else yaml.safe_load(file.read_bytes())
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"{file} is not readable ({error}): {AGAIN}.") from error
         return fields if isinstance(fields, dict) else {}
     return None

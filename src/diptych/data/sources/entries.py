@@ -104,8 +104,8 @@ def _read(file: str) -> bytes:
         raise LeftOut("image is a URL, which is not downloaded here")
     try:
         about = Path(file).stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISFIFO(about.st_mode) or stat.S_ISDIR(about.st_mode)):
-            raise LeftOut("image file is none, but a device or a socket")
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise LeftOut("image file is none, but a pipe, a device or a socket")
         if about.st_size > LARGEST:
             raise LeftOut("image file of more than 1 GB")
         data = Path(file).read_bytes()

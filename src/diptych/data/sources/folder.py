@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
 from diptych.errors import UserError
 from diptych.terminal import say
+from diptych.textfile import read_json
 
 CAPTIONS = ("captions.json", "captions.csv", "captions.tsv", "captions.parquet")
 
@@ -160,12 +160,7 @@ class Folder:
 
 
 def _json_entries(file: Path) -> Iterator[Entry | LeftOut]:
-    try:
-        fields = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is not readable JSON ({error}): mend it.") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{file} must be an object of image names: {{NAME: caption or list of captions}}.")
+    fields = read_json(file)
     for name, captions in fields.items():
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):

@@ -51,7 +51,7 @@ def _stats(file: Path) -> dict[str, Any]:
     try:
         stats = json.loads(file.read_bytes())
         return {"successes": int(stats["successes"]), "status": dict(stats["status_dict"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise UserError(
             f"{file} is not img2dataset's ({error!r}): let it finish that shard, or restore it."
         ) from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diptych.data.reading.address import printable
 from diptych.errors import UserError
 
 PART = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?\.parquet")  # SPLIT-00003-of-00012.parquet
@@ -48,7 +50,11 @@ class _Column:
             self._begin()
         while row >= self.first + len(self.values):
             self.first += len(self.values)
-            self.values = next(self.batches).column(0).to_pylist()
+            with readable(self.file):
+                batch = next(self.batches, None)
+                self.values = [] if batch is None else batch.column(0).to_pylist()
+            if batch is None:
+                raise UserError(f"{self.file} holds fewer rows than it says: restore it.")
         return self.values[row - self.first]
 
 
@@ -91,16 +97,22 @@ class Rows:
                     first, number = first - count, number + count
                     continue
                 wanted = columns + ([f"{image}.path"] if image in self.paths else [])
-                at = 0
-                for batch in table.iter_batches(1024, row_groups=[group], columns=wanted or columns):
-                    for row in batch.to_pylist():
-                        if at >= first:
-                            yield self._row(file, group, at, number + at, image, row)
-                        at += 1
-                if not wanted:  # nothing beside the picture
-                    for at in range(first, count):
-                        yield self._row(file, group, at, number + at, image, {})
+                rows = self._read(file, table, group, wanted) if wanted else ({} for _ in range(count))
+                for at, row in enumerate(rows):
+                    if at >= first:
+                        yield self._row(file, group, at, number + at, image, row)
                 first, number = 0, number + count
+
+    @staticmethod
+    def _read(file: Path, table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+        batches = table.iter_batches(1024, row_groups=[group], columns=columns)
+        while True:
+            with readable(file):
+                batch = next(batches, None)
+                rows = [] if batch is None else batch.to_pylist()
+            if batch is None:
+                return
+            yield from rows
 
     def _row(
         self, file: Path, group: int, at: int, number: int, image: str, row: dict[str, Any]
@@ -145,18 +157,27 @@ def parts_of(path: Path) -> list[Path]:
     return files
 
 
-def opened(file: Path) -> Any:
-    """pyarrow's file, which reads through a small buffer. Raises UserError."""
+@contextmanager
+def readable(file: Path | str) -> Iterator[None]:
+    """Raises UserError for what pyarrow can't read within, and where pyarrow is missing."""
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError as error:
         raise UserError(f"{file} is read with pyarrow: install it with pip install 'diptych[study]'.") from error
     try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
+        why = printable(" ".join(str(error).split()))
+        raise UserError(f"{file} is no readable Parquet file ({why}): restore it.") from error
+
+
+def opened(file: Path) -> Any:
+    """pyarrow's file, which reads through a small buffer. Raises UserError."""
+    with readable(file):
+        import pyarrow.parquet as pq
+
         table = pq.ParquetFile(file, buffer_size=BUFFER)
         names = table.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is no readable Parquet file ({error}): restore it.") from error
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{file} has two columns {twice[0]}: rename one, or the first would be lost.")
     return table
