@@ -239,7 +239,9 @@ def _model(cfg: Config, start: bool, loss: nn.Module | None = None) -> tuple[CLI
         from diptych.pretrained import start_from
 
         notes = [note for tower, path in paths.items() for note in start_from(model, path, tower, loss)]
-    if "finetune" in cfg:  # not in the config of a run from before there was any
+    if (
+        cfg.get("finetune") is not None
+    ):  # null as Hydra's finetune=null; not in the config of a run from before there was any
         notes += make(cfg["finetune"], "finetune")(model)
     return model, described, notes
 

@@ -108,6 +108,7 @@ def test_addresses_that_are_taken() -> None:
         ("file:///x/a b.tar", "file:///x/a b.tar"),
         ("x.org/x.tar?sig=secret", "x.org/x.tar?…"),
         ("gs://a/b://user:secret@host/x", "gs://…"),
+        ("gs://a://user:secret@host/x", "gs://…"),
         ("PIPE:cat secret", "PIPE:cat …"),
     ],
 )

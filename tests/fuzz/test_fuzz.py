@@ -88,9 +88,7 @@ def test_each_oracle_cries_out(tmp_path: Path) -> None:
     assert of(raising(KeyError("x")), tmp_path) == {TRACEBACK}
     assert of(raising(RecursionError()), tmp_path) == {TRACEBACK}
     assert of(spinning, tmp_path) == {BOUNDS}
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # freed by other tests, it would be filled unseen
+    ctypes.CDLL(None).malloc_trim(0)  # freed by other tests, it would be filled unseen
     assert of(lambda folder: bytearray(2**29) and None, tmp_path) == {BOUNDS}
     assert of(raising(Lost("x")), tmp_path) == {COUNT}
 

@@ -44,7 +44,7 @@ def shown(path: str) -> str:
         _ = parts.port  # a ':' or '/' in a password makes it wrong, and the password part of host or path
     except ValueError:
         return f"{kind}://…"
-    if "://" in parts.path:  # an address within it may have a password of its own
+    if "://" in re.split(r"[?#]", path)[0].partition("://")[2]:  # an address within it may have a password of its own
         return f"{printable(kind)}://…"
     return printable(f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
