@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-# Not the experiment: where things are, how they are run and shown, and how long. Each with all keys below it.
+# Not the experiment: where things are, how they are run, watched and shown, and how long. All keys below one count too.
 ELSEWHERE = (
-    "resume", "run_dir", "allow_targets", "logger", "callbacks", "samples",
+    "resume", "run_dir", "allow_targets", "logger", "samples",
+    "callbacks.progress", "callbacks.zeroshot", "callbacks.words", "callbacks.profile",
     "trainer._target_", "trainer._partial_", "trainer.accelerator", "trainer.devices", "trainer.strategy",
     "trainer.max_steps", "trainer.log_every", "trainer.checkpoint_every", "trainer.checkpoint_minutes",
     "trainer.keep", "trainer.accumulate", "trainer.nonfinite_steps", "trainer.timeout",
@@ -43,16 +44,37 @@ def _values(node: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def check_same(of_checkpoint: Mapping[str, str], cfg: Mapping[Any, Any], checkpoint: Path, run_dir: Path) -> None:
-    """of_checkpoint: what `describe` said when it was written. Raises UserError where the run is another one. A key
-    that only one of them has is a version's."""
-    ours = describe(cfg)
-    differing = [key for key in ours if of_checkpoint.get(key, ours[key]) != ours[key]]
+    """of_checkpoint: what `describe` said when it was written. Raises UserError where the run is another one."""
+    differing = other_keys(of_checkpoint, describe(cfg))
     if differing:
-        named = ", ".join(sorted(differing, key=lambda key: (key not in ("name", "seed"), key))[:3])
+        named = ", ".join(differing[:3])
         raise UserError(
             f"resume={run_dir} can't go on: {checkpoint.name} there is not a checkpoint of the run that config.yaml"
             f" describes: {named} {'is another' if len(differing) == 1 else 'are others'}. Put back what was"
             " changed; for a new run from these weights type model.pretrained=PATH."
+        )
+
+
+def other_keys(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The keys at which two descriptions differ, those that only one of them has included, name and seed first."""
+    differing = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+    return sorted(differing, key=lambda key: (key not in ("name", "seed"), key))
+
+
+def check_command(typed: Mapping[Any, Any], was: Mapping[Any, Any], run_dir: Path) -> None:
+    """A job that was started again goes on with the run in its folder, if that is the run that its command describes.
+
+    typed: the config of the command; was: the run's own. Raises UserError, naming keys, where they differ.
+    """
+    differing = other_keys(describe(was), describe(typed))
+    if typed["trainer"]["max_steps"] != was["trainer"]["max_steps"]:
+        differing.append("trainer.max_steps")
+    if differing:
+        raise UserError(
+            f"run_dir={run_dir} holds another run than this command describes: {', '.join(differing[:3])}"
+            f" {'differs' if len(differing) == 1 else 'differ'}. The environment says that this job was started again"
+            f" (SLURM_RESTART_COUNT or TORCHELASTIC_RESTART_COUNT): to go on with that run type resume={run_dir}, for"
+            " a new one take another run_dir."
         )
 
 

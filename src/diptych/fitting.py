@@ -25,7 +25,7 @@ from diptych.stored import Config
 from diptych.targets import UNBUILT, foreign, targets_in, trusting
 from diptych.templates import NAMED
 from diptych.terminal import say
-from diptych.vocabulary import carrying_vocabulary
+from diptych.vocabulary import carrying_vocabulary, check_vocabulary
 from diptych.world import nodes
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def check_run_of(checkpoint: Mapping[str, Any], given: Config, run_dir: Path) ->
     step, was = int(checkpoint["global_step"]), stored.read(run_dir, f"resume={run_dir}")
     begun, length = checkpoint["diptych"].get("run"), given["trainer"]["max_steps"]
     before = begun["steps"] if begun else was["trainer"]["max_steps"]
+    check_vocabulary(checkpoint["diptych"]["model"], run_dir)
     if begun:
         experiment.check_same(begun["experiment"], given, run_dir / f"checkpoints/step={step}.ckpt", run_dir)
     else:

@@ -35,6 +35,7 @@ from diptych.config import (
     whole_lists,
 )
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
+from diptych.experiment import check_command
 from diptych.fitting import (
     check_logger,
     check_loss,
@@ -136,10 +137,13 @@ def train(cfg: DictConfig) -> Path:
         follow()
     run_dir, typed = _folder(cfg, "run_dir" if cfg.resume is None else "resume")
     resume = began = cfg.resume is not None or (started_again() and (run_dir / "config.yaml").is_file())
+    cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     with ExitStack() as folder:
         if began:
             check_run(run_dir)
             folder.enter_context(held(run_dir, TRAINS))
+            if cfg.resume is None:
+                check_command(masked(stored.settled(cfg)), stored.read(run_dir, f"run_dir={run_dir}"), run_dir)
             cfg = resumed_config(cfg, run_dir, HydraConfig.get().overrides.task if cfg.resume is not None else [])
             last = recover(run_dir)
             if last is not None:

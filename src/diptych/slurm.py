@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 
-from diptych.errors import Stopped
+from diptych.errors import Stopped, UserError
 from diptych.terminal import say
 
 
 def started_again() -> bool:
-    """Whether this job has run before: SLURM requeued it, or torchrun started its ranks again (--max-restarts)."""
-    return any(int(os.environ.get(name, 0)) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    """Whether this job has run before: SLURM requeued it, or torchrun started its ranks again (--max-restarts).
+
+    Raises UserError for a count that is none.
+    """
+    counts = {name: os.environ.get(name) or "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")}
+    for name, count in counts.items():
+        if not (count.isascii() and count.isdecimal()):
+            raise UserError(f"{name}={count} in the environment is no whole number: type `unset {name}`.")
+    return any(int(count) > 0 for count in counts.values())
 
 
 def requeue(stopped: Stopped) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.atomic import write
+from diptych.errors import UserError
 
 VOCABULARY = "vocabulary.txt"  # in the run's folder, where it is not OpenAI's
 
@@ -17,6 +18,20 @@ def keep_vocabulary(config: dict[str, Any], run_dir: Path) -> None:
     if (file := config["model"]["text"].get("vocabulary")) is not None:
         write(run_dir / VOCABULARY, bpe.read(file).text)
         name_vocabulary(config, run_dir)
+
+
+def check_vocabulary(described: Any, run_dir: Path) -> None:
+    """described: what a checkpoint says of its model. Raises UserError where the folder's copy is another vocabulary
+    than the one that the checkpoint's ids stand for."""
+    from diptych.data import bpe
+
+    text = described["text"].get("vocabulary")
+    file = run_dir / VOCABULARY
+    if text is not None and (not file.is_file() or bpe.read(str(file)).text != text):
+        raise UserError(
+            f"resume={run_dir} can't go on: {file.name} there is not the vocabulary that the run was trained with, so"
+            " ids would stand for other words. Put the file back."
+        )
 
 
 def name_vocabulary(node: Any, run_dir: Path) -> None:

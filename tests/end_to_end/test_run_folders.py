@@ -332,3 +332,69 @@ def test_results_on_a_full_and_on_a_read_only_disk(run: Path, class_folder: Path
         assert "can't be written" in ended.stderr and str(disk) in ended.stderr
         if "ro" in options:
             assert said in ended.stderr
+
+
+def edited(run: Path, change: Callable[[dict], object]) -> None:
+    """The run's config.yaml, changed by hand; its last step is gone, so that there is one to take."""
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert isinstance(config, dict)
+    change(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda config: config["loss"].pop("smoothing"), "loss.smoothing"),
+        (lambda config: config["model"].update(mean=[0, 0, 0]), "model.mean"),
+        (lambda config: config["optim"].pop("weight_decay"), "optim.weight_decay"),
+        (
+            lambda config: config["callbacks"].update(
+                ema={"_target_": "lightning.pytorch.callbacks.EMAWeightAveraging", "decay": 0.5}
+            ),
+            "callbacks.ema",
+        ),
+    ],
+    ids=["loss", "pixels", "optim", "average"],
+)
+def test_keys_taken_out_or_put_in_make_another_run(
+    cli: Cli, run: Path, change: Callable[[dict], object], key: str
+) -> None:
+    edited(run, change)
+    before = state(run)
+    ended = cli("train", f"resume={run}", "trainer.max_steps=6")
+    assert ended.code == 2 and key in ended.err, ended.err
+    assert state(run) == before
+
+
+def state(run: Path) -> dict[str, str]:
+    """Every file with its digest."""
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert files
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.parametrize("changed", [["seed=5"], ["data.batch_size=8", "optim.lr=0.1"], ["trainer.max_steps=9"]])
+def test_a_job_started_again_goes_on_with_its_own_run_alone(
+    cli: Cli, run: Path, shards: Path, changed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    before = state(run)
+    command = [*SMALL, f"data.shards={shards}", "trainer.max_steps=4", f"run_dir={run}"]
+    ended = cli("train", *command, *changed)
+    key = changed[0].partition("=")[0]
+    assert ended.code == 2 and f"holds another run than this command describes: {key}" in ended.err, ended.err
+    assert state(run) == before
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "one")
+    assert "SLURM_RESTART_COUNT=one in the environment is no whole number" in cli("train", *command).err
+
+
+def test_another_vocabulary_in_the_folder_is_refused(cli: Cli, shards: Path, tmp_path: Path) -> None:
+    run, file = tmp_path / "worded", ROOT / "data/emoji-vocabulary.txt.gz"
+    given = [*SMALL, f"data.shards={shards}", f"model.text.vocabulary={file}", "data.validation=0"]
+    assert cli("train", *given, "trainer.max_steps=2", f"run_dir={run}").code == 0
+    copy = (run / "vocabulary.txt").read_text().splitlines()
+    copy[-1], copy[-2] = copy[-2], copy[-1]
+    (run / "vocabulary.txt").write_text("\n".join(copy) + "\n")
+    ended = cli("train", f"resume={run}", "trainer.max_steps=4")
+    assert ended.code == 2 and "vocabulary.txt there is not the vocabulary" in ended.err, ended.err
