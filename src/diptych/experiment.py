@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-# Not the experiment: where things are, how they are run, watched and shown, and how long. All keys below one count too.
+# Not the experiment: where things are, how they are run, watched and shown, and how long. Each with all keys below.
 ELSEWHERE = (
     "resume", "run_dir", "allow_targets", "logger", "samples",
     "callbacks.progress", "callbacks.zeroshot", "callbacks.words", "callbacks.profile",
