@@ -56,14 +56,17 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
 	$(BIN)/python tests/peers/table.py
 
-bench: $(READY) $(PEERS)/.ready ## ratios to named peers in one run, kept in benchmarks/results.md (BENCH=step-fp32 for one)
+bench: $(READY) $(PEERS)/.ready $(if $(filter order,$(BENCH)),$(LOADERS)/.ready) ## ratios to named peers in one run, kept in benchmarks/results.md (BENCH=step-fp32 for one)
 	$(BIN)/python benchmarks/results.py $(BENCH)
 
 bench-peers: $(LOADERS)/.ready ## .venv-bench with the loaders of others; nothing to do the second time
 
-$(LOADERS)/.ready: benchmarks/requirements.txt
+$(LOADERS)/.ready: benchmarks/requirements.txt benchmarks/requirements-order.txt
 	$(PYTHON) -m venv $(LOADERS)
 	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r benchmarks/requirements.txt
+	for package in $$(cat benchmarks/requirements-order.txt); do \
+	  $(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check $$package || echo "$$package can't be installed here"; \
+	done
 	@touch $@
 
 bench-loader: $(READY) $(LOADERS)/.ready ## the loader beside open_clip's, Megatron-Energon's and SPDL's; ten minutes

@@ -1,141 +1,238 @@
-"""Which samples come in which order: ours and Megatron-Energon's over the same shards, side by side.
+"""Which samples come at which step, on six layouts, with damaged samples, and after a resume on another layout.
 
-python benchmarks/order.py
+python benchmarks/order.py [LOADER …]
 
-Three questions. How many different sequences of batches do different layouts give? Does a run that is saved with two
-workers go on with one? And what becomes of a tar that was cut before it was indexed? Energon runs in `.venv-bench`
-(`make bench-peers`), single rank, as its documentation starts it.
+Ours, lancedb's StreamingDataset, Megatron-Energon, MosaicML Streaming and webshart read the same 203 small pairs in
+eight tars (lancedb and Streaming from their own copy), once whole and once with two pictures (1 %) cut in half. Each
+decodes through its own hook and is told to leave out what fails, where it can be. A rank's batch is the global batch
+of 8 over its ranks, shuffles are on with a seed where there are any, and four streams, splits or canonical nodes are
+asked for where the number can be chosen.
+
+sequences   how many different sequences of global batches the six layouts give; a batch is a set of samples here
+steps       of a rank, over all layouts, with damaged samples; where ranks differ, a synchronous training hangs
+lost        samples of the epoch that were neither handed over nor told of, at most over layouts, with damaged samples
+resume      stopped at step 7 on 2 ranks with a worker each, resumed on one rank with two workers
+
+The peers run in `.venv-bench` (`make bench-peers`).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
+import re
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import shards
 import torch
+from PIL import Image
 from torch import Tensor
+from webdataset import ShardWriter
 
-from diptych.data.files import Files
-from diptych.data.index import open_index, scan
-from diptych.data.shards import Sample
+from diptych.data.image import train_image
+from diptych.data.index import open_index
+from diptych.data.pairs import Pairs
 from diptych.data.steps import Steps
 from diptych.data.stream import Place, Stream
-from diptych.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-bench"
-BATCH, STREAMS, STEPS, BLOCK, HALT = 8, 4, 36, 20, 7
-LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (4, 0)]
-WORKERS = [0, 1, 2, 3]
+SAMPLES, SHARD, BATCH, STREAMS, HALT = 203, 26, 8, 4, 7
+DAMAGED = (60, 140)
+LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (4, 0)]  # ranks, workers a rank
+EPOCH = SAMPLES // BATCH
+VERSIONS = {
+    "lancedb": "lancedb",
+    "energon": "megatron-energon",
+    "streaming": "mosaicml-streaming",
+    "webshart": "webshart",
+}
 Keys = list[list[str]]
+Case = dict[str, Any]
 
 
-def nothing(sample: Sample, seed: int) -> tuple[Tensor, Tensor]:
-    """Stands for image and caption: the order is the same whatever is made of a sample."""
-    return torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+def write(folder: Path, damaged: tuple[int, ...]) -> Path:
+    """The pairs as tars; the pictures of `damaged` end in the middle."""
+    folder.mkdir()
+    draw = torch.Generator().manual_seed(0)
+    with ShardWriter(str(folder / "%03d.tar"), maxcount=SHARD, verbose=0) as sink:
+        for number in range(SAMPLES):
+            pixels = torch.randint(0, 256, (32, 32, 3), generator=draw, dtype=torch.uint8).numpy()
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "JPEG")
+            picture = file.getvalue()
+            picture = picture[: len(picture) // 2] if number in damaged else picture
+            sink.write({"__key__": f"{number:06d}", "jpg": picture, "txt": f"caption {number}"})
+    return folder
 
 
-def ours(folder: Path, ranks: int, workers: int, start: int = 0) -> Keys:
-    """The keys of each global batch: what every rank's own loader hands over, put together."""
-    index = open_index(str(folder / "index.json"))
-    by_rank = []
-    for rank in range(ranks):
+def image(data: bytes, seed: int) -> Tensor:
+    return train_image(data, 32, seed=seed)
+
+
+def no_tokens(texts: list[str]) -> Tensor:
+    """Stands for the tokenizer: the order is the same whatever is made of a caption."""
+    return torch.zeros(len(texts), 1, dtype=torch.int64)
+
+
+def ours(folder: Path, case: Case) -> Case:
+    """What each rank's own loader hands over. A run's report and metrics.json say what is left out of an epoch."""
+    index, ranks, reported, remainder = open_index(str(folder / "*.tar")), [], 0, 0
+    for rank in range(case["ranks"]):
+        place = Place(rank, case["ranks"])
+        stop = case.get("stop", EPOCH)
         stream = Stream(
-            index,
-            nothing,
-            seed=0,
-            batch_size=BATCH,
-            streams=STREAMS,
-            start=start,
-            stop=STEPS,
-            place=Place(rank, ranks),
-            memory=0,
-            block=BLOCK,
-        )
-        by_rank.append([batch.keys for batch in Steps(stream, workers, max_bad=0.0)])
-    return [[key for keys in step for key in keys] for step in zip(*by_rank, strict=True)]
+            index, Pairs(image, no_tokens), seed=0, batch_size=BATCH, streams=STREAMS, block=20, memory=0,
+            start=case.get("state") or 0, stop=stop, place=place,
+        )  # fmt: skip
+        steps = Steps(stream, case["workers"], max_bad=0.05)
+        ranks.append([[key.rsplit("/", 1)[-1] for key in batch.keys] for batch in steps])
+        reported += sum(sum(shards.values()) for shards in steps.skipped.values())
+        remainder = SAMPLES - EPOCH * BATCH
+    return {"ranks": ranks, "reported": reported + remainder, "state": case.get("stop")}
 
 
-def energon(folder: Path, *what: object) -> Any:
-    """What energon_keys.py prints."""
-    script = ROOT / "benchmarks/loaders/energon_keys.py"
-    command = [str(part) for part in (PEERS / "bin/python", script, folder, BATCH, *what)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"energon {what} failed: {done.stderr[-1500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def peer(name: str) -> Callable[[Path, Case], Case]:
+    """Runs benchmarks/loaders/NAME_order.py in the peers' environment."""
+    script = ROOT / f"benchmarks/loaders/{name}_order.py"
+
+    def run(folder: Path, case: Case) -> Case:
+        command = [str(PEERS / "bin/python"), str(script), str(folder), json.dumps(case)]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        lines = [line for line in done.stdout.splitlines() if line.startswith(('{"found"', '{"error"'))]
+        if not lines:
+            return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1]}
+        told = json.loads(lines[-1])
+        if "error" in told:
+            return {"error": told["error"].rstrip(": ")}
+        other = done.stderr + "".join(line for line in done.stdout.splitlines() if line not in lines)
+        named = sum(f"{number:06d}" in other for number in DAMAGED)
+        return {**told["found"], "reported": max(named, told["found"]["reported"])}
+
+    return run
 
 
-def different(sequences: list[Keys]) -> int:
-    return len({json.dumps(keys) for keys in sequences})
+def together(ranks: list[Keys]) -> list[list[str]]:
+    """The set of samples at each global step, as far as all ranks come."""
+    return [sorted(key for keys in step for key in keys) for step in zip(*ranks, strict=False)]
 
 
-def gone_on(whole: Keys, rest: Keys | dict[str, str]) -> str:
-    """What a resumed run handed over, against the run that went through."""
-    if isinstance(rest, dict):
-        return rest["error"].rstrip(": ").splitlines()[0]
-    return "exact" if rest == whole[HALT : HALT + len(rest)] else "other batches"
+def row(name: str, run: Callable[[Path, Case], Case], clean: Path, damaged: Path) -> list[str]:
+    """One line of the table."""
+    layouts = LAYOUTS if name != "webshart" else [(1, 0)]
+    base = {"batch": BATCH, "streams": STREAMS, "damage": "skip", "epoch": EPOCH}
+    found = {}
+    for title, folder in (("clean", clean), ("damaged", damaged)):
+        cases = [{**base, "ranks": ranks, "workers": workers} for ranks, workers in layouts]
+        found[title] = [run(folder, case) for case in cases]
+    cells = [
+        _sequences(found["clean"]),
+        _sequences(found["damaged"]),
+        _steps(found["damaged"]),
+        _lost(name, found["damaged"]),
+    ]
+    return [name, *cells, _resume(run, clean, found["clean"], {**base}, layouts)]
 
 
-def cut(folder: Path, into: Path, beyond: int) -> Path:
-    """A copy of the tars of which one ends `beyond` bytes after the first half of its samples; the cut one."""
-    into.mkdir()
-    for tar in folder.glob("*.tar"):
-        shutil.copy(tar, into)
-    index, number = open_index(str(folder / "index.json")), 3
-    offsets = index.offsets(number, Files())
-    assert offsets is not None
-    shortened = into / Path(index.shards[number].path).name
-    os.truncate(shortened, int(offsets[len(offsets) // 2]) + beyond)
-    return shortened
+def _whole(found: list[Case]) -> list[Case]:
+    return [each for each in found if "ranks" in each]
 
 
-def indexed(shard: Path) -> str:
-    """What our indexing says to a shard."""
-    try:
-        found, _ = scan(str(shard))
-    except UserError as error:
-        return str(error).replace(f"{shard.parent}/", "")
-    return f"indexed with {found.samples} samples"
+def _error(found: list[Case]) -> str:
+    return next((f"stops: {each['error'][:60]}" for each in found if "error" in each), "")
 
 
-def counted(found: int | dict[str, str], whole: int) -> str:
-    """What energon's indexing says to the set."""
-    if isinstance(found, dict):
-        return found["error"]
-    return f"{found} of {whole} samples indexed, no word of the other {whole - found}"
+def _sequences(found: list[Case]) -> str:
+    whole = _whole(found)
+    if not whole:
+        return _error(found)
+    different = len({json.dumps(together(each["ranks"])) for each in whole})
+    failed = f", {len(found) - len(whole)} failed" if len(whole) < len(found) else ""
+    return f"{different} of {len(whole)}{failed}"
+
+
+def _steps(found: list[Case]) -> str:
+    by_layout = [[len(steps) for steps in each["ranks"]] for each in _whole(found)]
+    if not by_layout:
+        return "–"
+    uneven = sum(len(set(steps)) > 1 for steps in by_layout)
+    every = [count for steps in by_layout for count in steps]
+    spread = f"{min(every)}" if min(every) == max(every) else f"{min(every)} to {max(every)}"
+    return f"{spread}, ranks differ on {uneven} layouts" if uneven else spread
+
+
+def _lost(name: str, found: list[Case]) -> str:
+    if name == "energon":
+        return "no epoch: it repeats without end"
+    whole = _whole(found)
+    if not whole:
+        return "–"
+    seen = [len({key for steps in each["ranks"] for keys in steps for key in keys}) for each in whole]
+    lost = [max(0, SAMPLES - count - each["reported"]) for count, each in zip(seen, whole, strict=True)]
+    return str(max(lost)) if min(lost) == max(lost) else f"{min(lost)} to {max(lost)}"
+
+
+def _resume(
+    run: Callable[[Path, Case], Case], folder: Path, clean: list[Case], base: Case, layouts: list[Any]
+) -> str:
+    halt = (2, 1) if (2, 1) in layouts else layouts[0]
+    on = (1, 2) if (1, 2) in layouts else layouts[0]
+    stopped = run(folder, {**base, "ranks": halt[0], "workers": halt[1], "stop": HALT})
+    whole = clean[layouts.index(halt)]
+    if "error" in stopped or "error" in whole:
+        return f"no state: {stopped.get('error', whole.get('error', ''))[:60]}"
+    rest = run(folder, {**base, "ranks": on[0], "workers": on[1], "state": stopped["state"]})
+    if "error" in rest:
+        return f"refused: {rest['error'][:70]}"
+    expected, got = together(whole["ranks"])[HALT:], together(rest["ranks"])
+    length = min(len(expected), len(got))
+    exact = length > 0 and got[:length] == expected[:length]
+    same = "" if halt != on else " (on the same layout: it has one)"
+    return ("exact" if exact else "other batches") + same
+
+
+def version(name: str) -> str:
+    if name == "ours":
+        return "this checkout"
+    if not PEERS.exists():
+        return ""
+    code = f"import importlib.metadata as m; print(m.version('{VERSIONS[name]}'))"
+    done = subprocess.run([str(PEERS / "bin/python"), "-c", code], capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def main() -> None:
-    if not PEERS.exists():
-        raise SystemExit("The peers are not there: `make bench-peers` installs them.")
+    names = sys.argv[1:] or ["ours", *VERSIONS]
     torch.set_num_threads(1)
-    folder = shards.folder(quick=True)
-    mine = [ours(folder, ranks, workers) for ranks, workers in LAYOUTS]
-    theirs = [energon(folder, "keys", workers, STEPS) for workers in WORKERS]
-    print(f"{'sequences of batches':<32}ours     {different(mine)} over {len(mine)} layouts of ranks × workers")
-    print(f"{'':<32}         {', '.join(f'{ranks}×{workers}' for ranks, workers in LAYOUTS)}")
-    print(f"{'':<32}energon  {different(theirs)} over {len(theirs)}: {', '.join(map(str, WORKERS))} workers")
+    titles = [
+        "loader",
+        "sequences",
+        "with 1 % damaged",
+        "steps of a rank",
+        "lost without a word",
+        "resume on another layout",
+    ]
+    print(f"six layouts (ranks × workers): {', '.join(f'{ranks}×{workers}' for ranks, workers in LAYOUTS)}\n")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        state = Path(temporary) / "state.pt"
-        energon(folder, "save", 2, HALT, state)
-        resumed = {workers: energon(folder, "load", workers, 10, state) for workers in (2, 1)}
-        print(f"{'2 workers, resumed with 2':<32}ours     {gone_on(mine[0], ours(folder, 1, 2, HALT))}")
-        print(f"{'':<32}energon  {gone_on(theirs[2], resumed[2])}")
-        print(f"{'2 workers, resumed with 1':<32}ours     {gone_on(mine[0], ours(folder, 1, 1, HALT))}")
-        print(f"{'':<32}energon  {gone_on(theirs[2], resumed[1])}")
-        whole = open_index(str(folder / "index.json")).samples
-        for name, beyond in {"a tar cut between two samples": 0, "a tar cut inside a picture": 5_000}.items():
-            shard = cut(folder, Path(temporary) / str(beyond), beyond)
-            print(f"{name:<32}ours     {indexed(shard)}")
-            print(f"{'':<32}energon  {counted(energon(shard.parent, 'count'), whole)}")
+        clean, damaged = write(Path(temporary) / "clean", ()), write(Path(temporary) / "damaged", DAMAGED)
+        for name in names:
+            shown = VERSIONS.get(name)
+            if shown and not version(name):
+                print(
+                    f"| {shown} | not installed: `make bench-peers` does it |{' |' * (len(titles) - 2)}",
+                    flush=True,
+                )
+                continue
+            cells = row(name, ours if name == "ours" else peer(name), clean, damaged)
+            cells[0] = f"{shown or 'ours,'} {version(name)}"
+            print(f"| {' | '.join(re.sub(r'[|]', '/', cell) for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":

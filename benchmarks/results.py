@@ -30,6 +30,7 @@ COMMANDS = {
     "tokenizer": "tokenizer.py",
     "image": "image.py",
     "shuffle": "shuffle.py",
+    "order": "order.py",
     "seek": "seek.py",
 }
 TOP = """# What the benchmarks said

@@ -51,3 +51,12 @@ def test_a_contender_that_can_not_be_made_ends_the_program() -> None:
     assert ended.returncode == 1
     assert ended.stderr.endswith("open's process ended before it was ready: what it said is above.\n")
     assert "No such file" in ended.stderr
+
+
+@pytest.mark.slow
+def test_our_row_of_the_table_of_orders() -> None:
+    """One sequence over six layouts, also with damaged samples, none lost, and a resume on another layout exact."""
+    command = [sys.executable, str(ROOT / "benchmarks/order.py"), "ours"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "| 1 of 6 | 1 of 6 | 25 | 0 | exact |" in ended.stdout

@@ -26,7 +26,8 @@ SAMPLE = {"configs": 5, "commands": 2, "checkpoints": 12}  # cases of the fast s
 
 
 def told(found: list[Found]) -> str:
-    return "\n".join(f"{each.kind} {each.finding.detail[:300]}\n    {each.command}" for each in found)
+    text = "\n".join(f"{each.kind} {each.finding.detail[:300]}\n    {each.command}" for each in found)
+    return text.encode("ascii", "backslashreplace").decode()  # what xdist can send
 
 
 @pytest.mark.parametrize("name", AREAS)
