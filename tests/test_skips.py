@@ -42,6 +42,7 @@ def ended(folder: Path, texts: list[str], ci: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_what_nobody_allowed_fails(tmp_path: Path) -> None:
     """Two of them fail in their test, two before it, two while the file is collected."""
     said = ended(tmp_path, list(SPOILED.values()), "1")

@@ -373,6 +373,7 @@ OWN = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_own_tower_is_trained_evaluated_and_gone_on_with(
     cli: Cli, shards: Path, class_folder: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_plan_says_parameters_operations_memory_days_and_the_curve(cli: Cli) -
     assert all(float(row[5]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_plan_says_that_its_share_of_the_peak_is_assumed_and_what_was_measured(cli: Cli) -> None:
     """The shares that it quotes are the pairs a second of docs/performance.md, by the plan's own count."""
     page = (ROOT / "docs/performance.md").read_text()

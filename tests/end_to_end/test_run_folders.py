@@ -114,6 +114,7 @@ def test_two_runs_and_two_evaluations_of_one_second_have_a_folder_each(
     assert f"report: {tmp_path}/runs/evaluate/run{number + 3}-2/report.html" in ended.out, ended.err
 
 
+@pytest.mark.slow
 def test_an_evaluation_into_a_runs_folder_leaves_the_run_as_it_is(
     cli: Cli, run: Path, class_folder: Path, tmp_path: Path
 ) -> None:
