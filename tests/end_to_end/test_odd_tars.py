@@ -40,7 +40,7 @@ def test_every_file_is_accounted_for(cli: Callable[..., Any], tmp_path: Path) ->
     refused = cli("pack", "source=shards", "path=tars", "out=index")
     assert refused.code == 2 and f"b.tar is cut or damaged after {whole} samples" in refused.err
     made = cli("pack", "source=shards", "path=tars/a*.tar")
-    assert made.code == 0 and "16 samples in 1 shards" in made.out and "left out: 32 × macOS's own file" in made.out
+    assert made.code == 0 and "16 samples in 1 shard" in made.out and "left out: 32 × macOS's own file" in made.out
     checked = cli("pack", "source=shards", "path=tars/*.tar", "verify=true")
     findings = json.loads((tmp_path / "verify.json").read_text())
     assert checked.code == 2

@@ -235,7 +235,7 @@ class Walk:
         run = line.runs(self.block.number)[0]
         raise UserError(
             f"Nothing can be read of a whole stream, from shard {self.shelf.index.names[run.shard]} on:"
-            " check the shards with pack.py source=shards verify=true."
+            f" check the shards with pack.py source=shards verify=true{_fewer(line.order.streams)}."
         )
 
     def _refuse(self, block: Block) -> None:
@@ -245,8 +245,14 @@ class Walk:
         key, shard = printable(item.content["__key__"]), printable(self.shelf.index.names[item.shard])
         raise UserError(
             f"No sample of a whole block of {block.size} gives a pair; the last is {key} of shard {shard}: {reason}."
-            " A sample's files have one name and are neighbours in the tar: fix the shard or leave it out."
+            " A sample's files have one name and are neighbours in the tar: fix the shard or leave it out"
+            f"{_fewer(block.line.order.streams)}."
         )
+
+
+def _fewer(streams: int) -> str:
+    """Of fewer streams, each has more samples to take in place of those that can't be read."""
+    return f", or take fewer data.streams ({streams} now)" if streams > 1 else ""
 
 
 def _damaged(block: Block, position: int) -> bool:

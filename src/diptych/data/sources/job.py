@@ -127,7 +127,7 @@ def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: L
     write_json(out / "pack.json", packed)
     if samples:
         write_json(index, {"version": 1, "shards": [_entry(record) for record in kept]})
-    say(f"{samples:,} samples in {len(kept)} shards")
+    say(f"{samples:,} sample{'s' * (samples != 1)} in {len(kept)} shard{'s' * (len(kept) != 1)}")
     for reason, of in left_out.items():
         say(f"  left out: {of['count']:,} × {reason}, as {_some(of)}")
     say(f"{seen:,} seen = {samples:,} packed + {lost:,} left out")
