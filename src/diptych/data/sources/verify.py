@@ -35,7 +35,10 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
     file = out / "verify.json"
     write_json(file, [finding.describe() for finding in findings])
     samples = sum(shard.samples for shard in ordered)
-    say(f"{samples:,} samples in {len(shards)} shards, {len(findings):,} findings: {file}")
+    say(
+        f"{samples:,} sample{'s' * (samples != 1)} in {len(shards)} shard{'s' * (len(shards) != 1)},"
+        f" {len(findings):,} finding{'s' * (len(findings) != 1)}: {file}"
+    )
     left_out = sum((shard.left_out for shard in ordered), Counter[str]())
     for reason, count in sorted(left_out.items()):
         say(f"  left out: {count:,} × {reason}")
