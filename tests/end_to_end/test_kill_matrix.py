@@ -48,8 +48,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = write_shards(folder / "shards", [32, 8, 24, 16], spoil)
     arguments = [
         "model=rn_tiny", "trainer=cpu", "trainer.precision=32-true", "logger=none", "data=webdataset",
-        f"data.shards={index}", "data.batch_size=16", "data.streams=8", "data.block=7", "data.max_bad=0.1", "data.validation=0",
-        "trainer.max_steps=14", "trainer.checkpoint_every=7", "trainer.log_every=1",
+        f"data.shards={index}", "data.batch_size=16", "data.streams=8", "data.block=7", "data.max_bad=0.1",
+        "data.validation=0", "trainer.max_steps=14", "trainer.checkpoint_every=7", "trainer.log_every=1",
         "+callbacks.witness._target_=witness.Witness", "callbacks.progress.seconds=0",
     ]  # fmt: skip
     whole = command(folder, folder / "whole.jsonl", *arguments, *layout(1, 0), f"run_dir={folder / 'whole'}")
