@@ -355,3 +355,14 @@ def test_a_sample_of_a_gigabyte_is_not_held(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("diptych.data.shards.LARGEST", 10**6)
     path = write(tmp_path / "a.tar", packed([*pairs(0, 1), ("001.png", bytes(2 * 10**6)), *pairs(2, 3)]))
     assert keys(samples(path)) == ["000", LARGE.reason, "002"]
+
+
+def test_keys_of_joined_tars_that_repeat_are_samples_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that stands in both tars is packed, so none of it is left out; verify names the doubled keys."""
+    path = write(tmp_path / "a.tar", packed(pairs(0, 8)) + packed(pairs(3, 6)))
+    index = open_index(path)
+    assert index.samples == 11 and index.not_taken() == {JOINED: {"a.tar": 1}}
+    packing.pack(path, str(tmp_path), None, 1, False, False, None)
+    assert "12 seen = 11 packed + 1 left out" in capsys.readouterr().out

@@ -96,7 +96,8 @@ class _Reading:
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.keys: list[str] = []
-        self.seen: set[str] = set()
+        self.seen: dict[str, set[str]] = {}  # key -> extensions, of samples that have ended
+        self.parts: set[str] = set()  # of the sample that is being read
         self.end = 0
         self.gap: int | None = None  # where damage begins that belongs to no sample yet
         self.spoiled: set[int] = set()  # samples, by number, that are known to be lost
@@ -113,6 +114,7 @@ class _Reading:
                     self._take(found, size)
         except BROKEN as error:  # of a compressed tar, or of the disk
             self._damaged(Damage(f"truncated or damaged ({str(error) or type(error).__name__})", self.end, self.end))
+        self._close()
         if self.gap is not None and size is not None:
             self._sample("", self.gap)
             self.spoiled.add(len(self.starts) - 1)
@@ -127,12 +129,11 @@ class _Reading:
                 if self.gap is not None:
                     self._sample("", self.gap)
                     self.spoiled.add(len(self.starts) - 1)
-                if part[0] in self.seen:
-                    self._leave_out(APART, part[0])
                 self._sample(part[0], found.begin)
             elif self.gap is not None:
                 self.spoiled.add(len(self.starts) - 1)
             self.gap = None
+            self.parts.add(part[1])
         if size is not None and found.end > size:
             if isinstance(part, str):
                 self._sample("", found.begin if self.gap is None else self.gap)
@@ -142,9 +143,19 @@ class _Reading:
             self.spoiled.add(len(self.starts) - 1)
 
     def _sample(self, key: str, begin: int) -> None:
+        self._close()
         self.starts.append(begin)
         self.keys.append(key)
-        self.seen.add(key)
+
+    def _close(self) -> None:
+        """The sample that was being read has ended. Where its key came before with other files, they are one sample's
+        that stand apart; with the same ones it is another sample of that key, as in tars that were joined."""
+        if self.parts:
+            before = self.seen.setdefault(self.keys[-1], set())
+            if before and not before & self.parts:
+                self._leave_out(APART, self.keys[-1])
+            before |= self.parts
+            self.parts = set()
 
     def _damaged(self, found: Damage) -> None:
         if not found.lost:
