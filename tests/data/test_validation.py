@@ -18,7 +18,7 @@ from diptych.data.order import Order
 from diptych.data.pairs import Pairs
 from diptych.data.stream import Place, Stream
 from diptych.data.tokenizer import Tokenizer
-from diptych.data.validation import check, hashed, held_out, hold_out
+from diptych.data.validation import auto, check, hashed, held_out, hold_out
 from diptych.errors import UserError
 from samples import caption, picture, write_shards
 
@@ -116,9 +116,14 @@ def test_pairs_of_one_key_are_on_one_side(tmp_path: Path) -> None:
         hold_out(index, 2, Files())
 
 
+@pytest.mark.parametrize(("total", "number"), [(39, 0), (40, 8), (58, 8), (500, 10), (90_000, 1000)])
+def test_auto_holds_out_eight_or_more_and_at_most_a_fifth(total: int, number: int) -> None:
+    assert auto(total) == number
+
+
 def test_what_auto_holds_out(index_file: Path) -> None:
     index = open_index(str(index_file))
-    assert sum(map(len, hold_out(index, "auto", Files())[0].held.values())) == 2  # 2 % of 120
+    assert sum(map(len, hold_out(index, "auto", Files())[0].held.values())) == 8  # 2 % of 120 would be 2
     remote = open_index(str(index_file))
     remote = Index(tuple(type(s)(f"http://host/{s.path}", s.samples, s.bytes) for s in remote.shards))
     assert "remote" in hold_out(remote, "auto", Files())[1]

@@ -27,6 +27,8 @@ from diptych.errors import UserError
 AUTO = "auto"
 SHARE, MOST, BELOW = 0.02, 1000, 1_000_000
 """`auto` holds out this share, up to so many pairs, of sets below so many."""
+LEAST, LARGEST = 8, 0.2
+"""`auto` holds out at least so many, where they are at most this share of the set, and none where they are more."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ def check(wanted: Any) -> None:
     if wanted != AUTO and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0):
         raise UserError(
             f"data.validation={wanted} must be a whole number of pairs to hold out, 0 for none, or {AUTO}: "
-            f"{SHARE:.0%} of them up to {MOST:,}, of sets below {BELOW:,} pairs."
+            f"{SHARE:.0%} of them, {LEAST} to {MOST:,}, of sets of {round(LEAST / LARGEST)} to {BELOW - 1:,} pairs."
         )
 
 
@@ -67,7 +69,7 @@ def hold_out(index: Index, wanted: int | str, files: Files) -> tuple[Index, str]
             f"data.validation={wanted} chooses pairs by their keys, which are not read of remote shards: take"
             " data.validation=0, and data.evaluate=TAR for pairs of a shard of their own."
         )
-    number = min(MOST, round(SHARE * total)) if wanted == AUTO else int(wanted)
+    number = auto(total) if wanted == AUTO else int(wanted)
     if not number:
         why = "the set is small; data.validation=N holds out N" if wanted == AUTO else "data.validation=0"
         return index, f"no pair of {total:,} is held out for validation: {why}."
@@ -79,6 +81,12 @@ def hold_out(index: Index, wanted: int | str, files: Files) -> tuple[Index, str]
         raise UserError(f"data.validation={wanted} is fewer than the pairs that share one key: take more, or 0.")
     told = f"{count:,} of {total:,} pairs are held out for validation, chosen by a hash of their keys"
     return replace(index, held=held), f"{told} (data.validation={wanted})."
+
+
+def auto(total: int) -> int:
+    """How many of a set below BELOW pairs: the loss of one pair is always 0, so few are as good as none."""
+    number = min(MOST, max(LEAST, round(SHARE * total)))
+    return number if number <= LARGEST * total else 0
 
 
 def _chosen(index: Index, number: int, files: Files) -> dict[int, np.ndarray]:
