@@ -52,6 +52,10 @@ def test_classifier_of_a_module_with_or_without_parameters(module):
 def test_classifier_needs_names_and_finite_features():
     with pytest.raises(UserError, match="at least one class name"):
         zero_shot_classifier(Letters(), letters, [], ["{}"])
+    with pytest.raises(UserError, match=r"names='cat' is one text: give a list of names"):
+        zero_shot_classifier(Letters(), letters, "cat", ["a {}"])
+    with pytest.raises(UserError, match=r"templates='a \{\}' is one text: give a list of templates"):
+        zero_shot_classifier(Letters(), letters, ["cat"], "a {}")
     with pytest.raises(UserError, match="text features hold NaN"):
         zero_shot_classifier(Letters(), lambda texts: letters(texts) * math.nan, ["abc"], ["{}"])
 

@@ -33,8 +33,11 @@ def zero_shot_classifier(
 
     A class is the mean of its T prompts' unit vectors, scaled to unit length again: an ensemble over the
     embedding space, as cheap to apply as one prompt. `batch_size` counts prompts; a class is never split.
-    Raises UserError without names or templates, or where a text feature is not finite.
+    Raises UserError without names or templates, for a text instead of a list, or where a feature is not finite.
     """
+    for what, given in (("names", names), ("templates", templates)):
+        if isinstance(given, str):  # a sequence too: each letter would be a class
+            raise UserError(f"{what}={given!r} is one text: give a list of {what}, such as [{given!r}].")
     if not names or not templates:
         raise UserError("A zero-shot classifier needs at least one class name and one template.")
     device = _device(model)
