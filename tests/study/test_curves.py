@@ -32,6 +32,13 @@ def test_a_long_curve_is_a_mean_in_a_band_and_stays_small():
     assert "fill-opacity: 0.15" in svg and len(svg) < 60_000
 
 
+@pytest.mark.parametrize(("least", "scale"), [(0.0, "linear"), (0.1, "logarithmic")])
+def test_the_loss_names_the_scale_it_is_drawn_on(least, scale):
+    lines = [{"step": 1, "train/loss": 2.5}, {"step": 2, "train/loss": least}]
+    svg = charts(Record("x", "", lines=lines))[0].svg
+    assert {"linear", "logarithmic"} & set(re.findall(r"<text[^>]*>([^<]*)<", svg)) == {scale}
+
+
 def test_what_was_not_logged_is_named():
     lines = [{"step": 1, "train/loss": math.nan}, {"step": 2, "train/lr": 0.5}]
     drawn = {chart.title: chart for chart in charts(Record("x", "", lines=lines))}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diptych.study.lead import lead, prompts, title
+from diptych.study.lead import few, lead, prompts, title
 from diptych.study.record import Record, read
 
 SHOTS = {"1": {"top1": 0.1}, "4": {"top1": 0.6}}
@@ -46,6 +46,8 @@ def test_a_run_without_labelled_sets_leads_with_its_pairs_and_lacks_nothing(tmp_
     found = lead(record)
     assert found["big"] == "12.5" and "8 pairs held out of training; loss 1.50" in found["what"]
     assert "data.evaluate=FOLDER" in found["what"]
+    assert "8 pairs are few: chance is 12.5 %; data.validation=N holds out more." in found["what"]
+    assert few(99) and not few(100) and not few(None) and few(1).startswith(" 1 pair is few")
 
 
 @pytest.mark.parametrize("odd", [None, 3, [], {"a": 3}, {"sets": {"a": {"curves": []}}}])

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,8 @@ def _chart(
             lines[label] = (steps, [value * factor for value in values])
     if not lines:
         return Chart(title, absent=", ".join(keys.values()) or "val/zeroshot/…")
-    return line_chart(title, lines, form, Axis(y="logarithmic" if log else "", log=log))
+    shown = positive(value for _, values in lines.values() for value in values)
+    return line_chart(title, lines, form, Axis(y=("logarithmic" if shown else "linear") if log else "", log=log))
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _svg(title: str, lines: list[tuple[list[int], list[float]]], axis: Axis) -> 
             if len(x) < len(steps):
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         _quiet(axes)
-        if axis.log and all(value > 0 for _, values in lines for value in values if math.isfinite(value)):
+        if axis.log and positive(value for _, values in lines for value in values):
             _logarithmic(axes)
         for at, value, note in zip(*lines[0], axis.notes, strict=False):
             axes.annotate(note, (at, value), (0, 4), "data", "offset points", color=MUTED, fontsize=6, ha="center")
@@ -185,6 +186,11 @@ def _quiet(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.01)
     axes.set_ylim(bottom=min(0, axes.dataLim.y0))  # from zero: half as high is half as much
+
+
+def positive(values: Iterable[float]) -> bool:
+    """Whether a logarithmic axis can show all that are finite."""
+    return all(value > 0 for value in values if math.isfinite(value))
 
 
 def _logarithmic(axes: "Axes") -> None:

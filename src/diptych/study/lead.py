@@ -73,10 +73,19 @@ def _pairs(record: Record) -> dict[str, str]:
     told = mapping(record.metrics.get("pairs"))
     share, loss = number(mapping(told.get("text_to_image")).get("R@1")), decimal(told.get("loss"))
     where = f"on {count(told.get('n'))} pairs held out of training"
-    more = "For zero-shot numbers add data.evaluate=FOLDER, a sub-folder of pictures a class."
+    more = f"{few(told.get('n'))} For zero-shot numbers add data.evaluate=FOLDER, a sub-folder of pictures a class."
     if math.isnan(share):
-        return {"big": loss, "unit": "", "what": f"loss {where}. {more}"}
-    return _share(share, f"recall@1 from text to image {where}; loss {loss}. {more}")
+        return {"big": loss, "unit": "", "what": f"loss {where}.{more}"}
+    return _share(share, f"recall@1 from text to image {where}; loss {loss}.{more}")
+
+
+def few(pairs: Any) -> str:
+    """A sentence where so few pairs were held out that chance alone makes a high recall; "" elsewhere."""
+    n = number(pairs)
+    if not 1 <= n < 100:
+        return ""
+    told = "1 pair is" if n == 1 else f"{count(n)} pairs are"
+    return f" {told} few: chance is {percent(1 / n)} %; data.validation=N holds out more."
 
 
 def _fewshot(record: Record) -> dict[str, str]:
