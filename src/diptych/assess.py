@@ -76,17 +76,21 @@ def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[
     return merge_metrics(out / "metrics.json", {"retrieval": recalls})
 
 
-def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path:
-    """Every set's embeddings, in `out/embeddings.parquet`. Returns the file.
+def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> tuple[Path, list[str]]:
+    """Every set's embeddings, in `out/embeddings.parquet`. Returns it, and a line a reason of what was skipped.
 
     The text of a picture is its first caption, or, where it has none, its class name in the set's first template.
     """
     from diptych.study.embeddings import write_table
 
     keys, captions, images = [], [], []
+    skipped: list[str] = []
     labels: list[str | None] = []
     for evalset in sets:
         encoded = encode_set(loaded.model, evalset)
+        skipped += [
+            f"skipped in {evalset.name}: {len(of)} × {why}, as {of[0]}" for why, of in encoded.skipped.items()
+        ]
         classes = evalset.classnames
         names = [classes[int(label)] if classes else None for label in encoded.labels]
         keys += encoded.keys
@@ -100,7 +104,7 @@ def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> Path
     file = out / "embeddings.parquet"
     texts = encode_texts(loaded.model, loaded.tokenizer, captions)
     write_table(file, keys, captions, labels, torch.cat(images), texts)
-    return file
+    return file, skipped
 
 
 def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

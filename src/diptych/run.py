@@ -258,6 +258,10 @@ def _settled(data: DictConfig, key: str) -> Any:
 
 def _prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
     """The evaluation sets that this command line names, with the templates that the model is asked with."""
+    hydra = HydraConfig.get()
+    typed = {override.split("=", 1)[0].lstrip("+~") for override in hydra.overrides.task}
+    if hydra.runtime.choices.get("data") == "emoji" and not typed & {"data", *(f"data.{key}" for key in OF_SETS[:4])}:
+        say("data: emoji, the embedded drawings, as no data= was given")
     data: Any = {key: _settled(cfg.data, key) for key in OF_SETS if key in cfg.data}
     with trusting({target for _, target in targets_in(data)}):
         return prompted_sets(data, loaded)
@@ -280,8 +284,8 @@ def embed(cfg: DictConfig) -> Path:
     place(loaded.model)
     with shared(results(folder, numbered=not typed)) as out:
         sets = _prompted_sets(cfg, loaded)
-        file = assess.write_embeddings(out, loaded, sets)
-        say(f"{lines(about(loaded, sets))}\nembeddings: {file}")
+        file, skipped = assess.write_embeddings(out, loaded, sets)
+        say("\n".join([lines(about(loaded, sets)), *skipped, f"embeddings: {file}"]))
     return file
 
 

@@ -48,8 +48,10 @@ def test_paths_are_validated_on_and_tasks_read_packed_shards(cli: Cli, tmp_path:
     own = f"data.shards={index}"
     ended = cli("train", *TINY, own, sets, f"run_dir={tmp_path}/run")
     assert ended.code == 0, ended.err
-    assert "2 of 100 pairs are held out for validation, chosen by a hash of their keys" in ended.out
+    assert "8 of 100 pairs are held out for validation, chosen by a hash of their keys" in ended.out
     assert "best.ckpt is the step of the highest mean top-1 of colours." in ended.out
+    page = (tmp_path / "run/report.html").read_text()
+    assert "8 pairs are few: chance is 12.5 %" in page and "For zero-shot numbers" not in page
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     numbers = lines[-1]
     names = {key.split("/")[2] for key in numbers if key.startswith("val/zeroshot/")}
@@ -60,7 +62,7 @@ def test_paths_are_validated_on_and_tasks_read_packed_shards(cli: Cli, tmp_path:
         "val/pairs/recall/image_to_text/R@1",
     } <= set(numbers)
     told = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert told["pairs"]["held_out"] == told["pairs"]["n"] == 2 and told["pairs"]["step"] == 2
+    assert told["pairs"]["held_out"] == told["pairs"]["n"] == 8 and told["pairs"]["step"] == 2
     assert told["retrieval"]["captions"]["shared_captions"] == 6
 
     checkpoint = f"checkpoint={tmp_path}/run"
@@ -84,6 +86,24 @@ def test_paths_are_validated_on_and_tasks_read_packed_shards(cli: Cli, tmp_path:
     torch.save(state, broken / "checkpoints/last.ckpt")
     ended = cli("evaluate", f"checkpoint={broken / 'checkpoints/last.ckpt'}", sets, f"out={tmp_path}/e")
     assert ended.code == 2 and "logit scale is inf" in ended.err, ended.err
+    assert "data: emoji" not in ended.out
+
+
+def test_embed_names_what_it_skips_and_the_drawings_it_takes_by_default(
+    cli: Cli, tmp_path: Path, class_folder: Path
+) -> None:
+    index = write_shards(tmp_path / "own", [40])
+    ended = cli("train", *TINY, f"data.shards={index}", f"run_dir={tmp_path}/run")
+    assert ended.code == 0, ended.err
+    damaged = sorted(class_folder.rglob("*.png"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    checkpoint = f"checkpoint={tmp_path}/run"
+    ended = cli("embed", checkpoint, "data=folder", f"data.path={class_folder}", f"out={tmp_path}/own-e")
+    assert ended.code == 0 and "data: emoji" not in ended.out, ended.err
+    assert "skipped in classes: 1 × " in ended.out and damaged.stem in ended.out, ended.out
+    ended = cli("embed", checkpoint, f"out={tmp_path}/emoji-e")
+    assert ended.code == 0, ended.err
+    assert "data: emoji, the embedded drawings, as no data= was given" in ended.out
 
 
 def test_a_set_of_the_role_test_chooses_nothing(cli: Cli, tmp_path: Path, class_folder: Path) -> None:
