@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diptych.masking import HIDDEN, filled, masked, masked_argument, masked_text, masked_value
+from diptych.masking import HIDDEN, filled, masked, masked_argument, masked_overrides, masked_text, masked_value
 from diptych.terminal import complain, say, visible
 
 SECRETS = [
@@ -101,3 +101,16 @@ def test_a_terminal_only_shows(capsys: pytest.CaptureFixture[str]) -> None:
     every = visible("".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)])))
     assert all(letter in "\t\n" or letter.isprintable() for letter in every)
     assert sys.stdout is not None
+
+
+def test_what_hydra_prints_and_writes_of_a_command_line() -> None:
+    typed = "#0 : seed=1 data.shards=http\\://bob\\:hunter2pass@host/index.json?sig=abcdef logger=none\n"
+    assert masked_overrides(typed) == (
+        "#0 : seed=1 data.shards=http://<hidden>@host/index.json?sig=<hidden> logger=none\n"
+    )
+    record = (
+        "hydra:\n  - seed=1\n  - data.shards=s3://key:pw@host/x\n  - data.files.token=abc\nshards: http://a:b@h/x\n"
+    )
+    hidden = masked_overrides(record)
+    assert "pw" not in hidden and "abc" not in hidden and "a:b" not in hidden
+    assert hidden.splitlines()[1] == "  - seed=1" and len(hidden.splitlines()) == 5

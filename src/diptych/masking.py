@@ -96,6 +96,19 @@ def masked_argument(argument: str) -> str:
     return f"{key}={masked_value(value)}" if equals else masked_value(argument)
 
 
+def masked_overrides(text: str) -> str:
+    """As `masked_text`, of what Hydra prints and writes: a line may be an override in a list, its colons escaped."""
+    return "".join(map(_masked_line, text.replace("\\:", ":").splitlines(keepends=True)))
+
+
+def _masked_line(line: str) -> str:
+    mark = re.match(r"\s*- ", line)
+    body = line[mark.end() :] if mark else line
+    if mark and "=" in body:
+        body = masked_argument(body.rstrip("\n")) + "\n" * body.endswith("\n")
+    return (mark[0] if mark else "") + masked_text(body)
+
+
 def filled(stored: Any, given: Any) -> Any:
     """A config that was written masked, with what `given` (another one, of the same keys) has in those places, where
     that is the same but for what is hidden."""

@@ -9,6 +9,8 @@ import select
 import sys
 from typing import TextIO
 
+from diptych.masking import masked_overrides
+
 
 def keep_output() -> None:
     """Make stdout and stderr of this process ones that never raise. A closed one becomes the null device, since the
@@ -40,6 +42,10 @@ class _Lasting(io.TextIOWrapper):
     def __init__(self, number: int, name: str, encoding: str) -> None:
         buffer = io.BufferedWriter(_Descriptor(number, name))
         super().__init__(buffer, encoding, "backslashreplace", line_buffering=name == "stderr" or os.isatty(number))
+
+    def write(self, text: str) -> int:
+        """Also what others print, such as Hydra the overrides of a job, has no passwords."""
+        return super().write(masked_overrides(text) if "://" in text else text)
 
 
 class _Descriptor(io.RawIOBase):
