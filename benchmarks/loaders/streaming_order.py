@@ -29,6 +29,11 @@ class Pairs(StreamingDataset):
         return sample["key"]
 
 
+def named(keys: list[str]) -> dict[str, list[str]]:
+    """A batch whose samples its loader can count, as its state asks."""
+    return {"key": keys}
+
+
 def copied(folder: Path) -> Path:
     own = folder / "mds"
     if not own.exists():
@@ -48,13 +53,13 @@ def one(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         num_canonical_nodes=case["streams"],
     )
     loader = StreamingDataLoader(
-        dataset, batch_size=case["batch"] // case["ranks"], num_workers=case["workers"], collate_fn=list
+        dataset, batch_size=case["batch"] // case["ranks"], num_workers=case["workers"], collate_fn=named
     )
     if "state" in case:
         loader.load_state_dict(case["state"])
     steps: list[list[str]] = []
     for batch in loader:
-        steps.append(batch)
+        steps.append(batch["key"])
         if len(steps) == case.get("stop"):
             break
     return {"steps": steps, "state": loader.state_dict() if "stop" in case else None}

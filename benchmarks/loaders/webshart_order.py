@@ -28,13 +28,14 @@ def main(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         loader.load_state_dict(case["state"])
     steps: list[list[str]] = [[]]
     for entry in loader:
-        if entry.path.endswith(".jpg"):
-            decode(bytes(entry.data))
-            if len(steps[-1]) == case["batch"]:
-                if len(steps) == case.get("stop"):
-                    return {"ranks": [steps], "reported": 0, "state": loader.state_dict()}
-                steps.append([])
-            steps[-1].append(Path(entry.path).stem)
+        if not entry.path.endswith(".jpg"):
+            continue
+        decode(bytes(entry.data))  # in its user's hands: the loader gives bytes, and has no hook that may fail
+        if len(steps[-1]) == case["batch"]:
+            steps.append([])
+        steps[-1].append(Path(entry.path).stem)
+        if len(steps) == case.get("stop") and len(steps[-1]) == case["batch"]:
+            return {"ranks": [steps], "reported": 0, "state": loader.state_dict()}
     return {"ranks": [steps], "reported": 0, "state": None}
 
 
