@@ -98,14 +98,14 @@ def masked_argument(argument: str) -> str:
 
 def masked_overrides(text: str) -> str:
     """As `masked_text`, of what Hydra prints and writes: a line may be an override in a list, its colons escaped."""
-    return "".join(map(_masked_line, text.replace("\\:", ":").splitlines(keepends=True)))
+    return "\n".join(map(_masked_line, text.replace("\\:", ":").split("\n")))
 
 
 def _masked_line(line: str) -> str:
     mark = re.match(r"\s*- ", line)
     body = line[mark.end() :] if mark else line
     if mark and "=" in body:
-        body = masked_argument(body.rstrip("\n")) + "\n" * body.endswith("\n")
+        body = masked_argument(body)
     return (mark[0] if mark else "") + masked_text(body)
 
 

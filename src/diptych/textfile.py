@@ -61,6 +61,22 @@ def read_text(path: str | Path) -> str:
         ) from error
 
 
+def own(file: Path, folder: Path) -> Path:
+    """`file`, which a dataset brings in `folder`. Raises UserError for a link to a file elsewhere, whose text would
+    come into tables and pages. In Hugging Face's cache a snapshot's files are links to blobs beside it: its own.
+    """
+    try:
+        target, place = file.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # a link to itself: reading it says so
+        return file
+    hub = next(
+        (part.parent / "blobs" for part in (folder / "x").absolute().parents if part.name == "snapshots"), None
+    )
+    if target.is_relative_to(place) or (hub is not None and target.parent == hub.resolve()):
+        return file
+    raise UserError(f"{file} is a link to {target}, outside of {folder}: put a copy of the file in its place.")
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """A file's JSON object. Raises UserError as `read_text` does, and for what is not JSON or no object, has a key
     twice, or is nested or numbered beyond what Python reads."""

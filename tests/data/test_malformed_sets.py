@@ -275,3 +275,26 @@ def test_a_picture_that_is_gone_or_a_folder_is_counted(class_folder: Path) -> No
         "can't be read (No such file or directory)": ["red/0.png"],
         "can't be read (Is a directory)": ["red/4.png"],
     }
+
+
+@pytest.mark.parametrize("name", ["classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"])
+def test_a_text_file_that_links_out_of_the_set_is_refused(tmp_path: Path, name: str) -> None:
+    named_set(tmp_path / "one", b"near\nfar\n", [0, 1])
+    secret = tmp_path / "credentials"
+    secret.write_text("aws_secret_access_key = {}\nb\n")
+    (tmp_path / "one" / name).unlink(missing_ok=True)
+    (tmp_path / "one" / name).symlink_to(secret)
+    with pytest.raises(UserError, match=f"{name} is a link to .*credentials, outside of"):
+        benchmark_sets(str(tmp_path / "one"))
+
+
+def test_links_within_a_set_and_to_a_hub_s_blobs_are_its_own(tmp_path: Path) -> None:
+    one = tmp_path / "hub/snapshots/rev/one"
+    named_set(one, b"near\nfar\n", [0, 1])
+    (tmp_path / "hub/blobs").mkdir()
+    for number, name in enumerate(("classnames.txt", "zeroshot_classification_templates.txt")):
+        blob = tmp_path / "hub/blobs" / str(number)
+        (one / name).rename(blob)
+        (one / name).symlink_to(Path("../../../blobs") / str(number))
+    (found,) = benchmark_sets(str(one))
+    assert found.classnames == ["near", "far"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,31 @@ def test_a_damaged_row_group_is_counted(classes: str, tmp_path: Path) -> None:
     (found,) = parquet_set(str(path), classes, image="img", label="fine_label")
     assert not list(found.batches(2, 8))
     assert set(found.skipped) == {"not a readable image", "row group that can't be read"}
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["Blue", "green!", "red", "white"], None),
+        (["azure", "grass", "red", "snow"], None),
+        (
+            ["green", "blue", "red", "white"],
+            "label 0 is 'green', and data.classes has that name at 1 and 'blue' at 0",
+        ),
+        (["red", "azure", "grass", "snow"], "label 0 is 'red', and data.classes has that name at 2"),
+        (["blue", "green"], "has 2 classes and data.classes 4"),
+    ],
+)
+def test_classes_that_the_file_numbers_in_another_way_are_refused(
+    tmp_path: Path, names: list[str], sentence: str | None
+) -> None:
+    (tmp_path / "classnames.txt").write_text("blue\ngreen\nred\nwhite\n")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c} square.\n")
+    told = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], {"huggingface": json.dumps(told)})
+    pq.write_table(pa.table([[b"x"], [1]], schema=schema), tmp_path / "test.parquet")
+    if sentence is None:
+        assert len(parquet_set(str(tmp_path / "test.parquet"), str(tmp_path))[0]) == 1
+    else:
+        with pytest.raises(UserError, match=sentence):
+            parquet_set(str(tmp_path / "test.parquet"), str(tmp_path))

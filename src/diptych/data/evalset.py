@@ -20,7 +20,7 @@ from diptych.data.reading.address import printable
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
 from diptych.templates import CLIPS, OWN, PLAIN, read_templates
-from diptych.textfile import read_json, read_lines, read_text
+from diptych.textfile import own, read_json, read_lines, read_text
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 MARKS = ("classnames.txt", "dataset_type.txt")  # a folder with one of them is a set
@@ -130,8 +130,8 @@ def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
     items: list[Item] = [
         (key, file, label, "") for label, files in enumerate(found.pictures.values()) for key, file in files
     ]
-    own = (root / TEMPLATES).exists()
-    templates, prompts = (read_templates(root / TEMPLATES), OWN) if own else ([PLAIN], CLIPS)
+    brings = (root / TEMPLATES).exists()
+    templates, prompts = (read_templates(own(root / TEMPLATES, root)), OWN) if brings else ([PLAIN], CLIPS)
     made = EvalSet(name or base(path), list(found.pictures), templates, items, prompts=prompts)
     return [replace(made, unused=found.unused, remarks=found.remarks)]
 
@@ -179,7 +179,7 @@ def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
         return [tar_set(root, {})]
     listed = (root / "sets.json").exists()
     there = sorted({each.parent.name for file in MARKS for each in root.glob(f"*/{file}")})
-    described = _described(root / "sets.json") if listed else {name: {} for name in there}
+    described = _described(own(root / "sets.json", root)) if listed else {name: {} for name in there}
     names = list(described)
     if not names:
         raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
@@ -187,7 +187,7 @@ def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
         raise UserError(f"data.path={path} has no set {missing[0]!r}: take some of {', '.join(names)}.")
     if gone := next((name for name in names if not (root / name).is_dir()), None):
         raise UserError(f"{root}/sets.json names the set {gone!r}, and there is no such folder: leave it out.")
-    sets = [tar_set(root / name, described[name]) for name in names if chosen is None or name in chosen]
+    sets = [tar_set(root / name, described[name], top=root) for name in names if chosen is None or name in chosen]
     if not sets:
         raise UserError(f"data.evaluate.names= takes none of the sets of {path}: take some of {', '.join(names)}.")
     if more := [name for name in there if name not in described]:
@@ -210,19 +210,21 @@ def _described(file: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def tar_set(root: Path, described: Mapping[str, Any], split: str = "test") -> EvalSet:
+def tar_set(root: Path, described: Mapping[str, Any], split: str = "test", top: Path | None = None) -> EvalSet:
     """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars
+    top: the folder of sets that it is one of, within which its text files may be links
 
     A blank class name keeps its place, since the labels are places: CLEVR's distances have one, and are evaluated
     with it. Blank names at the end, of which there is no picture, are left out.
     """
-    retrieval = _kind(root / "dataset_type.txt") == "retrieval"  # pictures with captions, no classes
+    top = top or root
+    retrieval = _kind(own(root / "dataset_type.txt", top)) == "retrieval"  # pictures with captions, no classes
     for needed in () if retrieval else (root / "classnames.txt", root / TEMPLATES):
         if not needed.exists():
             raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
     name = base(root)
-    names = [] if retrieval else read_lines(root / "classnames.txt")
-    templates = [] if retrieval else read_templates(root / TEMPLATES)
+    names = [] if retrieval else read_lines(own(root / "classnames.txt", top))
+    templates = [] if retrieval else read_templates(own(root / TEMPLATES, top))
     unused: Unused = {}
     items: list[Item] = []
     for tar in _tars(root / split, unused):
@@ -257,7 +259,7 @@ def _tars(folder: Path, unused: Unused) -> list[Path]:
         elif entry.name != "nshards.txt":
             unused.setdefault(f"file in {folder.name}/ that is no .tar", []).append(printable(entry.name))
     if (folder / "nshards.txt").exists():
-        said = read_text(folder / "nshards.txt").strip()
+        said = read_text(own(folder / "nshards.txt", folder.parent)).strip()
         if said != str(len(found)):
             raise UserError(f"{folder}/nshards.txt says {said!r:.60}, and {len(found)} tars are there: restore them.")
     return sorted(found, key=lambda tar: (len(tar.name), tar.name))

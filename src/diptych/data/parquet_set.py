@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from diptych.data.image import BadImage
 from diptych.data.reading.address import printable
 from diptych.errors import UserError
 from diptych.templates import read_templates
-from diptych.textfile import read_lines
+from diptych.textfile import own, parse_json, read_lines
 
 SPLIT = re.compile(r"(\w+?)-\d+(-of-\d+)?\.parquet$")  # test-00000-of-00002.parquet, as the hub names them
 
@@ -54,7 +55,7 @@ def parquet_set(
     unused: Unused = {}
     files = _files(Path(path), unused)
     names, templates = _pinned(classes)
-    items: list[Item] = [item for file in files for item in _items(file, image, label, len(names))]
+    items: list[Item] = [item for file in files for item in _items(file, image, label, names)]
     if not items:
         raise UserError(f"data.path={path} holds no row: give it a Parquet file with pictures and labels.")
     return [EvalSet(name or base(path), names, templates, items, unused=unused)]
@@ -76,7 +77,7 @@ def _files(path: Path, unused: Unused) -> list[Path]:
     return files
 
 
-def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
+def _items(file: Path, image: str, label: str, names: list[str]) -> list[Item]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,6 +95,7 @@ def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
                     f"{file}: the column {image!r} holds {schema.field(image).type}, not encoded pictures (binary, or"
                     " a struct with `bytes`): say data.image=NAME."
                 )
+            _check_names(file, _own_names(schema.metadata or {}, label, file), names)
             groups = [
                 table.read_row_group(group, [label]).column(label).to_pylist()
                 for group in range(table.num_row_groups)
@@ -101,6 +103,7 @@ def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is not a readable Parquet file: fetch it again.") from error
     items: list[Item] = []
+    classes = len(names)
     for group, labels in enumerate(groups):
         for row, value in enumerate(labels):
             if not isinstance(value, int) or not 0 <= value < classes:
@@ -112,6 +115,38 @@ def _items(file: Path, image: str, label: str, classes: int) -> list[Item]:
                 (f"{printable(file.stem)}/{group}/{row}", Cell(str(file), group, row, image), int(value), "")
             )
     return items
+
+
+def _own_names(metadata: Mapping[bytes, bytes], label: str, file: Path) -> list[str]:
+    """The class names that the hub's metadata gives the column of labels; [] where it gives none."""
+    if b"huggingface" not in metadata:
+        return []
+    found: Any = parse_json(metadata[b"huggingface"], f"{file}, its metadata huggingface")
+    for key in ("info", "features", label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _check_names(file: Path, there: list[str], names: list[str]) -> None:
+    """Raises UserError where the file numbers its classes in another way than `names`; other words for a class are
+    no matter, as templates ask for nicer ones."""
+    if there and len(there) != len(names):
+        raise UserError(
+            f"{file} has {len(there)} classes and data.classes {len(names)}: the labels and the class names are not"
+            " of one set."
+        )
+    places = {_plain(name): place for place, name in enumerate(names)}
+    for place, name in enumerate(there):
+        elsewhere = places.get(_plain(name), place)
+        if elsewhere != place and _plain(names[place]) != _plain(name):
+            raise UserError(
+                f"{file} says that label {place} is {name!r:.80}, and data.classes has that name at {elsewhere} and"
+                f" {names[place]!r:.80} at {place}: give the class names in the file's order."
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
 
 
 def _encoded(column: Any) -> bool:
@@ -138,4 +173,6 @@ def _pinned(classes: str) -> tuple[list[str], list[str]]:
     for needed in (folder / benchmarks.NAMES, folder / benchmarks.TEMPLATES):
         if not needed.is_file():
             raise UserError(f"{needed} is missing: data.classes={classes} needs class names and templates.")
-    return read_lines(folder / benchmarks.NAMES), read_templates(folder / benchmarks.TEMPLATES)
+    return read_lines(own(folder / benchmarks.NAMES, folder)), read_templates(
+        own(folder / benchmarks.TEMPLATES, folder)
+    )
