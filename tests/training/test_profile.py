@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diptych.training.callbacks.profile import MADE, ORDER, REST, WAIT, Profile, _summed
 
-SPIN = 0.03  # seconds, many times what a step of the small model takes
+SPIN = 0.1  # seconds, many times what a step of the small model takes, and what another process may take a core for
 
 
 def spin() -> None:
