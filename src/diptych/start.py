@@ -14,6 +14,9 @@ def start(command: str) -> None:
     """Run a function of `diptych.run` (train, evaluate, …) with this process's arguments."""
     if sys.version_info < (3, 11):  # noqa: UP036 (whoever types `python` may have an older one)
         _refuse(f"this is Python {sys.version.split()[0]}, and 3.11 is the oldest that works", command)
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"  # under LC_ALL=C names would be lone bytes
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     try:
         from diptych import run
         from diptych.output import keep_output
