@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
 
+import diptych.data.reading.http  # noqa: F401 (what urllib3 logs is masked from there on)
 from diptych.masking import HIDDEN, filled, masked, masked_argument, masked_overrides, masked_text, masked_value
 from diptych.terminal import complain, say, visible
 
@@ -114,3 +116,20 @@ def test_what_hydra_prints_and_writes_of_a_command_line() -> None:
     hidden = masked_overrides(record)
     assert "pw" not in hidden and "abc" not in hidden and "a:b" not in hidden
     assert hidden.splitlines()[1] == "  - seed=1" and len(hidden.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("Failed to parse headers (url=%s): x", ("http://me:pass@h/a.tar?sig=abcdef",)),
+        ('"GET %s HTTP/1.1" 200', ("/a.tar?sig=abcdef",)),
+        ("Retrying after http://me:pass@h/a.tar?sig=abcdef", ()),
+    ],
+)
+def test_what_urllib3_logs_of_an_address_has_no_secret(
+    said: str, arguments: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    logging.getLogger("urllib3.connectionpool").warning(said, *arguments)
+    assert HIDDEN in caplog.text and "/a.tar" in caplog.text
+    assert "pass@" not in caplog.text and "abcdef" not in caplog.text

@@ -6,6 +6,7 @@ is written and printed holds HIDDEN in its place; the processes of the run get t
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ _ASSIGNED = re.compile(
 )
 _HEADER = re.compile(r"(?P<name>\b(?:Basic|Bearer)\s+)(?P<value>[A-Za-z0-9+/=_.~-]{8,})")
 _COMMAND_USER = re.compile(r"(?P<name>(?:^|\s)(?:-u|--user|--proxy-user)[\s=]*)(?P<value>[^\s:]+:\S+)")
+_QUERY = re.compile(r"\?(?:<hidden>|[^\s'\"<>)])+")  # of a path alone
 _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
 
@@ -120,3 +122,11 @@ def filled(stored: Any, given: Any) -> Any:
         return [filled(v, of_list[n] if n < len(of_list) else None) for n, v in enumerate(stored)]
     hidden = isinstance(stored, str) and HIDDEN in stored and isinstance(given, str)
     return given if hidden and (stored in (HIDDEN, masked_value(given))) else stored
+
+
+class MaskedRecords(logging.Filter):
+    """For the loggers of a library that logs the addresses it asks, and what servers answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _QUERY.sub(f"?{HIDDEN}", masked_text(record.getMessage())), ()
+        return True

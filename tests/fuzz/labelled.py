@@ -55,7 +55,7 @@ def lined(rng: Random, count: int) -> tuple[bytes, list[str] | None]:
                 data + b"\xff",
                 b"",
                 b"\n",
-                data * 20_000,
+                data * 2_000,
                 text.encode("latin-1", "replace"),
                 b"\0" + data,
             ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import logging
 import os
 import resource
 import secrets
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +191,23 @@ def _bounds() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _logged() -> Iterator[list[str]]:
+    """What is logged meanwhile, which then goes nowhere else."""
+    texts: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(self.format(record))
+
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [Keep()]
+    try:
+        yield texts
+    finally:
+        root.handlers = handlers
+
+
 def judge(
     call: Callable[[], Any],
     folder: Path,
@@ -210,7 +229,14 @@ def judge(
     shown, error = io.StringIO(), None
     result: Any = None
     before = _reset_peak()
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), _bounds():
+    with (
+        _logged() as logged,
+        warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+        _bounds(),
+    ):
+        warnings.simplefilter("always")
         WATCH.begin(folder, port)
         try:
             result = call()
@@ -223,6 +249,10 @@ def judge(
     findings += [Finding(CODE, "a function that the input names was called", str(bait.CALLS))] * bool(bait.CALLS)
     if error is not None:
         findings += _of_error(error, documented)
+    for text in (*(str(each.message) for each in warned), *logged):  # of a library, about what it has read
+        shown.write(f"{text}\n")
+        if _raw(text):
+            findings.append(Finding(TRACEBACK, "control characters in a warning", repr(text)[:300]))
     if grown > MEGABYTES:
         findings.append(Finding(BOUNDS, f"too much{_where(error)}", f"{grown} MB"))
     said = "\n".join([shown.getvalue(), _printed(error), _told(result)])
@@ -261,12 +291,7 @@ def _of_error(error: BaseException, documented: tuple[type[BaseException], ...])
     if isinstance(error, _TooLong):
         return [Finding(BOUNDS, f"too much{_where(error)}", f"more than {SECONDS} s")]
     if isinstance(error, UserError):
-        raw = [
-            letter
-            for letter in _printed(error)
-            if (ord(letter) < 32 and letter not in "\n\t") or letter in "\x7f\x9b"
-        ]
-        if raw:
+        if _raw(_printed(error)):
             return [Finding(TRACEBACK, f"control characters in a message{_where(error)}", repr(str(error))[:300])]
         return []
     if isinstance(error, (*documented, Stopped)):
@@ -279,6 +304,14 @@ def _of_error(error: BaseException, documented: tuple[type[BaseException], ...])
         return []
     detail = " ".join(f"{error}".split())[:200]
     return [Finding(TRACEBACK, f"{type(error).__name__}{_where(error)}", detail)]
+
+
+def _raw(text: str) -> bool:
+    """Whether a terminal would take a letter of it for a command, or could not show it."""
+    return any(
+        (ord(letter) < 32 and letter not in "\n\t") or letter in "\x7f\x9b" or "\ud800" <= letter <= "\udfff"
+        for letter in text
+    )
 
 
 def _where(error: BaseException | None) -> str:

@@ -17,6 +17,7 @@ from diptych.interop.architecture import Architecture, architecture_of
 from diptych.interop.files import read_json
 from diptych.interop.huggingface_tokenizer import write_tokenizer
 from diptych.interop.weights import Weights, skeleton
+from diptych.terminal import one_line
 
 CONFIG, WEIGHTS, PICTURES = "config.json", "model.safetensors", "preprocessor_config.json"
 CANDIDATES = (WEIGHTS, "pytorch_model.bin")
@@ -175,7 +176,7 @@ def _pictures(file: Path) -> dict[str, Any]:
     found = read_json(file)
     for key, usual in (("resample", 3), ("do_center_crop", True), ("do_normalize", True), ("do_resize", True)):
         if found.get(key, usual) != usual:
-            log.warning("%s prepares pictures with %s=%s, we with %s", file, key, found[key], usual)
+            log.warning("%s prepares pictures with %s=%s, we with %s", file, key, one_line(found[key]), usual)
     return found
 
 

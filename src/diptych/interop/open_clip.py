@@ -20,6 +20,7 @@ from diptych.interop.files import read_json
 from diptych.interop.heads import attention_width
 from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
 from diptych.interop.weights import Weights, take_logit_bias
+from diptych.terminal import one_line
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # In its own order of preference.
@@ -123,7 +124,7 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
     architecture = replace(architecture, mean=tuple(mean), std=tuple(std))
     for key, usual in (("interpolation", "bicubic"), ("resize_mode", "shortest")):
         if pictures.get(key, usual) != usual:
-            log.warning("%s prepares pictures with %s=%s, we with %s", source, key, pictures[key], usual)
+            log.warning("%s prepares pictures with %s=%s, we with %s", source, key, one_line(pictures[key]), usual)
     describe = {"origin": {"format": "open_clip"}} | take_logit_bias(ours, str(path))
     return Weights(architecture.config(), ours, path, describe, spell=to_openai)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import netrc
 import os
 import re
@@ -18,6 +19,10 @@ from urllib3 import exceptions as wrong
 from diptych.data.reading.address import HTTP, fault, printable, scheme, shown
 from diptych.data.reading.resume import Fault
 from diptych.errors import UserError
+from diptych.masking import MaskedRecords
+
+for _name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):  # all that urllib3 has
+    logging.getLogger(f"urllib3.{_name}").addFilter(MaskedRecords())
 
 REDIRECTS = 5
 MOST_SKIPPED = 256 * 2**20  # bytes thrown away, at most, to get into a file on a server that doesn't know ranges
