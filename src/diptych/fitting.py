@@ -331,7 +331,10 @@ def _write_training(run_dir: Path, trainer: Trainer, data: Any, seconds: float) 
         "left_out_of_all_epochs": data.left_out_of_all(trainer.global_step),
         "augmentation": data.augment.describe() if data.augment else "CLIP's square crop alone",
     }
-    pairs = [callback.pairs for callback in trainer.callbacks if isinstance(callback, ZeroShot) and callback.pairs]  # type: ignore[attr-defined]
+    validations = [callback for callback in trainer.callbacks if isinstance(callback, ZeroShot)]  # type: ignore[attr-defined]
+    pairs = [callback.pairs for callback in validations if callback.pairs]
+    if said := [text for callback in validations for text in callback.changes]:
+        training["validation_changed"] = said
     metrics = {"training": training} | ({"pairs": pairs[0]} if pairs else {})
     write_json(run_dir / "metrics.json", metrics)
 

@@ -43,6 +43,7 @@ RESUMABLE = (
     "data.memory",
     "data.stall",
     "data.allow_pipe",
+    "data.evaluate",  # where sets are; others are said, see `training.callbacks.zeroshot`
     "data.files.retries",
     "data.files.timeout",
     "data.files.backoff",
@@ -90,7 +91,7 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
             for name in ("devices", "accelerator", "strategy"):
                 OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
         else:
-            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key))
+            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key), merge=False)
             changed.add(key)
     if changed & set(BUDGET):
         _set_length(resumed, changed)

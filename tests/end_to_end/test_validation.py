@@ -4,6 +4,7 @@ doesn't; and tasks on packed shards."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import webdataset as wds
 
 from diptych.data.evalset import EvalSet
 from diptych.training.callbacks.zeroshot import choice
+from diptych.training.writing import write
 from samples import benchmark, caption, picture, write_shards
 
 Cli = Callable[..., Any]
@@ -114,6 +116,42 @@ def test_a_set_of_the_role_test_chooses_nothing(cli: Cli, tmp_path: Path, class_
     assert "val/zeroshot/classes/top1" in (tmp_path / "run/metrics.jsonl").read_text()
     assert not (tmp_path / "run/checkpoints/best.ckpt").exists()
     assert "held out" not in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_resume_on_other_sets_says_so_and_chooses_the_best_anew(
+    cli: Cli, tmp_path: Path, class_folder: Path
+) -> None:
+    index, many, run = write_shards(tmp_path / "own", [40]), tmp_path / "many", tmp_path / "run"
+    benchmark(many / "colours")
+    (many / "sets.json").write_text(json.dumps({"colours": {"role": "validation"}}))
+    kept = benchmark(tmp_path / "kept")
+    given = (*TINY, f"data.shards={index}", "callbacks.zeroshot.every=1", "trainer.checkpoint_every=1")
+    ended = cli("train", *given, f"data.evaluate=[{many},{kept},{class_folder}]", f"run_dir={run}")
+    assert ended.code == 0 and "these scores" not in ended.err, ended.err
+    # As after a crash right after step 1, whose score no other can reach.
+    first, second = run / "checkpoints/step=1.ckpt", run / "checkpoints/step=2.ckpt"
+    for file in (second, run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"):
+        file.unlink()
+    content = torch.load(first, weights_only=True)
+    content["callbacks"]["Checkpoints"]["best"] = 2.0
+    write(content, first)
+    os.link(first, run / "checkpoints/best.ckpt")
+
+    shutil.rmtree(many / "colours")
+    benchmark(many / "colours", cls=b"3")
+    ended = cli("train", f"resume={run}", f"data.evaluate=[{many},{kept}]")
+    said = (
+        "validation: from step 1 on, colours has other labels; classes is not measured any more: these scores can't"
+        " be compared with those before; best.ckpt is chosen anew, and the one before stays as"
+        " best-until-step=1.ckpt."
+    )
+    assert ended.code == 0 and ended.err.count(f"diptych: {said}") == 1, ended.err
+    assert (run / "checkpoints/best.ckpt").samefile(second)
+    assert (run / "checkpoints/best-until-step=1.ckpt").samefile(first)
+    state = torch.load(second, weights_only=True)["callbacks"]
+    assert state["Checkpoints"]["best"] <= 1 and list(state["ZeroShot"]["sets"]) == ["colours", "kept"]
+    assert json.loads((run / "metrics.json").read_text())["training"]["validation_changed"] == [said]
+    assert "classes is not measured any more" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import lightning as L
 import pytest
 from rich.console import Console
 
+from diptych.data.evalset import EvalSet
 from diptych.training.callbacks import progress
+from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import added
+from diptych.training.callbacks.zeroshot import ZeroShot, choice
 from diptych.training.loggers import MetricsFile
+from diptych.training.sharded import CheckpointIO
 
 
 def test_metrics_file_has_each_step_once_also_after_a_crash(tmp_path: Path) -> None:
@@ -45,8 +53,6 @@ def test_counts_add_up() -> None:
 
 def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The live bar, on a terminal of 120 columns."""
-    import lightning as L
-
     from diptych.training.callbacks.record import Record
 
     monkeypatch.setattr(progress, "Console", lambda: Console(force_terminal=True, width=120))
@@ -65,3 +71,49 @@ def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out = capsys.readouterr().out
     for part in ("train", "/10", "loss 1.250", "1,234 pairs/s", "2% data wait", "scale 14.3", "left"):
         assert part in out, out
+
+
+COLOURS, CARS = EvalSet("colours", ["a"], ["{}"], [], "validation"), EvalSet("cars", ["a"], ["{}"], [], "test")
+
+
+@pytest.mark.parametrize(
+    ("now", "said", "best"),
+    [
+        ([COLOURS, CARS], "", 0.5),
+        (
+            [COLOURS, replace(CARS, classnames=["b"])],
+            "cars has other classes: .*; best.ckpt is chosen as before",
+            0.5,
+        ),
+        ([COLOURS], "cars is not measured any more: .*; best.ckpt is chosen as before", 0.5),
+        ([CARS], "colours is not measured any more: .*; nothing chooses best.ckpt any more", 0.5),
+        (
+            [replace(COLOURS, templates=["a {}"]), CARS],
+            "colours has other templates: .*; best.ckpt is chosen anew",
+            None,
+        ),
+        ([COLOURS, replace(CARS, role="validation")], "cars has the role validation in .* is chosen anew", None),
+    ],
+)
+def test_what_a_resume_says_of_its_sets(
+    now: list[EvalSet], said: str, best: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, CheckpointIO(1), 1, None, timedelta(1))
+    before, after, older = ZeroShot(1), ZeroShot(1), ZeroShot(1)
+    trainer = L.Trainer(
+        callbacks=[checkpoints],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+    )
+    capsys.readouterr()
+    before.compare(trainer, [COLOURS, CARS], choice([COLOURS, CARS], False, True))
+    checkpoints.best = 0.5
+    after.load_state_dict(before.state_dict())
+    after.compare(trainer, now, choice(now, False, True))
+    told = capsys.readouterr().err
+    assert re.search(said, told) and bool(told) == bool(said) == bool(after.changes) and checkpoints.best == best
+    older.load_state_dict({"pairs": {}})  # of a checkpoint of an earlier version
+    older.compare(trainer, now, choice(now, False, True))
+    assert capsys.readouterr().err == "" and older.state_dict()["sets"] == after.state_dict()["sets"]

@@ -51,6 +51,9 @@ def training(record: Record) -> dict[str, Any]:
         "left_out": number(told.get("left_out_each_epoch")),
         "left_out_of_all": told.get("left_out_of_all_epochs"),
         "samples": told.get("samples"),
+        "changed": [str(said) for said in changed]
+        if isinstance(changed := told.get("validation_changed"), list)
+        else [],
     }
 
 

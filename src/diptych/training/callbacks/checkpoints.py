@@ -14,6 +14,7 @@ import lightning as L
 from diptych.errors import Stopped, UserError
 from diptych.terminal import say
 from diptych.training.agreement import Agreement
+from diptych.training.naming import give_name
 from diptych.training.sharded import CheckpointIO
 from diptych.training.signals import Signals, name
 
@@ -52,6 +53,21 @@ class Checkpoints(L.Callback):
         """Called by a validation: this step's weights become `best.ckpt` if `value` is the highest yet."""
         if math.isfinite(value) and (self.best is None or value > self.best):
             self.best, self._better = value, True
+
+    def choose_anew(self, step: int, writes: bool) -> str | None:
+        """Called on all ranks of a run that goes on from `step`, where a score can't be compared with the best one's.
+        Returns the name under which the best one's checkpoint stays; None where there is none.
+
+        writes: whether this rank gives it that name
+        """
+        self.best, self._better = None, False
+        best = (self.folder / "best.ckpt").resolve()
+        if not best.exists() or best.parent != self.folder.resolve():  # a folder from elsewhere may link to any file
+            return None
+        name = f"best-until-step={step}.ckpt"
+        if writes:
+            give_name(best, self.folder / name)
+        return name
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._agreement = Agreement(self.timeout)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diptych import distributed
+from diptych.data.eval_identity import Identity, changes, describe
 from diptych.data.evalset import EvalSet
 from diptych.data.validation import HeldOut
 from diptych.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
@@ -20,7 +21,7 @@ from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
 from diptych.quantities import Whole
 from diptych.recalling import WAYS, caption_recall
-from diptych.terminal import say
+from diptych.terminal import complain, say
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.parallel import whole
@@ -29,10 +30,14 @@ Numbers = dict[str, float]
 
 
 class Choice(NamedTuple):
-    """What chooses `best.ckpt`. of: numbers of a validation -> what is to be as high as it can"""
+    """What chooses `best.ckpt`.
+
+    of: numbers of a validation -> what is to be as high as it can; sets: the names of those whose numbers it takes
+    """
 
     told: str
     of: Callable[[Numbers], float]
+    sets: tuple[str, ...] = ()
 
 
 class ZeroShot(L.Callback):
@@ -41,25 +46,56 @@ class ZeroShot(L.Callback):
 
     every: steps between two validations; the last step is always one. 0: never
     pairs: the newest numbers of the held-out pairs, as `metrics.json` shows them; empty without any
+    changes: sentences on sets that a resume found to be others than before
     """
 
     def __init__(self, every: Whole) -> None:
         self.every = every
         self.pairs: dict[str, Any] = {}
+        self.changes: list[str] = []
+        self._sets: dict[str, Identity] | None = None  # as they were measured; None: nobody noted it
+        self._choosing: list[str] | None = None  # names of those that choose `best.ckpt`; None where nothing does
 
     def state_dict(self) -> dict[str, Any]:
-        return {"pairs": self.pairs}
+        return {"pairs": self.pairs, "changes": self.changes, "sets": self._sets, "choosing": self._choosing}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.pairs = state_dict["pairs"]
+        self.pairs, self.changes = state_dict["pairs"], state_dict.get("changes", [])
+        self._sets, self._choosing = state_dict.get("sets"), state_dict.get("choosing")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.every:
+            return
         sets, pairs = _asked(trainer)
-        if trainer.is_global_zero and self.every and (sets or pairs):
+        chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
+        if trainer.is_global_zero and (sets or pairs):
             names = [f"{each.name} ({each.role})" for each in sets] + ["pairs held out"] * (pairs is not None)
-            chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
             told = chosen.told if chosen else "none: no set has the role validation, and no pairs are held out"
             say(f"validation: every {self.every} steps on {', '.join(names)}; best.ckpt is {told}.")
+        self.compare(trainer, sets, chosen)
+
+    def compare(self, trainer: L.Trainer, sets: Sequence[EvalSet], chosen: Choice | None) -> None:
+        """With the sets before a resume. Scores of others can't be compared with the best one's, so that is sought
+        anew. Pairs that are held out are the training's data, of which a resume with others is refused."""
+        # Rank 0 looks for all: a rank whose folder differs must not choose another step than the rest.
+        now = distributed.gather_objects(describe(sets) if trainer.is_global_zero else None)[0]
+        before, self._sets = self._sets, now
+        chose, self._choosing = self._choosing, None if chosen is None else list(chosen.sets)
+        if before is None or not (said := changes(before, now)):
+            return
+        then = "best.ckpt is chosen as before"
+        if chosen and (self._choosing != chose or any(before.get(name) != now[name] for name in chosen.sets)):
+            kept = _checkpoints(trainer).choose_anew(trainer.global_step, trainer.is_global_zero)
+            then = f"best.ckpt is chosen anew{f', and the one before stays as {kept}' if kept else ''}"
+        elif chose is not None and not chosen:
+            then = "nothing chooses best.ckpt any more"
+        text = (
+            f"validation: from step {trainer.global_step} on, {'; '.join(said)}: these scores can't be compared with"
+            f" those before; {then}."
+        )
+        self.changes = [*self.changes, text]
+        if trainer.is_global_zero:
+            complain(text)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,8 +117,11 @@ class ZeroShot(L.Callback):
             logger.log_metrics(numbers, step)
         chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
         if chosen:
-            keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-            keeper.improved(chosen.of(numbers))
+            _checkpoints(trainer).improved(chosen.of(numbers))
+
+
+def _checkpoints(trainer: L.Trainer) -> Checkpoints:
+    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
 def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | None:
@@ -91,10 +130,12 @@ def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | No
     mine = [evalset for evalset in sets if evalset.role == "validation"]
     if named := [each.name for each in mine if each.classnames]:
         keys = [f"val/zeroshot/{name}/top1" for name in named]
-        return Choice(f"the step of the highest mean top-1 of {', '.join(named)}", lambda found: _mean(found, keys))
+        told = f"the step of the highest mean top-1 of {', '.join(named)}"
+        return Choice(told, lambda found: _mean(found, keys), tuple(named))
     if sentences and (named := [each.name for each in mine]):
         keys = [f"val/retrieval/{name}/{way}/R@1" for name in named for way in WAYS]
-        return Choice(f"the step of the highest mean R@1 of {', '.join(named)}", lambda found: _mean(found, keys))
+        told = f"the step of the highest mean R@1 of {', '.join(named)}"
+        return Choice(told, lambda found: _mean(found, keys), tuple(named))
     if pairs:
         return Choice("the step of the lowest loss of the pairs held out", lambda found: -found["val/pairs/loss"])
     return None
