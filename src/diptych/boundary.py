@@ -17,8 +17,9 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diptych.atomic import refused
-from diptych.errors import UserError
+from diptych.errors import NotTaken, UserError
 from diptych.overrides import wrong_override
+from diptych.quoting import shell
 
 PACKAGE = Path(__file__).parent
 MACHINE = {  # what a machine refuses, whatever file it is about
@@ -59,7 +60,7 @@ def sentence(error: BaseException, conf: Path, command: str = "", arguments: Seq
     conf: the folder of configs; command, arguments: what was being composed, where that is what failed
     """
     if found := user_error(error):
-        return str(found)
+        return _without(found, arguments) if isinstance(found, NotTaken) else str(found)
     if said := refused(error):
         return said
     if isinstance(error, InstantiationException):
@@ -71,6 +72,12 @@ def sentence(error: BaseException, conf: Path, command: str = "", arguments: Seq
             return _of_config(error)
         return None
     return _of_machine(error)
+
+
+def _without(error: NotTaken, arguments: Sequence[str]) -> str:
+    """What to type instead: the command line without the key, where that is what gave it."""
+    given = next((each for each in arguments if each.lstrip("+").partition("=")[0] == error.key), None)
+    return str(error) if given is None else f"{error.what}: leave {shell(given)} out{error.other}."
 
 
 def _of_config(error: BaseException) -> str:

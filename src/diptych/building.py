@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diptych import targets
+from diptych.checking import not_taken
 from diptych.config import ROOT
 from diptych.errors import UserError
+from diptych.quoting import to_type
 
 OURS = re.compile(r"diptych\.towers\.[a-z0-9_]+\.[A-Za-z]\w*")
 RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -76,7 +78,7 @@ def _built(node: Any, place: str, find: Find) -> Any:
         args = _built(args, f"{place}._args_", nested)
     partial = node.get("_partial_") is True
     if wrong := _wrong_arguments(made, node["_target_"], args, given, place, partial):
-        raise UserError(wrong if find is _of_run else _cant("", node["_target_"], wrong))
+        raise wrong if find is _of_run else UserError(_cant("", node["_target_"], str(wrong)))
     if partial:
         return functools.partial(made, *args, **given)
     try:
@@ -96,8 +98,8 @@ def _is_ours(made: Callable[..., Any]) -> bool:
 
 def _wrong_arguments(
     made: Callable[..., Any], target: str, args: list[Any], given: dict[str, Any], place: str, partial: bool
-) -> str | None:
-    """A sentence for what `made` does not take, or needs and is not given."""
+) -> UserError | None:
+    """The error for what `made` does not take, or needs and is not given."""
     try:
         parameters = inspect.signature(made).parameters
     except (ValueError, TypeError):  # of builtins, which don't say
@@ -107,10 +109,13 @@ def _wrong_arguments(
     unknown = [name for name in given if name not in takes]
     if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
         # Parts of a group are made from plain mappings, and their keys don't tell where they stand.
-        how = f", ~{place}.{unknown[0]}" if (ROOT / "conf" / place.partition(".")[0]).is_dir() and place else ""
-        return f"{place}.{unknown[0]} is nothing that {target} takes: leave it out{how}."
+        if (ROOT / "conf" / place.partition(".")[0]).is_dir() and place:
+            return not_taken(f"{place}.{unknown[0]}", target, takes)
+        return UserError(f"{place}.{unknown[0]} is nothing that {target} takes: leave it out.")
     needed = [n for n in takes[len(args) :] if parameters[n].default is inspect.Parameter.empty and n not in given]
-    return f"{place}.{needed[0]} is missing, which {target} needs: give it." if needed and not partial else None
+    if needed and not partial:
+        return UserError(f"{place}.{needed[0]} is missing, which {target} needs: give it.")
+    return None
 
 
 def _cant(place: str, target: str, why: str) -> str:
@@ -146,5 +151,5 @@ def _of_checkpoint(target: Any, place: str) -> Callable[..., Any]:
     named = target if isinstance(target, str) else type(target).__name__
     hint = ""
     if isinstance(target, str) and targets.NAME.fullmatch(target):
-        hint = f"; for a class of your own, whose file you trust, give allow_targets=[{target}]"
+        hint = f"; for a class of your own, whose file you trust, give {to_type('allow_targets', [target])}"
     raise UserError(f"The checkpoint's config wants to build {named!r}, which is no tower of ours: refused{hint}.")

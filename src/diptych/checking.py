@@ -6,13 +6,14 @@ say what a key may be, a range too: `lr: Positive`.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diptych.errors import UserError
+from diptych.errors import NotTaken, UserError
 
 
 def check_arguments(key: str, part: Any) -> None:
@@ -45,10 +46,19 @@ def _check_call(key: str, part: Mapping[str, Any]) -> None:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         for name in given:
             if name not in takes:
-                raise UserError(f"{key}.{name} is nothing that {target} takes: leave it out, ~{key}.{name}.")
+                raise not_taken(f"{key}.{name}", str(target), list(takes))
     for name, value in given.items():
         if name in takes and not _built(value):
             _check_value(f"{key}.{name}", value, _hint(called, takes[name]))
+
+
+def not_taken(key: str, target: str, takes: list[str]) -> NotTaken:
+    """For the argument that stands at `key`, which `target` does not take."""
+    part, _, name = key.rpartition(".")
+    near = difflib.get_close_matches(name, takes, n=1, cutoff=0.7)
+    return NotTaken(
+        key, f"{key} is nothing that {target} takes{f' (did you mean {part}.{near[0]}?)' if near else ''}"
+    )
 
 
 def _built(value: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import IO
 
 from diptych.atomic import refusing
 from diptych.errors import UserError
+from diptych.quoting import to_type
 from diptych.terminal import complain
 
 LOCK = ".lock"  # its content names the process that holds it, and what that does
@@ -63,8 +64,8 @@ def new_run(folder: Path, numbered: bool) -> Iterator[Path]:
             raise
         if not numbered:
             raise UserError(
-                f"run_dir={folder} holds a run already ({there[0]}): to go on with it, type resume={folder}; for a"
-                " new run take another run_dir."
+                f"run_dir={folder} holds a run already ({there[0]}): to go on with it, type"
+                f" {to_type('resume', folder)}; for a new run take another run_dir."
             )
 
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diptych.boundary import sentence
 from diptych.checking import check_arguments
-from diptych.errors import UserError
+from diptych.errors import NotTaken, UserError
+from diptych.nearby import meant
 from diptych.overrides import LIGHTNINGS_ACCUMULATION
 from diptych.world import nodes, outside
 
@@ -254,7 +255,7 @@ def check_start(cfg: DictConfig) -> None:
     paths = {tower: OmegaConf.select(cfg, key) for tower, key in keys.items()}
     for tower, path in paths.items():
         if path is not None and not Path(path).exists():
-            raise UserError(f"{keys[tower]}={path} does not exist: give a run's folder or a checkpoint file.")
+            raise UserError(f"{keys[tower]}={path} does not exist: {meant(keys[tower], Path(path))}")
     for tower in ("image", "text"):
         choice = OmegaConf.select(cfg, f"finetune.{tower}")
         if choice not in (None, "all") and not paths[None] and not paths[tower]:
@@ -284,7 +285,8 @@ def check_parts_of_training(cfg: DictConfig) -> None:
     parts["data"] = {key: value for key, value in whole["data"].items() if key not in (*UNBUILT, "evaluate")}
     parts["trainer"] = {key: value for key, value in whole["trainer"].items() if key != "accumulate"}
     if parts["logger"] and "_target_" not in parts["logger"]:
-        raise UserError(f"logger.{next(iter(parts['logger']))} is read by no logger: take logger=wandb.")
+        key = f"logger.{next(iter(parts['logger']))}"
+        raise NotTaken(key, f"{key} is read by no logger", ", or take logger=wandb")
     for key, part in parts.items():
         check_arguments(key, part)
 

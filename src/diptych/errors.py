@@ -10,6 +10,18 @@ class UserError(Exception):
     """Something the user can mend: one sentence with what, where and what to do. Exit code 2, no traceback."""
 
 
+class NotTaken(UserError):
+    """A key that nothing takes, which may stand in a config's file or on the command line: `boundary` knows, and says
+    how to leave it out.
+
+    key: in the config; what: a sentence without its end; other: another way than to leave it out
+    """
+
+    def __init__(self, key: str, what: str, other: str = "") -> None:
+        super().__init__(f"{what}: leave it out, ~{key}{other}.")
+        self.key, self.what, self.other = key, what, other
+
+
 class RankFailed(Exception):
     """A fault of ours on one rank of several, whose traceback is the message. Exit code 1."""
 

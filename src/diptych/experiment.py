@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import UserError
+from diptych.plural import counted
+from diptych.quoting import to_type
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -73,8 +75,8 @@ def check_command(typed: Mapping[Any, Any], was: Mapping[Any, Any], run_dir: Pat
         raise UserError(
             f"run_dir={run_dir} holds another run than this command describes: {', '.join(differing[:3])}"
             f" {'differs' if len(differing) == 1 else 'differ'}. The environment says that this job was started again"
-            f" (SLURM_RESTART_COUNT or TORCHELASTIC_RESTART_COUNT): to go on with that run type resume={run_dir}, for"
-            " a new one take another run_dir."
+            f" (SLURM_RESTART_COUNT or TORCHELASTIC_RESTART_COUNT): to go on with that run type"
+            f" {to_type('resume', run_dir)}, for a new one take another run_dir."
         )
 
 
@@ -86,21 +88,23 @@ def check_length(
 
     Raises UserError where learning rates or pictures of the steps taken follow from the run's length.
     """
-    way = (
-        f"to train on from its weights, start a new run: model.pretrained={run_dir} trainer.max_steps=N; a run that"
-        " may become longer is begun with schedule=constant"
-    )
     if now < step:
-        raise UserError(f"trainer.max_steps={now} is less than the {step} steps that resume={run_dir} has taken.")
-    if _rates(schedule, before, step) != _rates(schedule, now, step):
         raise UserError(
-            f"resume={run_dir} can't become a run of {now} steps: its schedule for {before} gave the {step} steps"
-            f" taken other learning rates than one for {now} would; {way}."
+            f"trainer.max_steps={now} is less than the {counted(step, 'step')} that resume={run_dir} has taken: give"
+            f" at least {step}."
         )
+    given = {}  # what follows from the length -> how to begin a run in which it does not
+    if _rates(schedule, before, step) != _rates(schedule, now, step):
+        given["learning rates"] = "schedule=constant, with schedule.warmup in steps"
     if augment is not None and getattr(augment, "by_progress", True):
+        given["pictures"] = "data.augment=null, or one size of pictures"
+    if given:
+        further = f"{to_type('model.pretrained', run_dir)} trainer.max_steps={max(1, now - step)}"
         raise UserError(
-            f"resume={run_dir} can't become a run of {now} steps: its augmentation changes with the share of the run"
-            f" that is over, and {step} steps are another share of {now} than of {before}; {way}."
+            f"resume={run_dir} can't become a run of {counted(now, 'step')}: its {' and '.join(given)} follow from"
+            f" its length, and the {counted(step, 'step')} taken were those of a run of {before}. Either train its"
+            f" weights further in a new run ({further}), or begin again with a run that can become longer"
+            f" ({'; '.join(given.values())})."
         )
 
 

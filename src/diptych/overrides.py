@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+
+from diptych.quoting import hydra, shell
 
 LIGHTNINGS_ACCUMULATION = (
     "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
@@ -115,9 +117,52 @@ def _malformed(argument: str) -> str:
         return f"{argument} is no override: type KEY=VALUE, such as {argument}=VALUE, or --help."
     if not key:
         return f"{argument} names no key: type KEY={value}."
-    quoted = value.replace("'", "\\'")
-    special = "=" if "=" in value else "what has a meaning of its own, as one of ,:[](){}'\" or a space"
-    return f"The value of {key} holds {special}, which Hydra reads: quote it twice, \"{key}='{quoted}'\"."
+    if value.startswith("[") and _reads(f"{argument}]"):
+        return f"The list of {key} has no end: type {shell(f'{argument}]')}."
+    special = "=" if "=" in value else "a character that has a meaning of its own, one of ,:[](){}'\""
+    quoted = _quoted(value)
+    if _reads(f"{key}={quoted}"):
+        return f"The value of {key} holds {special}, which Hydra reads: type {shell(f'{key}={quoted}')}."
+    return (
+        f"The value of {key} holds {special}, which Hydra reads: put each text that holds one in quotes, and"
+        f" the whole argument in quotes of the other kind, as \"{key}={{name: 'a=b'}}\"."
+    )
+
+
+def _quoted(value: str) -> str:
+    """A value that Hydra can't read as the one that was meant: of a list the elements in quotes, else the whole."""
+    if value.startswith("{"):
+        return value
+    if not (value.startswith("[") and value.endswith("]")):
+        return hydra(value)
+    elements = (element.strip() for element in _elements(value[1:-1]))
+    return f"[{','.join(each if _reads(f'key=[{each}]') else hydra(each) for each in elements)}]"
+
+
+def _elements(text: str) -> Iterator[str]:
+    """Split at the commas that stand in no quotes and no brackets."""
+    depth, quote, begin = 0, "", 0
+    for at, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "," and not depth:
+            yield text[begin:at]
+            begin = at + 1
+        depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+    yield text[begin:]
+
+
+def _reads(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except (HydraException, ValueError):
+        return False
+    return True
 
 
 def choices_of(group: Path) -> list[str]:
@@ -180,7 +225,7 @@ def _wrong_key(conf: Path, command: str, cfg: DictConfig, argument: str, key: st
     if key.partition(".")[0].partition("/")[0] == "hydra":
         return None
     if override.is_add() and not override.is_force_add() and there:
-        return f"{key} is there already: type {argument.lstrip('+')}, without the +."
+        return f"{key} is there already: type {shell(argument.lstrip('+'))}, without the +."
     if override.is_add() or override.is_force_add():
         return None
     return None if there else f"The key {key} is unknown{_similar(command, key, keys)}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.quoting import to_type
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions, resize_text_positions
 
@@ -151,10 +152,8 @@ def _check_pixels(model: CLIP, mean: Any, std: Any, source: str) -> None:
     """Refuse another normalisation of the pixels than the weights were trained with."""
     for name, theirs, ours in (("mean", mean, model.mean), ("std", std, model.std)):
         if not torch.allclose(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-4):
-            numbers = ",".join(map(str, theirs))
-            raise UserError(
-                f"{source} was trained with another {name} of the pixels: type '++model.{name}=[{numbers}]'."
-            )
+            given = to_type(f"++model.{name}", list(theirs))
+            raise UserError(f"{source} was trained with another {name} of the pixels: type {given}.")
 
 
 def _is_plain(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from diptych import stored
 from diptych.config import budget
 from diptych.errors import UserError
 from diptych.masking import filled
+from diptych.nearby import meant
+from diptych.quoting import to_type
 from diptych.stored import Config
 from diptych.targets import refuse_foreign, trusting
 from diptych.templates import NAMED
@@ -56,9 +59,16 @@ RESUMABLE = (
 
 
 def check_run(run_dir: Path) -> None:
-    """Raises UserError for a folder that holds no run."""
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"resume={run_dir} can't go on: config.yaml is missing there.")
+    """Raises UserError for a folder that holds no run, naming those that may be meant."""
+    file = run_dir / stored.CONFIG
+    if file.is_file():
+        return
+    if not os.path.lexists(run_dir):
+        raise UserError(f"resume={run_dir} does not exist: {meant('resume', run_dir)}")
+    inside = next((folder for folder in list(run_dir.parents)[:2] if (folder / stored.CONFIG).is_file()), None)
+    if inside is not None:
+        raise UserError(f"resume={run_dir} is a part of a run: type {to_type('resume', inside)}.")
+    raise UserError(f"resume={run_dir} holds no {stored.CONFIG}, so it is no run: {meant('resume', run_dir)}")
 
 
 def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:

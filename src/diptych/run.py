@@ -50,6 +50,7 @@ from diptych.fitting import (
 )
 from diptych.masking import masked, masked_overrides
 from diptych.overrides import added_to_nothing
+from diptych.quoting import to_type
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
@@ -147,12 +148,13 @@ def train(cfg: DictConfig) -> Path:
     world = outside()
     if world is not None and world.rank > 0:  # a task of a cluster's launcher, which didn't come through `main`
         follow()
+    if cfg.resume is not None:
+        check_run(Path(str(cfg.resume)).absolute())
     run_dir, typed = _folder(cfg, "run_dir" if cfg.resume is None else "resume")
     resume = began = cfg.resume is not None or (started_again() and (run_dir / "config.yaml").is_file())
     cfg.trainer.precision = resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     with ExitStack() as folder:
         if began:
-            check_run(run_dir)
             folder.enter_context(held(run_dir, TRAINS))
             if cfg.resume is None:
                 check_command(masked(stored.settled(cfg)), stored.read(run_dir, f"run_dir={run_dir}"), run_dir)
@@ -201,7 +203,7 @@ def _stopped_by_signals(run_dir: Path) -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(
             f"{signal.Signals(signum).name} while the report was made: the training is complete; to make its report,"
-            f" type python src/train.py resume={run_dir}",
+            f" type python src/train.py {to_type('resume', run_dir)}",
             signum,
         )
 

@@ -19,6 +19,7 @@ from typing import Any
 from diptych import plain
 from diptych.config import ROOT
 from diptych.errors import UserError
+from diptych.quoting import to_type
 from diptych.terminal import say
 
 # What a training builds.
@@ -154,7 +155,7 @@ def announce_foreign(config: Mapping[str, Any]) -> None:
     if names := foreign(config):
         say(
             f"This run builds classes that are none of Diptych's: whoever goes on with it types"
-            f" 'allow_targets=[{','.join(names)}]' beside resume=."
+            f" {to_type('allow_targets', names)} beside resume=."
         )
     if names := foreign(config["model"]):
         say(
@@ -178,7 +179,7 @@ def refuse_foreign(config: Mapping[str, Any], source: str) -> None:
     if refused:
         raise UserError(
             f"{source} would call {refused[0]}, which no config of this version names there: if you know it and"
-            f" trust that folder, add 'allow_targets=[{','.join(dict.fromkeys(refused))}]'."
+            f" trust that folder, add {to_type('allow_targets', list(dict.fromkeys(refused)))}."
         )
 
 

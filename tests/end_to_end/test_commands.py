@@ -207,11 +207,11 @@ MISTAKES = {
     "towers": (["+model.text.embed_dim=7"], "7"),
     "a part's key": (
         ["+data.image.size2=1"],
-        "image.size2 is nothing that diptych.data.image.TrainImage takes: leave",
+        "TrainImage takes (did you mean data.image.size?): leave +data.image.size2=1 out.",
     ),
-    "another loss's key": (["loss=siglip", "+loss.smoothing=0.1"], "SigLIPLoss takes: leave it out, ~loss.smoothing"),
+    "another loss's key": (["loss=siglip", "+loss.smoothing=0.1"], "SigLIPLoss takes: leave +loss.smoothing=0.1 out"),
     "warmup": (["schedule.warmup=100"], "schedule.warmup=100"),
-    "missing run": (["resume=nowhere"], "nowhere can't go on"),
+    "missing run": (["resume=nowhere"], "nowhere does not exist: give a run's folder."),
 }
 
 

@@ -19,6 +19,7 @@ from diptych.data.cleaning import clean_words
 from diptych.data.index import open_index
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.quoting import to_type
 from diptych.terminal import say
 
 SHARDS = (".tar", ".tgz", ".tar.gz", ".json")
@@ -114,4 +115,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"diptych: {error}", file=sys.stderr)
         sys.exit(2)
     fewer = "" if vocabulary.size == given.size else f", of {given.size} asked for: the texts hold no more pairs"
-    say(f"{given.out}: {vocabulary.size} ids{fewer}; train with model.text.vocabulary={given.out}")
+    say(f"{given.out}: {vocabulary.size} ids{fewer}; train with {to_type('model.text.vocabulary', given.out)}")

@@ -14,6 +14,7 @@ from diptych.interop.heads import NO_HINTS, Hints
 from diptych.interop.names import unwrap
 from diptych.interop.torchscript import is_torchscript, read_torchscript
 from diptych.interop.weights import Weights
+from diptych.nearby import meant
 
 LAST = Path("checkpoints") / "last.ckpt"
 
@@ -31,7 +32,7 @@ def read(path: str | Path, hints: Hints = NO_HINTS) -> Weights:
     if path.is_dir():
         return sharded.read(path)
     if not path.is_file():
-        raise UserError(f"checkpoint={path} does not exist: give a run's folder or a checkpoint file.")
+        raise UserError(f"checkpoint={path} does not exist: {meant('checkpoint', path)}")
     if path.suffix == ".safetensors":
         return _recognised(files.read_safetensors(path), path, hints)
     if is_torchscript(path):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diptych.atomic import beside, refusing
 from diptych.errors import UserError
+from diptych.quoting import to_type
 
 COLUMNS = ("key", "caption", "label", "image_embedding", "text_embedding")
 
@@ -48,7 +49,8 @@ def read_table(path: Path) -> dict[str, Any]:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise UserError(
-            f"No embeddings at {path}: make them with `python src/embed.py checkpoint=RUN_DIR out={path}`."
+            f"No embeddings at {path}: make them with `python src/embed.py checkpoint=RUN_DIR"
+            f" {to_type('out', path)}`."
         )
     tables = [parquet.read_table(file) for file in files]
     for file, part in zip(files, tables, strict=True):

@@ -53,7 +53,7 @@ def robustness_figure(run_dir: Path, out_png: Path) -> None:
 
     record = read(run_dir)
     if not mapping(record.metrics.get("robustness")):
-        raise UserError(f"{run_dir}/metrics.json holds no robustness: run src/evaluate.py task=robustness first.")
+        raise UserError(f"{run_dir}/metrics.json holds no robustness: type python src/evaluate.py task=robustness.")
     with rc_context({"font.size": 9, "text.parse_math": False}):
         _figure(record, COLOURS, "#1f1d1a", "#e3dfd7").savefig(out_png, format="png", dpi=200)
 

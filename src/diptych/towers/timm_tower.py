@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.quoting import to_type
 from diptych.terminal import say
 
 
@@ -109,11 +110,9 @@ def _look_up(name: str) -> dict[str, Any]:
 def command(name: str) -> str:
     """What to type to train with timm's model `name`."""
     given = _look_up(name)
-    numbers = {key: ",".join(map(str, given[key])) for key in ("mean", "std")}
-    return (
-        f"model=timm model.image.name={name} model.image.image_size={given['image_size']}"
-        f" 'model.mean=[{numbers['mean']}]' 'model.std=[{numbers['std']}]'"
-    )
+    named = {"model.image.name": name, "model.image.image_size": given["image_size"]}
+    pixels = {f"model.{key}": list(given[key]) for key in ("mean", "std")}
+    return " ".join(["model=timm", *(to_type(key, value) for key, value in (named | pixels).items())])
 
 
 if __name__ == "__main__":

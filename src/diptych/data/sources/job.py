@@ -90,8 +90,8 @@ def merge(out: Path) -> Path:
     Raises UserError when a part is missing, unfinished or of another job, or its shards have changed.
     """
     if wanted := unfinished(out):
-        names = ", ".join(f"{part.number}/{part.of}" for part in wanted[:5]) + (" …" if len(wanted) > 5 else "")
-        raise UserError(f"{len(wanted)} parts are missing or unfinished in {out}/parts: run part={names}.")
+        names = ", ".join(f"part={part.number}/{part.of}" for part in wanted[:5]) + (" …" if len(wanted) > 5 else "")
+        raise UserError(f"{len(wanted)} parts are missing or unfinished in {out}/parts: run {names}.")
     first, records, losses, before = None, list[Record](), Losses(), 0
     for part in all_parts(out):
         header, of_part = part.read()

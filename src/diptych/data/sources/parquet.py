@@ -13,6 +13,7 @@ from typing import Any
 
 from diptych.data.reading.address import printable
 from diptych.errors import UserError
+from diptych.quoting import to_type
 
 PART = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?\.parquet")  # SPLIT-00003-of-00012.parquet
 BUFFER = 1 << 20  # bytes
@@ -146,13 +147,15 @@ def parts_of(path: Path) -> list[Path]:
     if len(splits) > 1:
         names = sorted(splits)
         raise UserError(
-            f"path={path} holds the splits {', '.join(names)}: take one, as path='{path}/{names[0]}-*.parquet'."
+            f"path={path} holds the splits {', '.join(names)}: take one, as"
+            f" {to_type('path', f'{path}/{names[0]}-*.parquet')}."
         )
     for split, there in splits.items():
         if missing := sorted(set(range(totals[split])) - there):
             raise UserError(
                 f"path={path} lacks {len(missing)} of {totals[split]} parts of {split}, as the one numbered"
-                f" {missing[0]}: fetch them, or say path='{path}/{split}-*.parquet' to pack what is there."
+                f" {missing[0]}: fetch them, or say {to_type('path', f'{path}/{split}-*.parquet')} to pack what"
+                " is there."
             )
     return files
 

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 
 from diptych.errors import Stopped, UserError
+from diptych.quoting import to_type
 from diptych.terminal import say
 from diptych.training.agreement import Agreement
 from diptych.training.naming import give_name
@@ -74,7 +75,7 @@ class Checkpoints(L.Callback):
         self._signals.listen(  # here, since Lightning's own handlers come right before
             lambda: _waits_for_data(trainer),
             "what came after the last checkpoint is lost; to go on, type"
-            f" python src/train.py resume={self.folder.parent}",
+            f" python src/train.py {to_type('resume', self.folder.parent)}",
         )
         self._since = time.monotonic()
 
@@ -143,7 +144,7 @@ class Checkpoints(L.Callback):
         if error := self.files.last_error:
             raise UserError(
                 f"The last checkpoint could not be written ({error.strerror or error}: {error.filename}): make room"
-                f" and type resume={self.folder.parent}."
+                f" and type {to_type('resume', self.folder.parent)}."
             )
 
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
@@ -151,7 +152,7 @@ class Checkpoints(L.Callback):
         trainer.strategy.barrier("saved")  # whoever starts ranks may end all when one has ended
         raise Stopped(
             f"{name(signum)} at step {trainer.global_step}: saved; to go on, type"
-            f" python src/train.py resume={self.folder.parent}",
+            f" python src/train.py {to_type('resume', self.folder.parent)}",
             signum,
         )
 
