@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diptych import stored
+from diptych import plain, stored
 from diptych.config import budget
 from diptych.errors import UserError
 from diptych.masking import filled
@@ -19,7 +19,7 @@ from diptych.quoting import to_type
 from diptych.stored import Config
 from diptych.targets import refuse_foreign, trusting
 from diptych.templates import NAMED
-from diptych.terminal import complain
+from diptych.terminal import complain, one_line
 from diptych.vocabulary import VOCABULARY, name_vocabulary
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ RESUMABLE = (
     "callbacks.progress",
     "allow_targets",
 )
+PLACES = ("data.shards", "data.sources", "data.evaluate", "data.files.cache")  # read or written, wherever they are
+STARTS_FROM = ("model.pretrained", "model.image.pretrained", "model.text.pretrained")  # read where a run begins
 
 
 def check_run(run_dir: Path) -> None:
@@ -118,6 +120,36 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
         raise UserError(f"{source} can't go on: data.templates={choice} there is a file, and a run holds their text.")
     name_vocabulary(config, run_dir)
     return OmegaConf.create(config)
+
+
+def named_places(config: Mapping[str, Any], overrides: Sequence[str], begins: bool) -> list[str]:
+    """`data.evaluate=/photos` for each file, folder and address that a run's own config names, that is read now, and
+    that nobody typed. A folder from elsewhere may name any of this machine's, and nothing that it holds could prove
+    where it comes from: so whoever goes on with it is told what goes into its weights and its report.
+
+    begins: whether no step was taken yet
+    """
+    typed = tuple(override.split("=", 1)[0].lstrip("+~") for override in overrides)
+    found = []
+    for place, value in plain.leaves(config):
+        key = _within(place, (*PLACES, *STARTS_FROM) if begins else PLACES)
+        if key is None or _within(place, typed) or not isinstance(value, str) or not value:
+            continue
+        inside = [part for part in place.removeprefix(key).split(".") if part and not part.isdecimal()]
+        if not inside or "shards" in inside or (inside[-1] not in ("_target_", "name", "names") and _is_there(value)):
+            found.append(f"{key}={one_line(value)}")
+    return found
+
+
+def _within(place: str, keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if place == key or place.startswith(f"{key}.")), None)
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return os.path.lexists(text)
+    except ValueError:  # a null character
+        return False
 
 
 def _is_given_again(key: str, before: Config, config: Config, cfg: DictConfig) -> bool:

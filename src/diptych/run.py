@@ -52,7 +52,7 @@ from diptych.masking import masked, masked_overrides
 from diptych.overrides import added_to_nothing
 from diptych.quoting import to_type
 from diptych.ranks import follow, launch, lead
-from diptych.resuming import check_order, check_parts, check_run, resumed_config
+from diptych.resuming import check_order, check_parts, check_run, named_places, resumed_config
 from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, started_again
 from diptych.study.record import folder_of_config
@@ -158,8 +158,11 @@ def train(cfg: DictConfig) -> Path:
             folder.enter_context(held(run_dir, TRAINS))
             if cfg.resume is None:
                 check_command(masked(stored.settled(cfg)), stored.read(run_dir, f"run_dir={run_dir}"), run_dir)
-            cfg = resumed_config(cfg, run_dir, HydraConfig.get().overrides.task if cfg.resume is not None else [])
+            overrides = HydraConfig.get().overrides.task if cfg.resume is not None else []
+            cfg = resumed_config(cfg, run_dir, overrides)
             last = recover(run_dir)
+            if named := named_places(stored.settled(cfg), overrides, begins=last is None):
+                say(f"data: reads what the run's config names: {', '.join(named)}")
             if last is not None:
                 checkpoint = read_checkpoint(last)
                 check_order(checkpoint["diptych"], run_dir)  # before anything in the folder is written

@@ -28,7 +28,7 @@ from diptych.config import ROOT, register_resolvers
 from diptych.errors import UserError
 from diptych.interop.writing import convert
 from diptych.loading import load
-from diptych.resuming import resumed_config
+from diptych.resuming import named_places, resumed_config
 from samples import write_shards
 
 Cli = Callable[..., Any]
@@ -214,6 +214,36 @@ def test_files_that_a_config_names_are_not_read_into_a_run(composed: DictConfig,
         (run / "config.yaml").write_text(plain.dump(spoiled(base, place, value, trap)))
         with pytest.raises(UserError, match=re.escape(f"resume={run}")):
             resumed_config(composed, run, [])
+
+
+def test_what_a_config_names_is_said_unless_it_was_typed(composed: DictConfig, trap: Path) -> None:
+    config = stored.settled(composed)
+    (trap / "photos").mkdir()
+    reader = {"_target_": "diptych.data.evalset.folder_set", "path": f"{trap}/photos", "name": f"{trap}/photos"}
+    config["model"]["image"]["pretrained"] = "weights.pt"
+    config["data"] |= {
+        "shards": None,
+        "sources": {"own": {"shards": ["a/{0..3}.tar", "http://host/b\n.tar"], "weight": 2}},
+        "evaluate": ["sets", reader, None],
+        "labelled": {"path": str(trap)},  # what only evaluations read
+    }
+    config["data"]["files"]["cache"] = "kept"
+    said = [
+        "data.sources=a/{0..3}.tar",
+        "data.sources=http://host/b\\n.tar",
+        "data.files.cache=kept",
+        "data.evaluate=sets",
+        f"data.evaluate={trap}/photos",
+    ]
+    assert sorted(named_places(config, ["resume=x"], begins=False)) == sorted(said)
+    assert named_places(config, ["data.sources.own.shards=x", "+data.evaluate=null"], begins=True) == [
+        "model.image.pretrained=weights.pt",
+        "data.files.cache=kept",
+    ]
+    config["data"]["evaluate"] = "\0"
+    assert "data.evaluate=\\x00" in named_places(config, [], begins=False)
+    config["data"]["evaluate"] = {**reader, "path": "\0"}
+    assert not [each for each in named_places(config, [], begins=False) if "evaluate" in each]
 
 
 VERSIONS: dict[str, tuple[Any, str]] = {

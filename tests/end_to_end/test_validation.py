@@ -70,7 +70,8 @@ def test_paths_are_validated_on_and_tasks_read_packed_shards(cli: Cli, tmp_path:
     checkpoint = f"checkpoint={tmp_path}/run"
     ended = cli("evaluate", checkpoint, "task=retrieval", "data=webdataset", own, f"out={tmp_path}/recall")
     assert ended.code == 0 and "pairs" in ended.out, ended.err
-    assert json.loads((tmp_path / "recall/metrics.json").read_text())["retrieval"]["pairs"]["n"] == 100
+    recall = json.loads((tmp_path / "recall/metrics.json").read_text())["retrieval"]
+    assert list(recall) == ["pairs"] and recall["pairs"]["n"] == 100  # none of the sets that the run's config names
     ended = cli("evaluate", checkpoint, "data=webdataset", own, f"out={tmp_path}/none")
     assert ended.code == 2 and "task=retrieval, or give labelled pictures: a folder a class" in ended.err
     ended = cli("embed", checkpoint, "data=webdataset", own, f"out={tmp_path}/embedded")
@@ -146,6 +147,7 @@ def test_a_resume_on_other_sets_says_so_and_chooses_the_best_anew(
         " best-until-step=1.ckpt."
     )
     assert ended.code == 0 and ended.err.count(f"diptych: {said}") == 1, ended.err
+    assert f"data: reads what the run's config names: data.shards={index}\n" in ended.out
     assert (run / "checkpoints/best.ckpt").samefile(second)
     assert (run / "checkpoints/best-until-step=1.ckpt").samefile(first)
     state = torch.load(second, weights_only=True)["callbacks"]
