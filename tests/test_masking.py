@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
 import pytest
@@ -110,12 +111,30 @@ def test_what_hydra_prints_and_writes_of_a_command_line() -> None:
     assert masked_overrides(typed) == (
         "#0 : seed=1 data.shards=http://<hidden>@host/index.json?sig=<hidden> logger=none\n"
     )
-    record = (
-        "hydra:\n  - seed=1\n  - data.shards=s3://key:pw@host/x\n  - data.files.token=abc\nshards: http://a:b@h/x\n"
+    by_key = masked_overrides(
+        "#1 : seed=1 data.files.token=abc,def +x.api_key='a b' ++password=[q,r] max_tokens_x=7\n"
     )
-    hidden = masked_overrides(record)
-    assert "pw" not in hidden and "abc" not in hidden and "a:b" not in hidden
-    assert hidden.splitlines()[1] == "  - seed=1" and len(hidden.splitlines()) == 5
+    assert by_key == (
+        f"#1 : seed=1 data.files.token={HIDDEN} +x.api_key={HIDDEN} ++password={HIDDEN} max_tokens_x=7\n"
+    )
+
+
+def test_a_config_that_lists_overrides_is_masked() -> None:
+    """As Hydra keeps them: hydra.overrides.task, hydra.job.override_dirname."""
+    record = {
+        "task": [
+            "seed=1",
+            "data.shards=s3://key:pw@host/x",
+            "data.files.token=abc",
+            "data.shards=[http://h/x?sig=abc]",
+        ],
+        "override_dirname": "data.files.token=abc,seed=1",
+        "shards": ["http://a:b@h/x?sig=abc"],
+    }
+    hidden = masked(record)
+    assert not re.search("pw|abc|a:b", str(hidden))
+    assert hidden["task"][0] == "seed=1" and hidden["override_dirname"] == f"data.files.token={HIDDEN}"
+    assert hidden["shards"] == [f"http://{HIDDEN}@h/x?sig={HIDDEN}"]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,15 @@ def test_arrows(file: Path) -> None:
     found = imports(file)
     for forbidden in FORBIDDEN.get(part, ()):
         assert not {name for name in found if name == forbidden or name.startswith(f"{forbidden}.")}
-    if part not in ("run", "fitting", "config", "boundary", "overrides", "checking"):  # which speak of configs
+    if part not in (
+        "run",
+        "fitting",
+        "config",
+        "boundary",
+        "overrides",
+        "checking",
+        "sweeps",
+    ):  # which speak of configs
         assert not {name for name in found if name.split(".")[0] == "hydra"}
     if part not in ("run", "fitting", "training") and file.name != "datamodule.py":
         assert not {name for name in found if name.split(".")[0] == "lightning"}

@@ -26,6 +26,13 @@ _ASSIGNED = re.compile(
 )
 _HEADER = re.compile(r"(?P<name>\b(?:Basic|Bearer)\s+)(?P<value>[A-Za-z0-9+/=_.~-]{8,})")
 _COMMAND_USER = re.compile(r"(?P<name>(?:^|\s)(?:-u|--user|--proxy-user)[\s=]*)(?P<value>[^\s:]+:\S+)")
+_OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
+# An override among others: a list in brackets or quotes has its own commas.
+_GIVEN = re.compile(
+    rf"(?P<key>(?<![^\s,'\"{{])[+~]{{0,2}}{_SECRET})="
+    r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,]+(?:,[^\s,=]+(?=,|\s|$))*)",
+    re.IGNORECASE,
+)
 _QUERY = re.compile(r"\?(?:<hidden>|[^\s'\"<>)])+")  # of a path alone
 _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
@@ -79,7 +86,7 @@ def _parameter(part: str) -> str:
 
 
 def masked(node: Any) -> Any:
-    """A config, nested mappings and lists of plain data, as it may be written."""
+    """A config, nested mappings and lists of plain data, as it may be written. A text may be a list of overrides."""
     if isinstance(node, Mapping):
         return {
             key: HIDDEN if isinstance(value, str) and value and _KEY.fullmatch(str(key)) else masked(value)
@@ -87,28 +94,26 @@ def masked(node: Any) -> Any:
         }
     if isinstance(node, list | tuple):
         return [masked(value) for value in node]
-    return masked_value(node) if isinstance(node, str) else node
+    return masked_argument(node) if isinstance(node, str) else node
 
 
 def masked_argument(argument: str) -> str:
     """A word of a command line, `key=value`, as it may be written."""
-    key, equals, value = argument.partition("=")
-    if equals and value and _KEY.fullmatch(key.rpartition(".")[2]):
-        return f"{key}={HIDDEN}"
-    return f"{key}={masked_value(value)}" if equals else masked_value(argument)
+    override = _OVERRIDE.match(argument)
+    if not override:
+        return masked_value(argument)
+    if override["value"] and _KEY.fullmatch(override["key"].rpartition(".")[2]):
+        return f"{override['key']}={HIDDEN}"
+    return f"{override['key']}={masked_value(_GIVEN.sub(_given, override['value']))}"
 
 
 def masked_overrides(text: str) -> str:
-    """As `masked_text`, of what Hydra prints and writes: a line may be an override in a list, its colons escaped."""
-    return "\n".join(map(_masked_line, text.replace("\\:", ":").split("\n")))
+    """As `masked_text`, of what Hydra prints of a command line: its overrides, with the colons escaped."""
+    return masked_text(_GIVEN.sub(_given, text.replace("\\:", ":")))
 
 
-def _masked_line(line: str) -> str:
-    mark = re.match(r"\s*- ", line)
-    body = line[mark.end() :] if mark else line
-    if mark and "=" in body:
-        body = masked_argument(body)
-    return (mark[0] if mark else "") + masked_text(body)
+def _given(found: re.Match[str]) -> str:
+    return f"{found['key']}={HIDDEN}"
 
 
 def filled(stored: Any, given: Any) -> Any:

@@ -45,7 +45,7 @@ class _Lasting(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Also what others print, such as Hydra the overrides of a job, has no passwords."""
-        return super().write(masked_overrides(text) if "://" in text else text)
+        return super().write(masked_overrides(text) if "=" in text or "://" in text else text)
 
 
 class _Descriptor(io.RawIOBase):

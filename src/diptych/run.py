@@ -48,7 +48,7 @@ from diptych.fitting import (
     report,
     warn_if_slow,
 )
-from diptych.masking import masked, masked_overrides
+from diptych.masking import masked
 from diptych.overrides import added_to_nothing
 from diptych.quoting import to_type
 from diptych.ranks import follow, launch, lead
@@ -56,6 +56,7 @@ from diptych.resuming import check_order, check_parts, check_run, named_places, 
 from diptych.sharing import agree_on_folder, place, shared
 from diptych.slurm import requeue, started_again
 from diptych.study.record import folder_of_config
+from diptych.sweeps import masked_records
 from diptych.targets import announce_foreign, targets_in, trusting
 from diptych.terminal import complain, say
 from diptych.vocabulary import keep_vocabulary
@@ -78,7 +79,6 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     def job(cfg: DictConfig) -> None:
         # Caught here too: Hydra would print a line of its own before the error leaves the job.
         with _one_sentence(config_name):
-            _mask_records()
             if wrong := added_to_nothing(ROOT / "conf", HydraConfig.get().overrides.task):
                 raise UserError(wrong)
             action(cfg)
@@ -91,18 +91,8 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
             agree_on_folder()
         elif world := outside():
             raise UserError(f"{world.launcher} has started {world.size} ranks, and {config_name} is for one process.")
-        hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
-
-
-def _mask_records() -> None:
-    """What Hydra has written of the command line by now, without passwords: in a sweep, or where asked for."""
-    hydra = HydraConfig.get()
-    written = [Path(hydra.sweep.dir) / "multirun.yaml"] if hydra.mode == RunMode.MULTIRUN else []
-    if hydra.output_subdir:
-        written += (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
-    for file in written:
-        if file.is_file() and (text := file.read_text("utf-8")) != (hidden := masked_overrides(text)):
-            write(file, hidden)
+        with masked_records():
+            hydra_main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(job)()
 
 
 @contextmanager
