@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diptych.boundary import sentence
-from diptych.config import ROOT
 from diptych.overrides import wrong_override
+from diptych.paths import ROOT
 
 CONF = ROOT / "conf"
 Cli = Callable[..., "object"]

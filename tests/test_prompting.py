@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import diptych
-from diptych.config import ROOT
 from diptych.data.evalset import EvalSet
 from diptych.data.synonyms import from_file, from_pairs
 from diptych.encode import encode_set, tokenizer_for
 from diptych.errors import UserError
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
+from diptych.paths import ROOT
 from diptych.prompting import PLAIN, by_rule, table, tuning_split, write_prompts
 from samples import COLOURS, picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 from samples import write_shards
 
 COMMANDS = ("train", "evaluate", "embed", "pack", "convert", "plan")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from diptych.config import ROOT
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from diptych.world import World, first_host, meet, outside, refuse_leftovers
 
 SRUN = {"SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}

@@ -19,9 +19,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from diptych.atomic import refused
 from diptych.errors import NotTaken, UserError
 from diptych.overrides import wrong_override
+from diptych.paths import PACKAGE
 from diptych.quoting import shell
 
-PACKAGE = Path(__file__).parent
 MACHINE = {  # what a machine refuses, whatever file it is about
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in the quota",

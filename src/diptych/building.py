@@ -16,8 +16,8 @@ from typing import Any
 
 from diptych import targets
 from diptych.checking import not_taken
-from diptych.config import ROOT
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from diptych.quoting import to_type
 
 OURS = re.compile(r"diptych\.towers\.[a-z0-9_]+\.[A-Za-z]\w*")

@@ -15,10 +15,8 @@ from diptych.checking import check_arguments
 from diptych.errors import NotTaken, UserError
 from diptych.nearby import meant
 from diptych.overrides import LIGHTNINGS_ACCUMULATION
+from diptych.paths import ROOT
 from diptych.world import nodes, outside
-
-PACKAGE = Path(__file__).parent
-ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf").is_dir() else PACKAGE  # a checkout, or a wheel
 
 
 def register_resolvers() -> None:

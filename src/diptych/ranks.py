@@ -191,7 +191,7 @@ def _stopped(codes: list[int | None], received: int) -> Stopped | None:
 def leave_note(run_dir: Path, error: BaseException) -> bool:
     """Whether this rank's error is the first of the run, which the note is then of."""
     from diptych.boundary import sentence
-    from diptych.config import ROOT
+    from diptych.paths import ROOT
 
     others = of_others(error)
     cause = None if others else sentence(error, ROOT / "conf")
@@ -252,8 +252,8 @@ def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:
 
 def _train(config: Config, run_dir: Path, resume: bool) -> int:
     from diptych.boundary import sentence
-    from diptych.config import ROOT
     from diptych.fitting import fit
+    from diptych.paths import ROOT
 
     shows_errors = outside() is not None  # our own launcher reads the note
     try:

@@ -26,14 +26,7 @@ from diptych.atomic import refusing, write
 from diptych.boundary import sentence
 from diptych.checking import check_arguments
 from diptych.claim import TRAINS, check_place, held, new_run, results
-from diptych.config import (
-    ROOT,
-    check_start,
-    quote,
-    register_resolvers,
-    validate,
-    whole_lists,
-)
+from diptych.config import check_start, quote, register_resolvers, validate, whole_lists
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.experiment import check_command
 from diptych.fitting import (
@@ -50,6 +43,7 @@ from diptych.fitting import (
 )
 from diptych.masking import masked
 from diptych.overrides import added_to_nothing
+from diptych.paths import ROOT
 from diptych.quoting import to_type
 from diptych.ranks import follow, launch, lead
 from diptych.resuming import check_order, check_parts, check_run, named_places, resumed_config

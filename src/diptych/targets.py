@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from diptych import plain
-from diptych.config import ROOT
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from diptych.quoting import to_type
 from diptych.terminal import say
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT, register_resolvers
+from diptych.config import register_resolvers
+from diptych.paths import ROOT
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}

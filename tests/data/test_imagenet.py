@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from diptych.config import ROOT, register_resolvers
+from diptych.config import register_resolvers
 from diptych.data import benchmarks
 from diptych.data.imagenet import numbered_folders, objectnet, wnid_folders
 from diptych.errors import UserError
 from diptych.evaluation.probe import columns
+from diptych.paths import ROOT
 from samples import picture
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.config import ROOT
 from diptych.data.labelled import labelled_pairs, train_folder, train_split
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from samples import COLOURS, benchmark, picture
 
 EMOJI = ROOT / "data/emoji"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config import ROOT
 from diptych.data.listing import Listing, list_pictures, no_picture
 from diptych.data.pairs import IMAGES
+from diptych.paths import ROOT
 
 
 def touch(root: Path, *names: str) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config import ROOT
 from diptych.data.evalset import EvalSet, benchmark_sets, folder_set
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from samples import COLOURS, benchmark, picture
 
 DEEP = b'{"a":' * 100_000

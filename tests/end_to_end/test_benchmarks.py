@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 
 GPU = [sys.executable, str(ROOT / "benchmarks/gpu.py")]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 from samples import COLOURS, caption, picture, write_shards
 
 TINY = ("model=rn_tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=16", "trainer.log_every=1")

@@ -14,8 +14,9 @@ from found import found
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT, quote, validate
+from diptych.config import quote, validate
 from diptych.fitting import check_loss
+from diptych.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs

@@ -15,8 +15,8 @@ import torch
 from found import found
 from omegaconf import OmegaConf
 
-from diptych.config import ROOT
 from diptych.data.order import EDITION
+from diptych.paths import ROOT
 from diptych.training.writing import write
 
 Cli = Callable[..., "object"]

@@ -24,10 +24,11 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from diptych import plain, stored
-from diptych.config import ROOT, register_resolvers
+from diptych.config import register_resolvers
 from diptych.errors import UserError
 from diptych.interop.writing import convert
 from diptych.loading import load
+from diptych.paths import ROOT
 from diptych.resuming import named_places, resumed_config
 from samples import write_shards
 

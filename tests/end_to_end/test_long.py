@@ -14,7 +14,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 from samples import write_shards
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 
 Cli = Callable[..., "object"]
 

@@ -19,7 +19,7 @@ from found import found
 from omegaconf import OmegaConf
 
 from diptych import run as commands
-from diptych.config import ROOT
+from diptych.paths import ROOT
 from diptych.training.writing import write
 from samples import write_shards
 

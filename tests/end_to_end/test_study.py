@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 
 pytestmark = pytest.mark.slow
 

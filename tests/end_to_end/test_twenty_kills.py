@@ -24,7 +24,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diptych import stored
-from diptych.config import ROOT, register_resolvers
+from diptych.config import register_resolvers
+from diptych.paths import ROOT
 from diptych.ranks import end_rank
 from diptych.recovery import recover
 from samples import write_shards

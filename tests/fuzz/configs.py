@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from diptych import stored
 from diptych.boundary import sentence
 from diptych.building import make
-from diptych.config import ROOT, check_start, register_resolvers, validate
+from diptych.config import check_start, register_resolvers, validate
 from diptych.errors import UserError
 from diptych.fitting import check_loss, outline
+from diptych.paths import ROOT
 from diptych.resuming import resumed_config
 from diptych.targets import UNBUILT, targets_in, trusting
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.boundary import sentence
-from diptych.config import ROOT
 from diptych.errors import Stopped, UserError
+from diptych.paths import ROOT
 from diptych.terminal import complain
 
 CODE, SECRET, TRACEBACK, BOUNDS, COUNT = "code ran", "secret written", "traceback", "time or memory", "samples lost"

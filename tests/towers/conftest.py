@@ -5,7 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diptych.config import ROOT, register_resolvers
+from diptych.config import register_resolvers
+from diptych.paths import ROOT
 from diptych.towers.clip import CLIP
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config import ROOT
+from diptych.paths import ROOT
 from diptych.training.loggers import wandb_logger
 
 Cli = Callable[..., "object"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pictures import contents, write_folder
 
-from diptych.config import ROOT
 from diptych.data.sources import folder
 from diptych.errors import UserError
+from diptych.paths import ROOT
 
 STOP = "set1/025.png"  # of the rows 20 to 39: the names of set0 come first
 SLOW_DISK = """
