@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from diptych import atomic
 from diptych.errors import UserError
+from diptych.terminal import visible
 from diptych.training.loggers import MetricsFile
 
 LIMIT = 1000
@@ -29,6 +31,13 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_json_holds_nothing_that_steers_a_terminal(tmp_path: Path) -> None:
+    value = {"\x1b[31mÄrger\x7f\x9b": "犬\u202e\t\n\ud800"}
+    atomic.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text == visible(text) and "Ärger" in text and "犬" in text and json.loads(text) == value
 
 
 def test_a_file_and_its_folder_are_made(tmp_path: Path) -> None:

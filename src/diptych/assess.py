@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classi
 from diptych.loading import Loaded
 from diptych.recalling import caption_recall
 from diptych.study.gallery import Pictures, examples, gallery, told_details
+from diptych.terminal import complain
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
@@ -236,7 +236,7 @@ def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{file} holds no numbers of ours ({error}): remove it, or take another folder.") from error
     for part, value in metrics.items():
         if gone := _sets(before.get(part)) - _sets(value):
-            print(f"diptych: {part} of {', '.join(sorted(gone))} in {file} is replaced.", file=sys.stderr, flush=True)
+            complain(f"{part} of {', '.join(sorted(gone))} in {file} is replaced.")
     write_json(file, {**before, **metrics})
     return {**before, **metrics}
 

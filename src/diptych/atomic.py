@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import UserError
+from diptych.terminal import UNSEEN
 
 OF_THE_DISK = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -34,8 +35,10 @@ def write(file: Path, content: str | bytes) -> None:
 
 
 def write_json(file: Path, value: Any, indent: int | None = 1) -> None:
-    """As `write`. Other letters than ASCII's stay as they are."""
-    write(file, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    """As `write`. Other letters than ASCII's stay as they are, but for those that would steer a terminal: these are
+    escaped, and read back the same."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    write(file, UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 @contextmanager

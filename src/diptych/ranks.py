@@ -208,7 +208,7 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
     except FileExistsError:
         return False
     except OSError:  # a full disk has no room for the note either
-        print(f"diptych: {text.rstrip()}", file=sys.stderr, flush=True)
+        complain(text.rstrip())
     return True
 
 

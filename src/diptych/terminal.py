@@ -15,12 +15,12 @@ from typing import TextIO
 from diptych.masking import masked_text
 
 # C0 but tab and line feed, DEL and C1; what changes the direction or ends a line unseen; lone surrogates.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: object) -> str:
     """`text` with control characters as `\\x1b` or `\\u202e`; tab and line feed stay."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 def one_line(text: object) -> str:

@@ -132,9 +132,9 @@ def test_an_evaluation_into_a_runs_folder_leaves_the_run_as_it_is(
     ended = cli("train", f"resume={run}")
     assert ended.code == 0 and "This run is complete: 4 of 4 steps." in ended.out, ended.err
     assert json.loads((run / "metrics.json").read_text()) == metrics
-    (run / "metrics.json").write_text('{"zeroshot": {"sets": {"mine": {"n": 1}}}}')
+    (run / "metrics.json").write_text(r'{"zeroshot": {"sets": {"mine\u001b": {"n": 1}}}}')
     ended = cli("evaluate", f"checkpoint={run}", *given)
-    assert f"diptych: zeroshot of mine in {run}/metrics.json is replaced." in ended.err
+    assert rf"diptych: zeroshot of mine\x1b in {run}/metrics.json is replaced." in ended.err
     exported = tmp_path / "exported"
     assert cli("convert", f"checkpoint={run}", "format=diptych", f"out={exported}").code == 0
     whole = kept(exported)

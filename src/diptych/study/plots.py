@@ -9,6 +9,7 @@ from diptych.errors import UserError
 from diptych.study import view
 from diptych.study.formats import percent, picture
 from diptych.study.record import Record, read
+from diptych.terminal import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,4 +98,5 @@ def _picture(axes: "Axes", card: dict[str, Any]) -> None:
 
 
 def _short(text: str, length: int) -> str:
+    text = one_line(text)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,7 +1,8 @@
 """A run's report: one HTML file that needs nothing else, made from what the run left in its folder.
 
-Class names, captions and keys come from whoever made the data, so all text is escaped, pictures are taken
-only as WebP or PNG data, and the page forbids itself scripts and requests.
+Class names, captions and keys come from whoever made the data, so all text is escaped, control characters are made
+visible as on the terminal, pictures are taken only as WebP or PNG data, and the page forbids itself scripts and
+requests.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from diptych.study.quality import quality
 from diptych.study.record import ASKED_FOR, PARTS, mapping, read
 from diptych.study.robustness import robustness
 from diptych.study.sets import sets
+from diptych.terminal import visible
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -69,8 +71,20 @@ def _template() -> Any:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("diptych.study"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("diptych.study"),
+        autoescape=True,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     filters = (formats.percent, formats.count, formats.decimal, formats.gain, formats.picture)
     environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template("report.html")
+
+
+def _shown(value: Any) -> Any:
+    """Whatever the page prints passes here, before it is escaped: its control characters, also those in a drawing."""
+    from markupsafe import Markup
+
+    text = visible(value)
+    return Markup(text) if isinstance(value, Markup) else text

@@ -11,6 +11,7 @@ from diptych.errors import UserError
 from diptych.study.curves import MUTED, RULE, SERIES, inline
 from diptych.study.formats import number
 from diptych.study.record import Record, mapping, read
+from diptych.terminal import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +141,7 @@ def _sets(axes: Axes, rows: dict[str, dict[str, Any]], colours: list[str], ink: 
             y = place + 0.18 * (offset - 1.5)
             axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=1)
             axes.plot([100 * share], [y], color=colour, marker="o", markersize=3.5)
-    axes.set_yticks(range(len(rows)), labels=list(rows))
+    axes.set_yticks(range(len(rows)), labels=list(map(one_line, rows)))
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 100))
     axes.set_xlabel("top-1, %", color=ink)
     _quiet(axes, ink, rule)
