@@ -8,6 +8,7 @@ short: the trainings take as many steps, and the tasks try little.
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -54,4 +55,6 @@ if __name__ == "__main__":
         print("$ python src/" + " ".join(command), flush=True)
         code = subprocess.run([sys.executable, str(HERE / command[0]), *command[1:]]).returncode
         if code:
+            with suppress(OSError):
+                out.rmdir()  # where the first command was refused
             sys.exit(code)

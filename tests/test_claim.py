@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,9 @@ from diptych.errors import UserError
 
 RACE = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from diptych import claim
 from diptych.errors import UserError
 print("ready", flush=True)
@@ -127,6 +131,19 @@ def test_a_mistake_before_the_first_step_frees_the_folder(tmp_path: Path) -> Non
         (run / "metrics.jsonl").write_text("a step")
         raise UserError("no data")
     assert {file.name for file in run.iterdir()} == {"config.yaml", "metrics.jsonl"}
+
+
+@pytest.mark.parametrize("kind", [new_run, results])
+def test_a_refusal_leaves_no_folder_above_either(tmp_path: Path, kind: Callable[..., Any]) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="no data"), kind(tmp_path / "runs/demo/1", numbered=True) as run:
+        (run / "config.yaml").write_text("")
+        raise UserError("no data")
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "config.yaml").write_text("of the user")
+    with pytest.raises(UserError, match="no data"), results(tmp_path, numbered=False):
+        raise UserError("no data")
+    assert (tmp_path / "config.yaml").is_file()
 
 
 def test_a_numbered_folder_is_always_a_new_one(tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def results(folder: Path, numbered: bool) -> Iterator[Path]:
     for candidate in _names(folder, numbered):
         try:
             with held(candidate, EVALUATES, wait=not numbered):
-                if not numbered or [file.name for file in candidate.iterdir()] == [LOCK]:
-                    yield candidate
+                fresh = [file.name for file in candidate.iterdir()] == [LOCK]
+                if not numbered or fresh:
+                    yield from _cleared(candidate) if fresh else (candidate,)
                     return
         except _Held:
             if not numbered:
@@ -103,9 +104,9 @@ def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
     doing: what others are told; wait: for a process that evaluates, instead of an error
     Raises UserError, naming the process that holds it.
     """
+    made = [place for place in folder.parents if not place.exists()]
     with refusing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(folder / LOCK, wait)
+        file = _entered(folder, wait)
     try:
         with suppress(OSError):
             file.truncate(0)
@@ -116,7 +117,18 @@ def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
             (folder / LOCK).unlink()  # before it is let go: whoever waits for it sees that it is another one
         file.close()
         with suppress(OSError):
-            folder.rmdir()  # where nothing was written
+            for place in (folder, *made):
+                place.rmdir()  # where nothing was written
+
+
+def _entered(folder: Path, wait: bool) -> IO[bytes]:
+    """The lock of a folder that is made where it isn't there. Another process may remove it, empty, in between."""
+    for _ in range(20):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return _locked(folder / LOCK, wait)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _locked(folder / LOCK, wait)
 
 
 def _no_link(path: str, flags: int) -> int:
@@ -170,13 +182,14 @@ def _names(folder: Path, numbered: bool) -> Iterator[Path]:
 
 
 def _cleared(folder: Path) -> Iterator[Path]:
-    """Where a mistake or a signal ends a run before it has done anything, the folder is free for the next try."""
+    """Where a mistake or a signal ends what writes here before it has done anything, the folder is free again."""
     try:
         yield folder
     except BaseException:
         if {file.name for file in folder.iterdir()} <= {LOCK, *STARTED}:
             with suppress(OSError):
-                (folder / "checkpoints").rmdir()
+                if (folder / "checkpoints").is_dir():
+                    (folder / "checkpoints").rmdir()
                 for name in STARTED:
                     (folder / name).unlink(missing_ok=True)
         raise

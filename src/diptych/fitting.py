@@ -111,6 +111,7 @@ def _fit(cfg: Config, run_dir: Path, resume: bool) -> None:
     from diptych.data.datamodule import PairData
     from diptych.data.order import EDITION
     from diptych.prompted import to_remember, with_templates
+    from diptych.training.callbacks.begun import Begun
     from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile, finishing
     from diptych.training.module import ContrastiveModule
@@ -162,7 +163,8 @@ def _fit(cfg: Config, run_dir: Path, resume: bool) -> None:
         tower_dtype(cfg["trainer"]["precision"]),
     )
     loggers: list[Logger] = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
-    callbacks = [make(each, f"callbacks.{key}") for key, each in cfg["callbacks"].items() if each]
+    callbacks = [Begun(run_dir)]
+    callbacks += [make(each, f"callbacks.{key}") for key, each in cfg["callbacks"].items() if each]
     with finishing(loggers):
         if cfg["logger"] and first:
             loggers += filter(None, [make(cfg["logger"], "logger")(run_dir=str(run_dir), config=masked(cfg))])

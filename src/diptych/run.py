@@ -176,7 +176,6 @@ def train(cfg: DictConfig) -> Path:
             keep_vocabulary(config, run_dir)
         stored.write(config, run_dir)
         write(run_dir / "environment.txt", environment())
-        say(f"run: {run_dir}")
         _fit_on_all_ranks(config, run_dir, resume)
         with _stopped_by_signals(run_dir):
             report(config, run_dir)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from found import found
 from omegaconf import OmegaConf
 
 from diptych.paths import ROOT
@@ -248,7 +249,10 @@ def test_damaged_data_dies_in_one_sentence(cli: Cli, tmp_path: Path, ranks: int)
     half(index)
     one_sentence(cli("train", *TINY, *shards_of(index), *layout), "train-000001.tar")
     (index.parent / "train-000001.tar").unlink()
-    one_sentence(cli("train", *TINY, *shards_of(index), *layout), "is missing")
+    ended = cli("train", *TINY, *shards_of(index), *layout)
+    one_sentence(ended, "is missing")
+    begun = found(tmp_path / "runs/rn_tiny", "*")  # those whose first steps were good; the others left nothing
+    assert "run:" not in ended.out and len(begun) == 2
 
 
 def test_bad_checkpoints_die_in_one_sentence(cli: Cli, trained: Path, class_folder: Path, tmp_path: Path) -> None:

@@ -61,8 +61,11 @@ class Counts(L.Callback):
         self._before = checkpoint["samples"]
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.world_size == 1:  # other ranks may be gone: no collective here
-            self._write(added([self._before, _counts(_batches(trainer))]))
+        if trainer.world_size > 1:  # other ranks may be gone: no collective here
+            return
+        counts = added([self._before, _counts(_batches(trainer))])
+        if counts["read"]:  # else the run has not begun, and its folder goes
+            self._write(counts)
 
     def _publish(self, trainer: L.Trainer, total: dict[str, Any]) -> None:
         if trainer.is_global_zero:
