@@ -14,6 +14,7 @@ from http_server import serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.data.files import Files
 from diptych.data.identity import describe, difference, order_digest
 from diptych.data.index import Index, Shard, open_index, open_sources
 from diptych.data.order import Order
@@ -91,6 +92,44 @@ def test_hashes_of_an_index_tell_what_lies_on_a_server() -> None:
     without = Index(tuple(replace(shard, sha256=None) for shard in shards))
     assert difference(before, of(without)) is None
     assert difference(of(without), of(Index(without.shards[::-1]))) == "shard 1 of 3, 0.tar, is now 2.tar"
+
+
+def test_the_beginning_tells_what_lies_on_a_server_without_hashes(packed: Path, tmp_path: Path) -> None:
+    """Files of the same names, lengths and numbers of samples: also of data that moved there from a disk."""
+
+    def asked(place: str) -> dict[str, Any]:
+        order = Order(open_index(place), seed=0, epoch=0, batch_size=8, streams=2, block=16)
+        return describe(order, Files(retries=0, cache=str(tmp_path / "cache")))
+
+    entries = json.loads((packed / "index.json").read_text())["shards"]
+    bare = [{key: entry[key] for key in ("path", "samples", "bytes")} for entry in entries]
+    with serving() as server:
+        server.files = {f"/x/{name}": (packed / name).read_bytes() for name in NAMES}
+        server.files["/x/index.json"] = json.dumps({"shards": bare}).encode()
+        before, on_disk = asked(server.url("/x/index.json")), asked(str(packed / "index.json"))
+        assert difference(before, asked(server.url("/x/index.json"))) is None is difference(on_disk, before)
+        server.files[f"/x/{NAMES[2]}"] = server.files[f"/x/{NAMES[0]}"]
+        now = asked(server.url("/x/index.json"))
+        for then in (before, on_disk):
+            assert difference(then, now) == "shard 3 of 4, train-000002.tar, is another file of the same length"
+        del before["heads"]  # as a checkpoint of an earlier version
+        assert difference(before, now) is None
+        server.files["/x/index.json"] = json.dumps(
+            {"shards": [{**each, "sha256": "a" * 64} for each in bare]}
+        ).encode()
+        server.asked.clear()
+        hashed = asked(server.url("/x/index.json"))
+        assert {path for path, _ in server.asked} == {"/x/index.json"} and set(hashed["heads"]) == {""}
+        server.files = {"/x/index.json": json.dumps({"shards": bare}).encode()}
+        assert set(asked(server.url("/x/index.json"))["heads"]) == {""}  # it is said where they are read
+        server.files["/x/index.json"] = json.dumps(
+            {"shards": [{**bare[0], "path": f"{number}.tar"} for number in range(100)]}
+        ).encode()
+        server.files |= {f"/x/{number}.tar": (packed / NAMES[0]).read_bytes() for number in range(100)}
+        server.asked.clear()
+        assert sum(map(bool, asked(server.url("/x/index.json"))["heads"])) == 16
+        assert {wanted for path, wanted in server.asked if path.endswith(".tar")} == {"bytes=0-16383"}
+    assert not (tmp_path / "cache").exists()
 
 
 def test_weights_and_lengths_are_named() -> None:

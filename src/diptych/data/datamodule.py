@@ -93,7 +93,7 @@ class PairData(L.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of the data, see `diptych.data.identity`."""
-        return identity.describe(self.order)
+        return identity.describe(self.order, self.files)
 
     def _order(self, validation: int | str) -> tuple[Order, str]:
         """The order, and what the log says of the pairs held out: by `auto` none where the others fill no batch."""

@@ -99,6 +99,10 @@ class Files:
         kept = self.cache.open(path, whole, lambda: self._remote(path, 0, None, whole))
         return self._part(path, kept, start, stop, whole)
 
+    def begin(self, path: str, length: int) -> BinaryIO:
+        """The first bytes of a file, which no cache fetches whole for them."""
+        return self._remote(path, 0, length) if is_remote(path) else self.open(path, 0, length)
+
     def read(self, path: str) -> bytes:
         """The whole of a small file, never from the cache."""
         self.check(path)

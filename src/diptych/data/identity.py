@@ -1,8 +1,9 @@
 """What a run's data is, so that a resume can tell whether its next batches are those that the run would have had.
 
 Two things: a digest of all that the order of samples follows from; and of every shard what tells it from another that
-takes its place: its length, the hash that an index gives, where its samples begin (of a tar that was scanned), and a
-few pieces of its bytes (of a local file). None needs the data to be read, and none depends on where the shards are.
+takes its place: its length, the hash that an index gives, where its samples begin (of a tar that was scanned), a few
+pieces of its bytes (of a local file), and of some shards the beginning. None needs the data to be read, and none
+depends on where the shards are: so no ETag, which another server, or a copy, gives another way.
 """
 
 from __future__ import annotations
@@ -14,19 +15,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.data.files import is_local, local
+from diptych.data.files import Files, is_local, local
 from diptych.data.index import Index
 from diptych.data.order import EDITION, Order
+from diptych.data.reading.address import is_remote
+from diptych.errors import UserError
 
-EVIDENCE = ("sha256", "offsets", "pieces")  # of a shard's content, each "" where it is not known
+EVIDENCE = ("sha256", "offsets", "pieces", "heads")  # of a shard's content, each "" where it is not known
+HEADS, HEAD = 16, 2**14  # shards at most, evenly over all, and bytes: a question to a server for each, before a start
 PIECES, PIECE = (
     4096,
     512,
 )  # bytes: so many pieces over all shards, at most 16 and at least 1 a shard
 
 
-def describe(order: Order) -> dict[str, Any]:
-    """Plain data for a checkpoint: the digest, and a column of shards for each thing that is known of them."""
+def describe(order: Order, files: Files | None = None) -> dict[str, Any]:
+    """Plain data for a checkpoint: the digest, and a column of shards for each thing that is known of them.
+
+    files: opens the shards on servers; None asks no server
+    """
     index = order.index
     return {
         "order": order_digest(order),
@@ -37,6 +44,7 @@ def describe(order: Order) -> dict[str, Any]:
         "sha256": [(shard.sha256 or "")[:32] for shard in index.shards],
         "offsets": [_offsets(index, shard.path) for shard in index.shards],
         "pieces": [_pieces(shard.path, len(index.shards)) for shard in index.shards],
+        "heads": _heads(index, files),
     }
 
 
@@ -66,7 +74,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def _of_shard(before: Mapping[str, Any], now: Mapping[str, Any], number: int) -> str | None:
     then, here = ({key: of[key][number] for key in of if key != "order"} for of in (before, now))
-    known = [key for key in EVIDENCE if then[key] and here[key]]
+    known = [key for key in EVIDENCE if then.get(key) and here.get(key)]  # a checkpoint of before notes no heads
     same_content = all(then[key] == here[key] for key in known) and then["bytes"] == here["bytes"]
     if then["names"] != here["names"] and (not same_content or not known):
         return f"is now {here['names']}"
@@ -90,6 +98,23 @@ def _name(path: str, name: str) -> str:
 def _offsets(index: Index, path: str) -> str:
     found = index.found.get(path)
     return "" if found is None else hashlib.sha256(found.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def _heads(index: Index, files: Files | None) -> list[str]:
+    """Of servers' shards whose hash no index gives, and of local ones, which may move to a server."""
+    total = len(index.shards)
+    chosen = {total * n // min(HEADS, total) for n in range(min(HEADS, total))}
+    heads = [""] * total
+    for number in sorted(chosen):
+        shard = index.shards[number]
+        if not is_local(shard.path) and (files is None or not is_remote(shard.path) or shard.sha256):
+            continue
+        try:
+            with (files or Files()).begin(shard.path, min(HEAD, shard.bytes)) as file:
+                heads[number] = hashlib.sha256(file.read()).hexdigest()[:16]
+        except UserError:  # it is said where the shard is read; the next question would wait as long for nothing
+            break
+    return heads
 
 
 def _pieces(path: str, shards: int) -> str:
