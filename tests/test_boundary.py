@@ -75,6 +75,12 @@ def test_what_can_be_is_not_refused() -> None:
         assert wrong_override(CONF, command, arguments) is None
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "embed", "pack", "convert", "plan"])
+def test_help_begins_with_how_the_command_is_typed(cli: Cli, command: str) -> None:
+    ended = cli(command, "--help")
+    assert ended.code == 0 and ended.out.startswith(f"Usage: python src/{command}.py "), ended
+
+
 VALUES = {
     "optim.lr=high": "optim.lr=high must be a number",
     "optim.lr=-1": "optim.lr=-1 must be above 0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from diptych.boundary import sentence
 from diptych.checking import check_arguments
 from diptych.errors import NotTaken, UserError
 from diptych.nearby import meant
-from diptych.overrides import LIGHTNINGS_ACCUMULATION
+from diptych.overrides import LIGHTNINGS_ACCUMULATION, usage
 from diptych.paths import ROOT
 from diptych.world import nodes, outside
 
@@ -25,6 +26,7 @@ def register_resolvers() -> None:
     `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
     `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
     `lines:file,key`: the lines of a file that the config holds from then on; `count:list`: how many.
+    `usage:command`: how a command is typed, the first line of its config.
     `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", budget, replace=True)
@@ -32,6 +34,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
     OmegaConf.register_new_resolver("streams_for", _streams_for, replace=True)
+    OmegaConf.register_new_resolver("usage", partial(usage, ROOT / "conf"), replace=True)
     OmegaConf.register_new_resolver("lines", _lines, replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
 

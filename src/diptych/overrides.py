@@ -193,13 +193,34 @@ def _nearest(choice: str, choices: list[str]) -> str:
 
 
 def _missing_choice(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
-    """A group of which the command needs a choice, and has none of its own."""
-    text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
-    for group in re.findall(r"^ +- (\w+): \?\?\?", text, re.MULTILINE):
-        if not any(argument.startswith(f"{group}=") for argument in arguments):
-            usage = text.partition("\n")[0].removeprefix("# ")
-            return f"{group}= is missing: take one of {', '.join(choices_of(conf / group))}. Usage: {usage}"
+    """A sentence where the command needs a choice of a group, and has none of its own."""
+    if group := _undecided(conf, command, arguments):
+        return f"{group}= is missing: take one of {', '.join(choices_of(conf / group))}. {usage(conf, command)}"
     return None
+
+
+def _undecided(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
+    """A group of which the command needs a choice that is not given."""
+    text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
+    needed = re.findall(r"^ +- (\w+): \?\?\?", text, re.MULTILINE)
+    return next((g for g in needed if not any(each.startswith(f"{g}=") for each in arguments)), None)
+
+
+def usage(conf: Path, command: str) -> str:
+    """How a command is typed: the comment on top of its config."""
+    text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
+    return "Usage: " + text.partition("\n")[0].removeprefix("# ")
+
+
+def short_help(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
+    """What `--help` prints where Hydra can't compose a config yet, since a choice is missing."""
+    group = _undecided(conf, command, arguments) if {"--help", "-h"} & set(arguments) else None
+    if group is None:
+        return None
+    return (
+        f"{usage(conf, command)}\n\n{group}: {', '.join(choices_of(conf / group))}\n\n"
+        f"`python src/{command}.py {group}=CHOICE --help` prints the keys of a choice."
+    )
 
 
 def _in_defaults(conf: Path, command: str, group: str) -> bool:

@@ -42,7 +42,7 @@ from diptych.fitting import (
     warn_if_slow,
 )
 from diptych.masking import masked
-from diptych.overrides import added_to_nothing
+from diptych.overrides import added_to_nothing, short_help
 from diptych.paths import ROOT
 from diptych.quoting import to_type
 from diptych.ranks import follow, launch, lead
@@ -77,6 +77,9 @@ def main(config_name: str, action: Callable[[DictConfig], Any]) -> None:
                 raise UserError(wrong)
             action(cfg)
 
+    if told := short_help(ROOT / "conf", config_name, sys.argv[1:]):
+        say(told)
+        return
     with _one_sentence(config_name):
         refuse_leftovers()
         if config_name == "train":
