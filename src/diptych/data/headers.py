@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.data.files import Files, is_local, shown
 from diptych.data.reading.address import printable
+from diptych.data.seen import Again, Seen
 from diptych.data.tar import BROKEN, Damage, Member, members, place
 from diptych.errors import UserError
 
@@ -96,7 +97,7 @@ class _Reading:
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.keys: list[str] = []
-        self.seen: dict[str, set[str]] = {}  # key -> extensions, of samples that have ended
+        self.seen = Seen()  # the samples that have ended
         self.parts: set[str] = set()  # of the sample that is being read
         self.end = 0
         self.gap: int | None = None  # where damage begins that belongs to no sample yet
@@ -114,10 +115,9 @@ class _Reading:
                     self._take(found, size)
         except BROKEN as error:  # of a compressed tar, or of the disk
             self._damaged(Damage(f"truncated or damaged ({str(error) or type(error).__name__})", self.end, self.end))
-        self._close()
         if self.gap is not None and size is not None:
-            self._sample("", self.gap)
-            self.spoiled.add(len(self.starts) - 1)
+            self._count_gap()
+        self._close()
 
     def _take(self, found: Member, size: int | None) -> None:
         part = place(found.name, found.kind)
@@ -127,8 +127,7 @@ class _Reading:
         else:
             if not self.keys or part[0] != self.keys[-1]:
                 if self.gap is not None:
-                    self._sample("", self.gap)
-                    self.spoiled.add(len(self.starts) - 1)
+                    self._count_gap()
                 self._sample(part[0], found.begin)
             elif self.gap is not None:
                 self.spoiled.add(len(self.starts) - 1)
@@ -147,21 +146,31 @@ class _Reading:
         self.starts.append(begin)
         self.keys.append(key)
 
+    def _count_gap(self) -> None:
+        """The damage is of the sample before it, where that lacks files, else of another."""
+        assert self.gap is not None
+        if not self._lacks():
+            self._sample("", self.gap)
+        self.spoiled.add(len(self.starts) - 1)
+
+    def _lacks(self) -> bool:
+        """Whether the sample that was read last has fewer files than the one before it, or one alone: a pair has two
+        or more. Such a one before damage would count as without a caption, which may lie in the damage."""
+        before = self.seen.of(self.keys[-2]) if len(self.keys) > 1 else ()
+        return 0 < len(self.parts) < max(2, len(before))
+
     def _close(self) -> None:
-        """The sample that was being read has ended. Where its key came before with other files, they are one sample's
-        that stand apart; with the same ones it is another sample of that key, as in tars that were joined."""
+        """The sample that was being read has ended."""
         if self.parts:
-            before = self.seen.setdefault(self.keys[-1], set())
-            if before and not before & self.parts:
+            if self.seen.end(self.keys[-1], self.parts) is Again.APART:
                 self._leave_out(APART, self.keys[-1])
-            before |= self.parts
             self.parts = set()
 
     def _damaged(self, found: Damage) -> None:
         if not found.lost:
             self._leave_out(JOINED if found.end > found.begin else BEHIND, f"byte {found.begin}")
             return
-        self._say(len(self.starts), found.reason)
+        self._say(len(self.starts) - self._lacks(), found.reason)
         self.gap = found.begin if self.gap is None else self.gap
         self.end = found.end + found.reason.startswith("truncated")  # behind the file's end, so that it reads as cut
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from diptych.data.captions import BadSample, captions_of
 from diptych.data.image import BadImage, decode
 from diptych.data.pairs import IMAGES
+from diptych.data.seen import Again, Seen
 from diptych.data.shards import CUT
 from diptych.data.sources.formats import fits, image_format
 from diptych.data.sources.tars import File, walk
@@ -65,6 +66,7 @@ class _Group:
     extensions: set[str] = field(default_factory=set)
     texts: dict[str, bytes] = field(default_factory=dict)
     cut: bool = False
+    before_damage: bool = False
 
 
 def check_shard(shard: str, expected: Expected | None) -> Checked:
@@ -90,7 +92,7 @@ class _Checking:
         self.shard = shard
         self.findings: list[Finding] = []
         self.lacking: dict[str, list[Finding]] = {}
-        self.seen: dict[str, set[str]] = {}
+        self.seen = Seen()
         self.keys: list[str] = []
         self.begins: list[int] = []
         self.group: _Group | None = None
@@ -101,6 +103,8 @@ class _Checking:
 
     def damage(self, damage: Damage) -> None:
         after = f", after {self.group.key}" if self.group else ""
+        if self.group and damage.lost:
+            self.group.before_damage = True
         self.find(None, "damaged tar", f"{damage.reason}{after}")
 
     def take(self, file: File) -> None:
@@ -138,15 +142,14 @@ class _Checking:
             return
         self.keys.append(group.key)
         self.begins.append(group.begin)
-        before = self.seen.setdefault(group.key, group.extensions)
-        if before is group.extensions:
+        again = self.seen.end(group.key, group.extensions)
+        if again is None:
             self.lacking[group.key] = [Finding(self.shard, group.key, *lack) for lack in _lacks(group)]
-        elif before & group.extensions:
+        elif again is Again.ANOTHER:
             self.find(group.key, "duplicate key", "twice in the shard")
         else:
             self.find(group.key, "key split over files", "they are not neighbours, so readers see two samples")
             self.lacking.pop(group.key, None)
-            before |= group.extensions
 
     def compare(self, expected: Expected | None) -> None:
         """With the offsets beside the shard, and with what the index says."""
@@ -170,6 +173,14 @@ class _Checking:
 def _lacks(group: _Group) -> Iterator[tuple[str, str]]:
     if group.cut:
         return
+    lacks = list(_lacking(group))
+    if lacks and group.before_damage:
+        yield "damaged tar", "the rest of the sample may lie in the damage behind it"
+    else:
+        yield from lacks
+
+
+def _lacking(group: _Group) -> Iterator[tuple[str, str]]:
     if not any(f".{extension}".endswith(IMAGES) for extension in group.extensions):
         yield "missing image", f"among {', '.join(sorted(f'.{extension}' for extension in group.extensions))}"
     try:
