@@ -52,7 +52,7 @@ REFUSED = {
     "a: !!python/name:os.system": "the tag",
     "a: !include x": "the tag",
     "a: !!binary aGk=": "the tag",
-    "a: 1\nb: 2\na: 3": "the key a twice",
+    "a: 1\nb: 2\na: 3": "the key 'a' twice",
     "1: 2": "is no text",
     "? [a, b]\n: 1": "is no text",
     "a: " + "[" * 100_000: "nest",

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from diptych.doubled import DoubledKey, put
 from diptych.errors import UserError
 
 DEEPEST = 64  # levels of nesting: configs have some eight
@@ -52,9 +53,10 @@ class _Loader(_Base):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _Wrong(None, None, f"the key {key!r} is no text", key_node.start_mark)
-            if key in found:
-                raise _Wrong(None, None, f"the key {key} twice", key_node.start_mark)
-            found[key] = self.construct_object(value_node, deep=True)
+            try:
+                put(found, key, self.construct_object(value_node, deep=True))
+            except DoubledKey as error:
+                raise _Wrong(None, None, str(error), key_node.start_mark) from error
         return found
 
     def _plain_map(self, node: yaml.MappingNode) -> dict[Any, Any]:

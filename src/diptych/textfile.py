@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diptych.doubled import DoubledKey, loads
 from diptych.errors import UserError
 
 LARGEST = 2**28  # bytes: the captions of all of COCO are a third of it
@@ -86,26 +87,19 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def parse_json(text: str | bytes, name: str | Path) -> dict[str, Any]:
     """As `read_json`, of a text; name: of the file or sample, for messages"""
     try:
-        found = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, name))
+        found = loads(text)
     except RecursionError as error:
         raise UserError(f"{name} is nested too deeply to be read: write a plain JSON object.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8: save it as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{name}, line {error.lineno}: it is not JSON ({error.msg}).") from error
+    except DoubledKey as error:
+        raise UserError(f"{name} has {error}: leave one of them out.") from error
     except ValueError as error:  # a whole number of thousands of digits
         raise UserError(f"{name} holds a number that can't be read ({error}).") from error
     if not isinstance(found, dict):
         raise UserError(f"{name} holds a {type(found).__name__}, not a JSON object {{…}}.")
-    return found
-
-
-def _object(pairs: list[tuple[str, Any]], name: str | Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise UserError(f"{name} has the key {key!r} twice in one object: leave one of them out.")
-        found[key] = value
     return found
 
 

@@ -71,6 +71,36 @@ def test_packing_leaves_it_out(tmp_path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"json": b'{"caption": 5}'}, "caption in its .json is a number, not text"),
+        ({"json": b'{"caption": null}'}, "caption in its .json is null, not text"),
+        ({"json": b'{"caption": true}'}, "caption in its .json is true, not text"),
+        ({"json": b'{"captions": {"a": "b"}}'}, "captions in its .json is an object, not text"),
+        ({"json": b'{"captions": []}'}, "captions in its .json is an empty list"),
+        ({"json": b'{"captions": [5, null]}'}, "captions in its .json is a list without text"),
+        ({"json": b'{"captions": [5, " "]}'}, "empty caption"),
+        ({"json": b'{"n": 5}'}, "no caption: neither caption nor captions in its .json"),
+        ({"json": b"[1]"}, ".json holds a list, not an object"),
+        ({"txt": b"", "json": b'{"caption": 5}'}, "caption in its .json is a number, not text"),
+        ({"txt": b"", "json": b'{"n": 5}'}, "empty caption"),
+    ],
+)
+def test_the_reason_is_what_the_file_holds(given: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(BadSample) as raised:
+        captions_of(given)
+    assert str(raised.value) == reason
+
+
+def test_a_field_of_another_kind_is_no_missing_one() -> None:
+    for value, reason in (("5", "caption in its .json is a number, not text"), ('" "', "empty caption")):
+        with pytest.raises(BadSample, match=reason):
+            field_of({"json": f'{{"caption": {value}}}'.encode()}, "caption")
+    with pytest.raises(BadSample, match=r"no caption in its \.json, which data\.captions takes"):
+        field_of({"json": b"{}"}, "caption")
+
+
+@pytest.mark.parametrize(
     "data", [DEEP, b"[1]", b"\xff", b'{"caption": "x", "n": ' + b"9" * 5000 + b"}", b"null", b"[" * 900 + b"]" * 900]
 )
 def test_json_that_is_none_is_a_bad_sample(data: bytes) -> None:

@@ -11,6 +11,7 @@ from unicodedata import category
 
 from diptych.data.cleaning import mend
 from diptych.data.shards import Sample
+from diptych.doubled import DoubledKey, loads
 from diptych.textfile import split_lines
 
 _SILENT = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters (zero-width ones too), and white space
@@ -31,10 +32,12 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
         captions = texts(split_lines(sample["txt"].decode())) if "txt" in sample else ()
         if not captions and "json" in sample:
             captions = _captions_of_json(sample["json"])
+        if not captions:
+            raise BadSample(_why_none(sample))
+    except BadSample:
+        raise
     except ValueError as error:
         raise BadSample("caption file is not readable text") from error
-    if not captions:
-        raise BadSample("empty caption")
     return captions
 
 
@@ -42,19 +45,49 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
 def _captions_of_json(data: bytes) -> tuple[str, ...]:
     fields = parse_json(data)
     if not isinstance(fields, dict):
-        raise ValueError("not an object")
+        raise BadSample(f".json holds {_kind(fields)}, not an object")
     return _texts_in(fields.get("captions")) or _texts_in(fields.get("caption"))
+
+
+def _why_none(sample: Sample) -> str:
+    """Why there is no caption in a .txt and no `captions` or `caption` in a .json."""
+    fields = parse_json(sample["json"]) if "json" in sample else {}
+    held = [name for name in ("captions", "caption") if name in fields]
+    if not held and "txt" not in sample:
+        return "no caption: neither caption nor captions in its .json"
+    return next(filter(None, (_no_text(name, fields[name]) for name in held)), "empty caption")
+
+
+def _no_text(name: str, value: object) -> str:
+    """Why a field holds no text at all; "" where it holds some that says nothing."""
+    if isinstance(value, list):
+        if not value:
+            return f"{name} in its .json is an empty list"
+        return "" if any(isinstance(each, str) for each in value) else f"{name} in its .json is a list without text"
+    return "" if isinstance(value, str) else f"{name} in its .json is {_kind(value)}, not text"
+
+
+def _kind(value: object) -> str:
+    """What JSON calls a value."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
 
 
 def field_of(sample: Sample, field: str) -> tuple[str, ...]:
     """The texts in `field` of `key.json`, at least one. Raises BadSample."""
     try:
         fields = parse_json(sample.get("json", b""))
+    except BadSample:
+        raise
     except ValueError as error:
         raise BadSample(f"no .json that holds {field}, the caption") from error
     found = _texts_in(fields.get(field) if isinstance(fields, dict) else None)
     if not found:
-        raise BadSample(f"no {field} in its .json, which data.captions takes as the caption")
+        if not isinstance(fields, dict) or field not in fields:
+            raise BadSample(f"no {field} in its .json, which data.captions takes as the caption")
+        raise BadSample(_no_text(field, fields[field]) or "empty caption")
     return found
 
 
@@ -64,6 +97,8 @@ def group_of(sample: Sample, field: str) -> int:
         fields = parse_json(sample.get("json", b""))
         value = fields.get(field) if isinstance(fields, dict) else None
         written = json.dumps(value, sort_keys=True)
+    except BadSample:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadSample("no .json that names the sample's group") from error
     if value is None:
@@ -72,9 +107,12 @@ def group_of(sample: Sample, field: str) -> int:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """JSON from outside. Raises ValueError whatever is wrong with it, also where it is nested too deep."""
+    """JSON from outside. Raises ValueError whatever is wrong with it, also where it is nested too deep; BadSample
+    for a key that stands twice."""
     try:
-        return json.loads(data)
+        return loads(data)
+    except DoubledKey as error:
+        raise BadSample(f".json has {error}") from error
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

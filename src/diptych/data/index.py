@@ -7,7 +7,6 @@ as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`); it is read onl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from diptych.data.headers import Headers, Offsets, fit, read_headers
 from diptych.data.patterns import listed
 from diptych.data.reading.address import printable
 from diptych.data.tar import FOLDER
+from diptych.doubled import loads
 from diptych.errors import UserError
 from diptych.masking import masked_value
 
@@ -247,7 +247,7 @@ def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]
     if files.size(path) is None:
         raise UserError(f"{key}={shown(path)} does not exist: give an index.json or a pattern of tars.")
     try:
-        index = json.loads(files.read(path))
+        index = loads(files.read(path))
         entries = index["shards"]
         version = index.get("version", VERSION)
         if not isinstance(entries, list):

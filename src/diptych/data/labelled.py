@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from diptych.data.evalset import EvalSet, Item, folder_set, tar_set
 from diptych.data.index import open_index
 from diptych.data.pairs import IMAGES
 from diptych.data.shards import Sample, read_whole
+from diptych.doubled import loads
 from diptych.errors import UserError
 from diptych.templates import CLIPS, PLAIN
 from diptych.textfile import read_lines
@@ -43,7 +43,7 @@ def labelled_pairs(shards: str, classes: str) -> EvalSet:
 
 def _label(sample: Sample) -> Any:
     try:
-        described = json.loads(sample.get("json", b"{}"))
+        described = loads(sample.get("json", b"{}"))
     except (ValueError, RecursionError):
         return None
     return described.get("label") if isinstance(described, dict) else None

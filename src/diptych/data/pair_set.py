@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from diptych.data.files import Files
 from diptych.data.index import Index, open_index, open_sources
 from diptych.data.pairs import images_of
 from diptych.data.shards import Damaged, Sample, read
+from diptych.doubled import loads
 from diptych.errors import UserError
 from diptych.templates import CLIPS, PLAIN
 
@@ -115,7 +115,7 @@ def _everywhere(index: Index) -> Iterator[tuple[int, int]]:
 
 def _label(sample: Sample) -> str | None:
     try:
-        described = json.loads(sample.get("json", b"{}"))
+        described = loads(sample.get("json", b"{}"))
     except (ValueError, RecursionError):
         return None
     label = described.get("label") if isinstance(described, dict) else None

@@ -217,7 +217,7 @@ def _member(reader: _Reader, begin: int) -> Member:
         raise tarfile.HeaderError("too many headers that extend others")
     if name is not None:
         info.name = name.rstrip("/") if info.isdir() else name
-    said = dict(records)
+    said = dict(records)  # of a field that is there twice the last one holds, as POSIX says
     if b"path" in said:
         info.name = said[b"path"].decode("utf-8", "surrogateescape").rstrip("/")
     if b"size" in said:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 import zipfile
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych import plain
+from diptych.doubled import loads
 from diptych.errors import UserError
 from diptych.interop import pickles
 
@@ -123,7 +123,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError for anything else."""
     try:
-        found = json.loads(_text(path))
+        found = loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON object: {error}.") from error
     if not isinstance(found, dict):

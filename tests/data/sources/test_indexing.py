@@ -156,7 +156,11 @@ def test_energons_other_splits_and_no_split(tars: Path, tmp_path: Path) -> None:
             "exclude: [train-000000.tar/3]\nsplit_parts: {train: []}",
             "which is no shard of the",
         ),
-        (".nv-meta/split.yaml", "!!python/object/apply:os.system ['touch x']", r"split\.yaml is not readable"),
+        (
+            ".nv-meta/split.yaml",
+            "!!python/object/apply:os.system ['touch x']",
+            r"split\.yaml is refused: line 1 has the tag",
+        ),
         ("train-000000.tar.idx", "12345678", "does not fit its tar"),
         ("train-000000.tar.idx", None, r"has neither train-000000\.tar\.idx nor"),
         ("train-000000.tar", None, r"train-000000\.tar is missing"),

@@ -80,7 +80,7 @@ def deep() -> bytes:
         ([("k.png", picture(0))], "k", "missing caption: no caption"),
         ([("k.png", picture(0)), ("k.txt", b" \n")], "k", "missing caption: empty caption"),
         ([("k.png", picture(0)), ("k.txt", b"caf\xe9")], "k", "missing caption: caption file is not readable text"),
-        ([("k.png", picture(0)), ("k.json", b'{"captions": []}')], "k", "missing caption: empty caption"),
+        ([("k.png", picture(0)), ("k.json", b'{"captions": []}')], "k", "missing caption: captions in its"),
         ([("k.txt", b"x")], "k", "missing image: among .txt"),
         ([*sample("k"), ("k.PNG", picture(1))], "k", "duplicate key: two files .png in the sample"),
         ([*sample("k"), *sample("l", 1), *sample("k", 2)], "k", "duplicate key: twice in the shard"),

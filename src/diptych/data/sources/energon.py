@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,11 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 from webdataset.shardlists import expand_urls
 
+from diptych import plain
 from diptych.data.headers import Offsets, fit
+from diptych.doubled import loads
 from diptych.errors import UserError
+from diptych.textfile import read_text
 
 META = ".nv-meta"
 AGAIN = "run `energon prepare` again"
@@ -99,8 +100,8 @@ def _fields(path: str, *names: str) -> dict[str, Any] | None:
         if not file.is_file():
             continue
         try:
-            fields = json.loads(file.read_bytes()) if file.suffix == ".json" else yaml.safe_load(file.read_bytes())
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            fields = loads(file.read_bytes()) if file.suffix == ".json" else plain.parse(read_text(file), str(file))
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file} is not readable ({error}): {AGAIN}.") from error
         return fields if isinstance(fields, dict) else {}
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from diptych.data.sources.parquet import parts_of
 from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
+from diptych.doubled import loads
 from diptych.errors import UserError
 
 
@@ -49,7 +49,7 @@ def pack(path: str | None, out: str | None, part: str | None, workers: int, shar
 
 def _stats(file: Path) -> dict[str, Any]:
     try:
-        stats = json.loads(file.read_bytes())
+        stats = loads(file.read_bytes())
         return {"successes": int(stats["successes"]), "status": dict(stats["status_dict"])}
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise UserError(
