@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.errors import UserError
+from diptych.moved import first
 from diptych.plural import counted
 from diptych.quoting import to_type
 
@@ -42,7 +43,7 @@ def _values(node: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _values(value, f"{key}.")
         else:
-            yield key, json.dumps(value, sort_keys=True, default=str)
+            yield key, json.dumps(first(value) if name == "_target_" else value, sort_keys=True, default=str)
 
 
 def check_same(of_checkpoint: Mapping[str, str], cfg: Mapping[Any, Any], checkpoint: Path, run_dir: Path) -> None:

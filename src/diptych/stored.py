@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from diptych import atomic, plain
 from diptych.errors import UserError
 from diptych.masking import HIDDEN, masked
+from diptych.moved import renamed
 
 CONFIG = "config.yaml"
 Config = dict[str, Any]
@@ -64,7 +65,7 @@ def settled(cfg: DictConfig) -> Config:
     later reader could take for something else."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     _refuse_odd(config, "", "")
-    return config
+    return renamed(config)
 
 
 def _refuse_odd(node: Any, place: str, source: str) -> None:
@@ -106,7 +107,7 @@ def read(run_dir: Path, source: str) -> Config:
     file = run_dir / CONFIG
     if not file.is_file():
         raise UserError(f"{source} can't go on: {CONFIG} is missing there.")
-    config = plain.read(file)
+    config = renamed(plain.read(file))
     _refuse_odd(config, "", f"{source} can't go on: in its {CONFIG} ")
     for place, kinds in (KINDS | OPTIONAL).items():
         found = _at(config, place)

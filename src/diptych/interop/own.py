@@ -14,6 +14,7 @@ from diptych import plain
 from diptych.errors import UserError
 from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
 from diptych.interop.weights import Weights, take_logit_bias
+from diptych.moved import renamed
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
 PREFIX = "model."  # of the module that trains it
@@ -55,7 +56,7 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
 
 def _weights(describe: Mapping[str, Any], state: dict[str, Tensor], path: Path, step: int) -> Weights:
     rest = plain_data({key: value for key, value in describe.items() if key != "run"}, path)
-    config = rest.pop("model")
+    config = renamed(rest.pop("model"))
     rest.pop("step", None)
     if "logit_bias" in rest and not (type(rest["logit_bias"]) is float and math.isfinite(rest["logit_bias"])):
         raise refuse(path, "the logit_bias of its description is no finite number")
