@@ -11,7 +11,7 @@ from sockets import bytes_sent
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.config import create_model
+from diptych.creating import create_model
 from diptych.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.plan.layout import Layout

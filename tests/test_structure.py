@@ -44,6 +44,7 @@ def test_arrows(file: Path) -> None:
         "run",
         "fitting",
         "config",
+        "creating",
         "boundary",
         "overrides",
         "checking",

@@ -35,9 +35,10 @@ def __getattr__(name: str) -> Any:
 def create_model(name: str, **overrides: Any) -> nn.Module:
     """A CLIP with random weights, as `conf/model/NAME.yaml` says it.
 
-    overrides: keys of that file with `__` for a dot: create_model("vit_b32", image__image_size=288)
-    Raises UserError for an unknown model or key.
+    overrides: keys of that file with `__` for a dot, or a dict for a part:
+        create_model("vit_b32", image__image_size=288, text={"layers": 6})
+    Raises UserError for an unknown model or key, and for a value that a part doesn't take.
     """
-    from diptych.config import create_model as create
+    from diptych.creating import create_model as create
 
     return create(name, {key.replace("__", "."): value for key, value in overrides.items()})

@@ -11,7 +11,6 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from diptych.boundary import sentence
 from diptych.checking import check_arguments
 from diptych.errors import NotTaken, UserError
 from diptych.nearby import meant
@@ -296,23 +295,3 @@ def _check_missing(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} must be given: type {missing[0]}=VALUE.")
-
-
-def create_model(name: str, overrides: dict[str, object]) -> Any:
-    """The model of `conf/model/NAME.yaml`, with overrides of its keys. Raises UserError for unknown ones."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.utils import instantiate
-
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(overrides=[f"+model={name}", *(f"model.{k}={v}" for k, v in overrides.items())])
-            return instantiate(cfg.model, _convert_="all")
-    except Exception as error:
-        arguments = [f"model={name}", *(f"model.{k}={v}" for k, v in overrides.items())]
-        text = sentence(error, ROOT / "conf", "train", arguments)
-        if text is None:
-            raise
-        raise UserError(text) from error

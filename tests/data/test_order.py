@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data import seeding
-from diptych.data.index import Index, Shard
+from diptych.data.index import Index, Shard, open_index
 from diptych.data.order import EDITION, Order, left_out_of_all
 from diptych.errors import UserError
+from samples import write_shards
 
 
 def index_of(counts: list[int]) -> Index:
@@ -27,6 +29,20 @@ def worlds(draw: st.DrawFn) -> tuple[Index, int, int, int]:
     counts = draw(st.lists(st.integers(0, 40), min_size=1, max_size=8))
     counts[0] += batch
     return index_of(counts), streams, batch, draw(st.integers(1, 50))
+
+
+def test_an_order_is_made_of_an_index_or_its_path_and_says_where_it_ends(tmp_path: Path) -> None:
+    file = write_shards(tmp_path / "set", [10, 6])
+    orders = [
+        Order(index, seed=0, epoch=0, batch_size=4, streams=2) for index in (str(file), file, open_index(str(file)))
+    ]
+    assert [order.batch(3) for order in orders] == [orders[2].batch(3)] * 3
+    for step in (4, 99, -1):
+        with pytest.raises(IndexError, match=f"step {step} is not in this epoch, whose 4 steps count from 0"):
+            orders[0].batch(step)
+    for wrong in (7, "none.json"):
+        with pytest.raises(UserError, match=rf"index={wrong} "):
+            Order(wrong, seed=0, epoch=0, batch_size=4, streams=2)  # type: ignore[arg-type]
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.config import create_model
+from diptych.creating import create_model
 from diptych.errors import UserError
 from diptych.plan.counting import count
 from diptych.towers.clip import CLIP

@@ -103,8 +103,12 @@ def test_the_golden_cases_differ() -> None:
 
 
 def test_positions_are_resampled_as_open_clip_does() -> None:
+    model = small("vit", QuickGELU()).eval()
+    with pytest.raises(ValueError, match=rf"\[B, 3, {model.image_size}, {model.image_size}\]"):
+        model.encode_image(pictures(LARGER))
+    model.any_size = True  # as in a training
     with torch.no_grad():
-        features = small("vit", QuickGELU()).eval().encode_image(pictures(LARGER))
+        features = model.encode_image(pictures(LARGER))
     torch.testing.assert_close(features, expected(GOLDEN["vit larger"]["image"]), rtol=1e-11, atol=1e-11)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from diptych.batch import Batch, normalise
-from diptych.config import create_model
+from diptych.creating import create_model
 from diptych.loss import ContrastiveLoss
 from diptych.training.module import ContrastiveModule
 from diptych.training.optim import adamw, warmup_cosine

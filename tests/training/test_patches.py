@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.config import create_model
+from diptych.creating import create_model
 from diptych.training.patches import drawn_patches, kept_patches
 
 SEEDS = torch.arange(4000) * 7919

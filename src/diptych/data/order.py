@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.data import seeding
-from diptych.data.index import Index
+from diptych.data.index import Index, open_index
 from diptych.errors import UserError
 
 EDITION = 2  # of the order. A checkpoint carries it: a run never goes on with other batches
@@ -41,8 +42,8 @@ class Run(NamedTuple):
 class Order:
     """The order of one epoch.
 
-    index: the shards, their counts and weights. A shard of weight 2.25 stands in each epoch twice whole, and a
-        third time with a quarter of it, another one each epoch
+    index: the shards, their counts and weights, or the path of an index.json. A shard of weight 2.25 stands in each
+        epoch twice whole, and a third time with a quarter of it, another one each epoch
     batch_size: the global batch, over all ranks
     streams: K; must divide the batch, and be a multiple of ranks × workers
     block: samples shuffled together, at most
@@ -52,8 +53,10 @@ class Order:
     """
 
     def __init__(
-        self, index: Index, *, seed: int, epoch: int, batch_size: int, streams: int, block: int = BLOCK
+        self, index: Index | str | Path, *, seed: int, epoch: int, batch_size: int, streams: int, block: int = BLOCK
     ) -> None:
+        if not isinstance(index, Index):
+            index = open_index(str(index) if isinstance(index, Path) else index, key="index")
         if streams < 1 or batch_size % streams:
             raise UserError(
                 f"data.batch_size={batch_size} can't be cut into data.streams={streams} equal parts:"
@@ -170,7 +173,9 @@ class Order:
         return self._lines[stream]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """The global batch of a step of this epoch, as (shard, sample), stream by stream."""
+        """The global batch of a step of this epoch, as (shard, sample), stream by stream. Raises IndexError."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} is not in this epoch, whose {self.steps:,} steps count from 0.")
         samples = []
         for stream in range(self.streams):
             line = self.line(stream)

@@ -50,6 +50,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.any_size = False  # of pictures: a training may begin with small ones, for which positions are resampled
 
     @property
     def image_size(self) -> int:
@@ -74,9 +75,21 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor, normalize: bool = False, kept: Tensor | None = None) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`. kept: in a
-        training step the patches that are read, if not all (`training.patches`)."""
+        training step the patches that are read, if not all (`training.patches`). Raises ValueError for images of
+        another shape or size than the tower was made for."""
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            self._check_shape(images)
         features = self.image(images) if kept is None else self.image(images, kept)
         return unit(features) if normalize else features
+
+    def _check_shape(self, images: Tensor) -> None:
+        if self.any_size and images.ndim == 4 and images.shape[1] == 3:
+            return
+        side = self.image_size
+        raise ValueError(
+            f"Images of the shape {list(images.shape)} are not what this model was made for, [B, 3, {side}, {side}]:"
+            " prepare them with its `preprocess`, make it with another image__image_size=, or set its any_size=True."
+        )
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         """Tokens int64 [B, L] -> [B, D]; unit length with `normalize`."""

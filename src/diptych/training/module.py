@@ -49,6 +49,7 @@ class ContrastiveModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
+        model.any_size = True  # as the augmentation gives them
         self._optimizer, self._schedule, self.steps = optimizer, schedule, steps
         self.describe = describe or {}
         self.last_loss = torch.tensor(math.nan)  # of the last step, for the record

@@ -57,6 +57,7 @@ def build_step(
     if precision == "64-true":
         model.double()
         loss.double()
+    model.any_size = True
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norm(model)
