@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diptych.data.eval_identity import changes, describe
+from diptych.data.eval_identity import changes, describe, noted
 from diptych.data.evalset import benchmark_sets, folder_set
 from diptych.data.opening import sets_at
 from diptych.data.parquet_set import parquet_set
+from diptych.errors import UserError
 from samples import COLOURS, benchmark, picture, write_shards
 
 
@@ -68,3 +69,12 @@ def test_a_picture_that_is_gone_is_no_error(class_folder: Path, name: str) -> No
     _, _, label, caption = one.items[0]
     one.items[0] = (name, class_folder / name, label, caption)
     assert changes(describe([one]), describe(folder_set(str(class_folder)))) == ["classes has other pictures"]
+
+
+def test_a_note_of_a_checkpoint_from_elsewhere_is_read_as_data(class_folder: Path) -> None:
+    told = describe(folder_set(str(class_folder)))
+    assert noted(told) == told and noted({}) == {} and noted(None) is None
+    (own,) = told.values()
+    for odd in (7, ["a"], {1: own}, {"a": None}, {"a": {}}, {"a": own | {"number": "²"}}, {"a": own | {"role": 3}}):
+        with pytest.raises(UserError, match="which sets it was validated on"):
+            noted(odd)

@@ -23,8 +23,9 @@ from diptych.config import check_start, register_resolvers, validate
 from diptych.errors import UserError
 from diptych.fitting import check_loss, outline
 from diptych.paths import ROOT
-from diptych.resuming import resumed_config
+from diptych.resuming import named_places, resumed_config
 from diptych.targets import UNBUILT, targets_in, trusting
+from diptych.terminal import say
 
 os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
 os.environ.setdefault("DIPTYCH_STAMP", "stamp")
@@ -210,6 +211,8 @@ def configs(rng: Random, folder: Path) -> Trial:
 
     def call() -> object:
         cfg = resumed_config(copy.deepcopy(asked()), run_dir, overrides)
+        for named in named_places(stored.settled(cfg), overrides, begins=True):
+            say(named)
         build(cfg, run_dir)
         return OmegaConf.to_yaml(cfg)
 

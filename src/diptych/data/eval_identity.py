@@ -6,21 +6,45 @@ changed in place, at the same length, goes unnoticed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from diptych.data.evalset import EvalSet, Readable
 from diptych.data.pair_set import Place
 from diptych.data.parquet_set import Cell
+from diptych.errors import UserError
 
 Identity = dict[str, str]
+PARTS = ("role", "number", "pictures", "labels", "captions", "classes", "templates")
 
 
 def describe(sets: Sequence[EvalSet]) -> dict[str, Identity]:
     """Name -> plain data for a checkpoint: a digest of each thing that a score depends on beside the model."""
     return {each.name: _of(each) for each in sets}
+
+
+def noted(found: Any) -> dict[str, Identity] | None:
+    """What `describe` gave, from a checkpoint that may come from anywhere; None where it notes nothing. Raises
+    UserError for anything else."""
+    if found is None:
+        return None
+    whole = isinstance(found, dict) and all(
+        isinstance(name, str)
+        and isinstance(of, dict)
+        and all(isinstance(of.get(part), str) for part in PARTS)
+        and re.fullmatch("[0-9]{1,18}", of["number"])
+        for name, of in found.items()
+    )
+    if not whole:
+        raise UserError(
+            "The checkpoint does not say as our runs do which sets it was validated on: put back the file that the"
+            " run wrote, or start a new run from its weights with model.pretrained=PATH."
+        )
+    return found
 
 
 def _of(evalset: EvalSet) -> Identity:

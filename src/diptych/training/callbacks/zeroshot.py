@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diptych import distributed
-from diptych.data.eval_identity import Identity, changes, describe
+from diptych.data.eval_identity import Identity, changes, describe, noted
 from diptych.data.evalset import EvalSet
 from diptych.data.validation import HeldOut
 from diptych.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
@@ -61,7 +61,7 @@ class ZeroShot(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.pairs, self.changes = state_dict["pairs"], state_dict.get("changes", [])
-        self._sets, self._choosing = state_dict.get("sets"), state_dict.get("choosing")
+        self._sets, self._choosing = noted(state_dict.get("sets")), state_dict.get("choosing")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.every:
