@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.assess import merge_metrics
-from diptych.data.evalset import EvalSet
+from diptych.data.evalset import EvalSet, encoded_bytes
 from diptych.encode import Encoded, classified, encode_set, encode_texts
 from diptych.evaluation import duplicates, quality
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
@@ -83,7 +83,7 @@ def _prints(evalset: EvalSet) -> tuple[list[str], list[int], list[str], list[Ten
             data = evalset.items[place][1]
             keys.append(key)
             hashes.append(duplicates.difference_hash(image))
-            digests.append(sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest())
+            digests.append(sha256(encoded_bytes(data)).hexdigest())
             images.append(image)
     return keys, hashes, digests, images
 

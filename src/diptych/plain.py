@@ -16,6 +16,7 @@ import yaml
 
 from diptych.doubled import DoubledKey, put
 from diptych.errors import UserError
+from diptych.regular import read_regular
 
 DEEPEST = 64  # levels of nesting: configs have some eight
 LARGEST = 2**26  # bytes: a config that holds a hundred thousand phrases has some millions
@@ -107,7 +108,7 @@ def read(path: Path, largest: int = LARGEST) -> dict[str, Any]:
         size = path.stat().st_size
         if size > largest:
             raise UserError(f"{path} is refused: a config of {size:,} bytes.")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}.") from error
     found = parse(text, str(path))

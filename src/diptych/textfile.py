@@ -12,6 +12,7 @@ from typing import Any
 
 from diptych.doubled import DoubledKey, loads
 from diptych.errors import UserError
+from diptych.regular import read_regular
 
 LARGEST = 2**28  # bytes: the captions of all of COCO are a third of it
 BOM = "\ufeff"
@@ -50,7 +51,7 @@ def read_text(path: str | Path) -> str:
             raise UserError(f"{path} is no regular file: a text file is needed there.")
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} holds more than {LARGEST >> 20} MB: no list of names or captions is as large.")
-        data = path.read_bytes()
+        data = read_regular(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise UserError(f"{path} can't be read ({_why(error)}): give a readable text file.") from error
     try:

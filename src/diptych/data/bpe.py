@@ -18,6 +18,7 @@ import regex
 from tokenizers.models import BPE
 
 from diptych.errors import UserError
+from diptych.regular import read_regular
 from diptych.textfile import split_lines
 
 OPENAI = Path(__file__).parent / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
@@ -136,7 +137,7 @@ def _content(path: Path) -> str:
             " OpenAI's."
         )
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
         if len(data) > LARGEST:

@@ -19,6 +19,7 @@ from diptych.data.index import open_index
 from diptych.data.reading.address import printable
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.regular import read_regular
 from diptych.templates import CLIPS, OWN, PLAIN, read_templates
 from diptych.textfile import own, read_json, read_lines, read_text
 
@@ -36,6 +37,13 @@ class Readable(Protocol):
 
 Item = tuple[str, bytes | Readable, int, str]
 """key, encoded picture, label, caption: several on lines of their own, "" for none"""
+
+
+def encoded_bytes(data: bytes | Readable) -> bytes:
+    """An item's encoded picture. Raises OSError."""
+    if isinstance(data, bytes):
+        return data
+    return read_regular(data) if isinstance(data, Path) else data.read_bytes()
 
 
 @dataclass
@@ -97,7 +105,7 @@ class EvalSet:
             images, labels, keys, captions, places = [], [], [], [], []
             for place, (key, data, label, caption) in enumerate(self.items[start : start + batch_size], start):
                 try:
-                    encoded = data if isinstance(data, bytes) else data.read_bytes()
+                    encoded = encoded_bytes(data)
                     images.append(eval_image(encoded, size, self.border))
                 except (BadImage, OSError) as error:
                     reason = f"can't be read ({error.strerror})" if isinstance(error, OSError) else str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections import Counter
 from typing import Any, BinaryIO, cast
 
@@ -12,6 +11,7 @@ from diptych.data.reading.address import HTTP, fault, is_local, is_remote, local
 from diptych.data.reading.cache import Cache
 from diptych.data.reading.resume import Patience, Resumed, Source
 from diptych.errors import UserError
+from diptych.regular import NotRegular, open_regular
 
 __all__ = ["Files", "is_local", "local", "shown"]
 
@@ -164,9 +164,9 @@ class Files:
 
 def _open(path: str) -> BinaryIO:
     try:
-        if not stat.S_ISREG(os.stat(local(path)).st_mode):  # noqa: PTH116 (as in `size`)
-            raise UserError(f"{printable(path)} is a folder, a pipe or a device: give a file.")
-        return open(local(path), "rb")  # noqa: PTH123 (the caller closes it)
+        return open_regular(local(path))
+    except (NotRegular, IsADirectoryError) as error:
+        raise UserError(f"{printable(path)} is a folder, a pipe or a device: give a file.") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{printable(path)} can't be opened ({printable(str(why))}): restore it.") from error

@@ -10,6 +10,7 @@ from diptych.data.headers import Offsets
 from diptych.data.index import Index
 from diptych.data.shards import Damaged, parsed, read
 from diptych.data.tar import LARGEST, place
+from diptych.regular import open_regular
 
 
 def keys(index: Index, number: int, files: Files) -> list[str | None]:
@@ -23,7 +24,7 @@ def keys(index: Index, number: int, files: Files) -> list[str | None]:
 
 def _at(path: Path, samples: int, offsets: Offsets) -> list[str | None]:
     found: list[str | None] = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for n in range(samples):
             file.seek(int(offsets[n]))
             key = _of_header(file.read(512))

@@ -18,6 +18,7 @@ from diptych import plain
 from diptych.doubled import loads
 from diptych.errors import UserError
 from diptych.interop import pickles
+from diptych.regular import read_regular
 
 MOST_PARTS = 10_000  # of a description: they have some dozens
 MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand
@@ -144,7 +145,7 @@ def _text(path: Path) -> str:
     if path.stat().st_size > MOST_TEXT:
         raise UserError(f"{path} is refused: a config of {path.stat().st_size:,} bytes.")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}.") from error
 

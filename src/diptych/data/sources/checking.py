@@ -21,6 +21,7 @@ from diptych.data.shards import CUT
 from diptych.data.sources.formats import fits, image_format
 from diptych.data.sources.tars import File, walk
 from diptych.data.tar import FOLDER, META, Damage, place
+from diptych.regular import open_regular
 
 
 class Finding(NamedTuple):
@@ -165,7 +166,7 @@ class _Checking:
         if expected.bytes is not None and expected.bytes != size:
             self.find(None, "index disagrees", f"{expected.bytes} bytes in the index, {size} in the tar")
         elif expected.sha256:
-            with Path(self.shard).open("rb") as file:
+            with open_regular(self.shard) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
                     self.find(None, "index disagrees", "the tar has another SHA-256")
 

@@ -15,6 +15,7 @@ from diptych import plain
 from diptych.data.headers import Offsets, fit
 from diptych.doubled import loads
 from diptych.errors import UserError
+from diptych.regular import read_regular
 from diptych.textfile import read_text
 
 META = ".nv-meta"
@@ -100,7 +101,7 @@ def _fields(path: str, *names: str) -> dict[str, Any] | None:
         if not file.is_file():
             continue
         try:
-            fields = loads(file.read_bytes()) if file.suffix == ".json" else plain.parse(read_text(file), str(file))
+            fields = loads(read_regular(file)) if file.suffix == ".json" else plain.parse(read_text(file), str(file))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{file} is not readable ({error}): {AGAIN}.") from error
         return fields if isinstance(fields, dict) else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from diptych.data.captions import BadSample, captions_of, parse_json, texts
 from diptych.data.sources.formats import image_format
 from diptych.data.sources.parquet import Cell
+from diptych.regular import NotRegular, open_regular, read_regular
 
 LARGEST = 1 << 30  # bytes of one image's file, as of one in a tar
 OUTSIDE = "image path that leads out of source.root"
@@ -80,7 +80,7 @@ class Entry:
         if not self.beside:
             raise LeftOut("no caption")
         try:
-            found: dict[str, Any] = {name: Path(file).read_bytes() for name, file in self.beside}
+            found: dict[str, Any] = {name: read_regular(file) for name, file in self.beside}
             fields = parse_json(found["json"]) if "json" in found else {}
             return captions_of(found), fields if isinstance(fields, dict) else {"json": fields}
         except BadSample as error:
@@ -103,12 +103,12 @@ def _read(file: str) -> bytes:
     if "://" in file:
         raise LeftOut("image is a URL, which is not downloaded here")
     try:
-        about = Path(file).stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
-            raise LeftOut("image file is none, but a pipe, a device or a socket")
-        if about.st_size > LARGEST:
-            raise LeftOut("image file of more than 1 GB")
-        data = Path(file).read_bytes()
+        with open_regular(file) as opened:
+            if os.fstat(opened.fileno()).st_size > LARGEST:
+                raise LeftOut("image file of more than 1 GB")
+            data = opened.read()
+    except NotRegular as error:
+        raise LeftOut("image file is none, but a pipe, a device or a socket") from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise LeftOut("image file is missing") from error
     except LeftOut:

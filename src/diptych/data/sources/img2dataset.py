@@ -14,6 +14,7 @@ from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
 from diptych.doubled import loads
 from diptych.errors import UserError
+from diptych.regular import read_regular
 
 
 def pack(path: str | None, out: str | None, part: str | None, workers: int, shard_size: int, sha256: bool) -> None:
@@ -49,7 +50,7 @@ def pack(path: str | None, out: str | None, part: str | None, workers: int, shar
 
 def _stats(file: Path) -> dict[str, Any]:
     try:
-        stats = loads(file.read_bytes())
+        stats = loads(read_regular(file))
         return {"successes": int(stats["successes"]), "status": dict(stats["status_dict"])}
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise UserError(

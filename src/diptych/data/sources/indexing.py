@@ -14,6 +14,7 @@ from diptych.data.headers import read_headers
 from diptych.data.sources.energon import Prepared
 from diptych.data.sources.writing import Record, write_offsets
 from diptych.errors import UserError
+from diptych.regular import open_regular
 
 
 def folder_of(tars: list[str]) -> str:
@@ -93,7 +94,7 @@ def index_tar(base: str, out: str, number: int, tar: str, sha256: bool, count: i
         write_offsets(Path(out, name), found.offsets)
     digest = None
     if sha256:
-        with Path(tar).open("rb") as file:
+        with open_regular(tar) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     left_out = {
         reason: {"count": times, "examples": [f"{Path(tar).name}: {first}"]}
@@ -114,7 +115,7 @@ def take_index(base: str, out: str, number: int, known: Prepared) -> Record:
 
 def _check_end(tar: str, end: int) -> None:
     """Raises UserError where files stand behind the last sample that Energon knows, as in tars that were joined."""
-    with Path(tar).open("rb") as file:
+    with open_regular(tar) as file:
         file.seek(end)
         while block := file.read(2**20):
             if block.strip(b"\0"):

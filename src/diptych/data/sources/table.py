@@ -15,6 +15,7 @@ from diptych.data.sources.parquet import Cell, Rows, parts_of
 from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.text_table import MORE, text_rows
 from diptych.errors import UserError
+from diptych.regular import open_regular
 from diptych.terminal import say
 
 Column = str | int
@@ -99,7 +100,7 @@ class Table:
     def describe(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         for file in self.files:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 if self.parquet is not None:  # its end tells sizes and ranges of all the rest
                     stream.seek(max(0, file.stat().st_size - FOOTER))
                 while data := stream.read(FOOTER):

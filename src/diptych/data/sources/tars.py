@@ -10,6 +10,7 @@ from typing import Any
 
 from diptych.data.headers import opener
 from diptych.data.tar import BROKEN, Damage, Member, Unreadable, content, members
+from diptych.regular import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ def walk(path: str) -> Iterator[File | Damage]:
 
     A compressed tar is read up to where it can't be unpacked. Raises OSError where the tar can't be opened.
     """
-    with open(path, "rb") as raw:  # noqa: PTH123 (a plain handle, replaced where it is compressed)
+    with open_regular(path) as raw:
         unpack = opener(raw)
         with nullcontext(raw) if unpack is None else unpack(raw) as file:
             yield from _walk(file, os.fstat(raw.fileno()).st_size if unpack is None else None)

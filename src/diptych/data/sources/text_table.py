@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
+from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from diptych.data.sources.entries import LeftOut
 from diptych.errors import UserError
+from diptych.regular import open_regular
 
 LARGEST_FIELD = 1 << 24  # characters; the csv module's own limit is below some captions' metadata
 LOOKED_AT = 100  # rows by which the number of columns is told where no header says it
@@ -30,7 +32,7 @@ def text_rows(file: Path, used: list[Any]) -> Iterator[tuple[str, Row | LeftOut]
     _check_encoding(file)
     csv.field_size_limit(LARGEST_FIELD)
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    with TextIOWrapper(open_regular(file), "utf-8-sig", "surrogateescape", newline="") as stream:
         reader = csv.reader(stream, strict=True, **(tabs if file.suffix.lower() == ".tsv" else {}))
         records = _records(reader)
         names: list[Any]
@@ -97,7 +99,7 @@ def _row(names: list[Any], row: list[str] | None) -> Row | LeftOut:
 
 
 def _check_encoding(file: Path) -> None:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         head = stream.read(4096)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or head[1:2] == b"\0" or head[:1] == b"\0":
         raise UserError(f"{file} is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8.")
