@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -118,21 +119,24 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The largest difference of the loss and of any parameter's gradient, relative to that gradient's largest entry.
 
     Some gradients are zero but for rounding (a key's bias moves all scores alike), so none is measured against less
-    than a millionth of the largest.
+    than a millionth of the largest. One NaN makes it NaN, which `max` would pass over.
     """
     assert found.keys() == expected.keys()
     floor = 1e-6 * max(float(gradient.abs().max()) for gradient in expected.values())
-    return max(
+    differences = [
         float((found[name] - gradient).abs().max() / max(float(gradient.abs().max()), floor))
         for name, gradient in expected.items()
-    )
+    ]
+    return float(np.max(differences))
 
 
 def differences(world: int) -> dict[str, float]:
     """way to divide the step -> its largest relative difference on any of `world` ranks"""
     expected = {name: reference(name) for name in LOSSES}
     ranks = on_ranks(world, divided)
-    return {way: max(difference(rank[way], expected[way.split()[0]]) for rank in ranks) for way in ranks[0]}
+    return {
+        way: float(np.max([difference(rank[way], expected[way.split()[0]]) for rank in ranks])) for way in ranks[0]
+    }
 
 
 def main() -> None:
@@ -143,7 +147,7 @@ def main() -> None:
     for name, tile, parts in itertools.product(LOSSES, TILES, PARTS):
         cells = [found[world][f"{name} {wrap} {tile} {parts}"] for wrap, world in columns]
         print(f"| {name}, {tile} | {parts} |" + "".join(f" {cell:.0e} |" for cell in cells))
-    print(f"largest: {max(max(by_way.values()) for by_way in found.values()):.1e}")
+    print(f"largest: {np.max([value for by_way in found.values() for value in by_way.values()]):.1e}")
 
 
 if __name__ == "__main__":

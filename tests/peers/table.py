@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,13 +134,13 @@ def compare(name: str, peer: Peer, folder: Path) -> list[Row]:
             continue
         theirs = written[who]
         statistics = theirs.pop("statistics", {})
-        worst = {
-            key: max(difference(found[case][key], each[key]) for case, each in theirs.items())
+        worst = {  # NaN where one is, which `max` would pass over
+            key: float(np.max([difference(found[case][key], each[key]) for case, each in theirs.items()]))
             for key in ("image", "text", "logits")
         }
         if statistics:
             kept = to_open_clip(model)
-            worst["statistics"] = max(difference(kept[key], value) for key, value in statistics.items())
+            worst["statistics"] = float(np.max([difference(kept[key], value) for key, value in statistics.items()]))
         trip = (answer["keys"], answer["same"], answer["strict"]) if who == "open_clip" else (0, 0, True)
         rows.append(Row(name, f"{who} {peer.versions[who]}", count, parameters, worst, contrast(name, theirs), *trip))
     return rows

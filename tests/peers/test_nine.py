@@ -21,6 +21,6 @@ def test_features_logits_and_round_trips_are_the_peers(name: str, peer: Peer, tm
     for row in rows:
         assert row.parameters == row.peer_parameters
         assert row.differences.keys() == {"image", "text", "logits"} | ({"statistics"} if "rn" in name else set())
-        assert max(row.differences.values()) <= WITHIN
+        assert all(value <= WITHIN for value in row.differences.values()), row
         assert row.contrast > 100 * WITHIN
     assert rows[0].strict and rows[0].same == rows[0].tensors > 300
