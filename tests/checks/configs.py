@@ -25,7 +25,9 @@ def choices() -> Iterator[tuple[str, list[str]]]:
     """(entry point, overrides) of every choice, and of every sweep."""
     for entry, groups in ENTRIES.items():
         for group in groups:
-            for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            files = sorted((ROOT / "conf" / group).glob("*.yaml"))
+            assert files, f"conf/{group} holds no config"
+            for file in files:
                 if entry == "train" and group == "data" and "\nshards:" not in file.read_text():
                     continue  # sets to evaluate on
                 yield entry, [f"{group}={file.stem}", *(GIVEN.get(file.stem, []) if group == "data" else [])]

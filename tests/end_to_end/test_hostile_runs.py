@@ -30,7 +30,7 @@ from diptych.interop.writing import convert
 from diptych.loading import load
 from diptych.paths import ROOT
 from diptych.resuming import named_places, resumed_config
-from samples import write_shards
+from samples import picture, write_shards
 
 Cli = Callable[..., Any]
 TINY = (
@@ -76,6 +76,9 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     watched.clear()
     watching.append(str(tmp_path / "secret.txt"))
+    (tmp_path / "secret.txt").read_bytes()
+    assert watched, "the hook that looks for opened files sees none"
+    watched.clear()
     yield tmp_path
     watching.clear()
     assert watched == [] and not (tmp_path / "SPRUNG").exists()
@@ -324,6 +327,7 @@ def test_no_command_runs_what_a_run_brings(cli: Cli, shards: Path, trained: Path
     )
     for each in ended:
         assert each.code == 2 and each.err.count("\n") == 1 and SECRET not in each.err + each.out
+        assert re.search(r"can't be built|would call sprung\.call", each.err), each.err
     assert not (trap / "new/checkpoints/last.ckpt").exists()
 
 
@@ -472,17 +476,31 @@ def test_a_config_that_can_t_be_written_as_data_is_refused(cli: Cli, shards: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_names_from_elsewhere_do_not_steer_the_terminal(
-    cli: Cli, tmp_path: Path, shards: Path, trained: Path
-) -> None:
-    classes = tmp_path / "named"
-    for number, name in enumerate(("red\x1b[2J", "green\u202e", "blue\x9b1m", "grey\x07")):
-        (classes / name).mkdir(parents=True)
-        shutil.copy(
-            next(iter(sorted((ROOT / "tests").rglob("*.png"))), shards), classes / name / f"{number}\x1b[1A.png"
-        )
-    ended = cli("evaluate", f"checkpoint={trained}", "data=folder", f"data.path={classes}", f"out={tmp_path / 'out'}")
-    for text in (ended.out, ended.err):
+def test_names_from_elsewhere_do_not_steer_the_terminal(cli: Cli, tmp_path: Path, trained: Path) -> None:
+    """Of class folders, each of which is refused, and of files, which are counted and named."""
+    odd = ("red\x1b[2J", "green\u202e", "blue\x9b1m", "grey\x07")
+    for name in odd:
+        (tmp_path / "refused" / name).mkdir(parents=True)
+        (tmp_path / "refused" / name / "0.png").write_bytes(picture(0))
+    for name in ("red", "green"):
+        (tmp_path / "taken" / name).mkdir(parents=True)
+        for number, end in enumerate((".png", ".jpg", ".sh")):
+            (tmp_path / "taken" / name / f"{number}\x1b[1A\u202e\x07{end}").write_bytes(
+                picture(0) if number == 0 else b"-"
+            )
+
+    def evaluated(data: Path) -> Any:
+        return cli("evaluate", f"checkpoint={trained}", "data=folder", f"data.path={data}", f"out={data}-out")
+
+    ended = []
+    for name in odd:
+        ended.append(evaluated(tmp_path / "refused"))
+        assert ended[-1].code == 2 and "whose name is no text: rename it" in ended[-1].err, ended[-1].err
+        shutil.rmtree(tmp_path / "refused" / name)
+    ended.append(evaluated(tmp_path / "taken"))
+    assert ended[-1].code == 0, ended[-1].err
+    assert "2 × not a readable image" in ended[-1].out and r"red/2\x1b[1A\u202e\x07.sh" in ended[-1].out, ended[-1]
+    for text in (part for each in ended for part in (each.out, each.err)):
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
 
 

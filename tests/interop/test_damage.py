@@ -76,8 +76,7 @@ def test_damaged_bytes_are_never_a_traceback(write: Callable[..., Path], folder:
             outcomes.append("refused")
 
     damage()
-    assert "refused" in outcomes or "read" in outcomes
-    assert len(outcomes) >= 60
+    assert outcomes.count("refused") > 30 and "read" in outcomes and len(outcomes) >= 60
 
 
 OPENAI_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

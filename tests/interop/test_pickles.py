@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import pickle
+import pickletools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.interop.pickles import Made, Named, Refused, read
@@ -24,13 +25,27 @@ def test_plain_data_reads_as_python_reads_it(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol), lambda name: False) == value
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    try:
-        read(data, lambda name: True)
-    except Refused:
-        return
-    assert data.count(b".") >= 1  # whatever was read ended with STOP
+OPERATIONS = [operation.code.encode("latin-1") for operation in pickletools.opcodes]
+SPLICED = st.lists(st.sampled_from(OPERATIONS) | st.binary(max_size=2), max_size=6).map(b"".join)
+
+
+def test_any_bytes_are_read_or_refused() -> None:
+    """A value's bytes with others in between: of bytes at random, none is ever read."""
+    outcomes = []
+
+    @settings(max_examples=500, deadline=None, derandomize=True)
+    @given(VALUES, st.integers(2, pickle.HIGHEST_PROTOCOL), st.floats(0, 1), SPLICED, st.integers(0, 3))
+    def spoil(value: Any, protocol: int, where: float, spliced: bytes, lost: int) -> None:
+        data = pickle.dumps(value, protocol)
+        place = round(where * len(data))
+        try:
+            read(data[:place] + spliced + data[place + lost :], lambda name: True)
+            outcomes.append("read")
+        except Refused:
+            outcomes.append("refused")
+
+    spoil()
+    assert min(outcomes.count("read"), outcomes.count("refused")) > 100
 
 
 def test_keys_that_take_for_ever_to_hash_are_refused() -> None:

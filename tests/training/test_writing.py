@@ -119,21 +119,15 @@ def test_another_error_of_the_thread_reaches_the_training(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flipped_or_lost_byte_is_seen_or_does_not_count(tmp_path: Path) -> None:
+def test_every_flipped_or_lost_byte_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "step=1.ckpt"
     write(state(1), file)
     whole, rng = file.read_bytes(), random.Random(0)
     assert damage(file) is None
-    seen = 0
     for _ in range(300):
         place = rng.randrange(len(whole))
         file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
-        if damage(file) is None:
-            read = torch.load(file, weights_only=True)
-            assert torch.equal(read["weights"], state(1)["weights"]) and read["step"] == 1, place
-        else:
-            seen += 1
-    assert seen > 150
+        assert damage(file) is not None, place
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         assert damage(file) is not None, length

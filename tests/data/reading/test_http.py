@@ -13,7 +13,7 @@ from pathlib import Path
 
 import http_server as http
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diptych.data.files import Files
@@ -83,6 +83,7 @@ def test_files_are_read_side_by_side_and_connections_are_kept(server: http.Serve
     at=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     to_end=st.booleans(),
 )
+@example(data=bytes(3000), drops=[(0, False), (1000, True), (0, True)], at=(0.1, 0.9), to_end=False)
 def test_whatever_is_dropped_every_byte_comes_once(
     lasting: http.Server, data: bytes, drops: list[tuple[int, bool]], at: tuple[float, float], to_end: bool
 ) -> None:
@@ -374,14 +375,17 @@ LONG = "9" * 5000
 def test_what_a_server_says_is_not_believed(server: http.Server, fault: http.Fault, why: str) -> None:
     """One sentence for each, without a sign that steers a terminal."""
     files = patient(retries=0)
+    refused = 0
     for ask in (lambda: files.size(server.url(URL)), lambda: whole(files, server.url(URL), 0, 9)):
         server.faults.append(fault)
         try:
             found = ask()
         except UserError as error:
+            refused += 1
             assert re.search(why, str(error)) and str(error).isprintable() and len(str(error)) < 400
         else:  # a missing file has no size; a length that can't be read is none, and its bytes are counted
             assert found is None or found == DATA[:9]
+    assert refused
 
 
 def test_an_answer_in_chunks_that_never_ends_stops_where_the_index_says(server: http.Server, tmp_path: Path) -> None:
