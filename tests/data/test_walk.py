@@ -79,7 +79,7 @@ def test_going_on_anywhere_gives_the_same_pairs_whatever_is_bad(
     except UserError as error:
         assert "No sample of a whole block" in str(error) or "Nothing can be read" in str(error)
         return
-    assert taken(walk(shelf, start, block=block), 20 - start) == whole[2 * start :]
+    assert len(whole) == 40 and taken(walk(shelf, start, block=block), 20 - start) == whole[2 * start :]
     assert not set(whole) & set(spoiled)
 
 

@@ -91,6 +91,7 @@ def ours(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[tup
     process = start([sys.executable, TRAIN, *small, "run_dir=run"], folder)
     output = process.communicate()[0]
     assert process.returncode == 0, output
+    assert [step for step, _ in curve(folder / "run")] == [1, 2, 3, 4]
     return curve(folder / "run")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from fits import same
 from nbclient import NotebookClient
 
 from diptych.paths import ROOT
@@ -87,7 +88,7 @@ def test_kill_nine_then_resume_equals_never_stopped(tmp_path: Path, layout: tupl
     ours, theirs = (
         torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (whole, killed)
     )
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert same(ours, theirs) and "model.logit_scale" in ours
 
 
 @pytest.mark.alone
@@ -98,7 +99,7 @@ def test_vit_b16_on_two_ranks_as_typed(tmp_path: Path, monkeypatch: pytest.Monke
     (folder,) = (tmp_path / "runs/vit_b16").iterdir()
     metrics = json.loads((folder / "metrics.json").read_text())["zeroshot"]
     if not torch.cuda.is_available():
-        assert all("a sample of" in row["note"] for row in metrics["sets"].values())
+        assert metrics["sets"] and all("a sample of" in row["note"] for row in metrics["sets"].values())
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps[:2] == [1, 2]
     assert (folder / "checkpoints/last.ckpt").is_file() and (folder / "report.html").is_file()

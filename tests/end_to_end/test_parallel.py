@@ -49,6 +49,7 @@ def test_shards_train_as_one_process_and_copies_go_on(cli: Cli, shards: Path, tm
     folders = ("trainer.strategy.sharded_checkpoints=true",)
     ended = cli("train", *TINY, *data, *steps, *FSDP, *folders, f"run_dir={two}")
     assert ended.code == 0, ended.err
+    assert len(lines(one)) == 4
     for alone, ranks in zip(lines(one), lines(two), strict=True):
         assert ranks["train/loss"] == pytest.approx(alone["train/loss"], rel=1e-5)
     last = two / "checkpoints" / "last.ckpt"
@@ -77,6 +78,7 @@ def test_compiled_towers_train_on_ranks_as_plain_ones_do_in_one_process(
         ended = cli("train", *given, *more, f"run_dir={tmp_path / name}")
         assert ended.code == 0, ended.err
         assert any((tmp_path / "cache").rglob("*.so")) == bool(more)  # kernels were written
+        assert len(lines(tmp_path / name)) == 4
         for alone, ranks in zip(lines(tmp_path / "one"), lines(tmp_path / name), strict=True):
             assert ranks["train/loss"] == pytest.approx(alone["train/loss"], rel=1e-5)
             assert ranks["train/gradient_norm"] == pytest.approx(alone["train/gradient_norm"], rel=1e-4)

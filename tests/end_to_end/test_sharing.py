@@ -45,7 +45,7 @@ def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Pat
     (folder,) = (tmp_path / "runs/evaluate").iterdir()
     assert alone.splitlines()[:-1] == shared.splitlines()[:-1] and "fxemoji" in shared
     numbers = [json.loads((out / "metrics.json").read_text()) for out in (tmp_path / "alone", folder)]
-    assert numbers[0] == numbers[1]
+    assert numbers[0] == numbers[1] and numbers[0]["zeroshot"]["n"] == 401
     assert {f.name for f in folder.iterdir()} == {f.name for f in (tmp_path / "alone").iterdir()}
 
     typed([*TORCHRUN, str(ROOT / "src/embed.py")], *given, f"out={tmp_path / 'embedded'}", cwd=tmp_path)
@@ -53,7 +53,7 @@ def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Pat
     from diptych.study.embeddings import read_table
 
     left, right = (read_table(tmp_path / name / "embeddings.parquet") for name in ("embedded", "as_one"))
-    assert list(left["key"]) == list(right["key"])
+    assert list(left["key"]) == list(right["key"]) and len(left["key"]) == 401
     assert torch.equal(torch.as_tensor(left["image_embedding"]), torch.as_tensor(right["image_embedding"]))
 
 

@@ -72,6 +72,7 @@ def test_parts_may_change_on_resume_unless_a_batch_norm_sees_them(cli: Cli, shar
         (run / "checkpoints/last.ckpt").unlink()
         os.link(run / "checkpoints/step=1.ckpt", run / "checkpoints/last.ckpt")
     before = curve(tmp_path / "vit_tiny")
+    assert len(before) == 3
     ended = cli("train", f"resume={tmp_path / 'vit_tiny'}", "trainer.accumulate=4")
     assert ended.code == 0, ended.err
     assert curve(tmp_path / "vit_tiny") == pytest.approx(before, rel=1e-5)

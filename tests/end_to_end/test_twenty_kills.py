@@ -149,7 +149,7 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
     ranks = started(whole)
     until(lambda: False, ranks)
     assert [process.exitcode for process in ranks] == [0, 0]
-    rng, moments = random.Random(7), []
+    rng, moments, watched = random.Random(7), [], 0
     for number in range(KILLS):
         newest = newest_checkpoint(killed)
         ranks, before = started(killed), len(seen(killed))
@@ -163,6 +163,7 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
             until(lambda newest=newest: newest_checkpoint(killed) > newest, ranks)
         time.sleep(0 if kind == "save" else rng.uniform(0, 0.1))
         in_save = any((killed / "checkpoints").glob(".*.partial"))
+        watched += bool(left_behind(killed))
         at_step = max((line["step"] for line in seen(killed)[before:]), default=-1)
         kill(ranks, killed)
         moments.append(f"{at_step}{'s' if in_save else ''}")
@@ -189,5 +190,6 @@ def test_twenty_kills_leave_no_difference(runs: tuple[Path, Path], capsys: pytes
         0
     ].keys()
     assert list(differences(*states)) == []
+    assert watched > KILLS / 2  # `left_behind` sees what a kill is to end
     assert sum(moment.endswith("s") for moment in moments) >= 3 and len(set(moments)) >= 8, moments
     assert (whole / "samples.json").read_text() == (killed / "samples.json").read_text()

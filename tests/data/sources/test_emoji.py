@@ -120,7 +120,8 @@ def test_nothing_kept_back_is_trained_on(
     }
     pictures = {sample[name] for sample in trained for name in sample if name.endswith(".webp")}
     assert not keys & {sample["__key__"].rsplit("_", 1)[0] for sample in tested["unseen"]}
-    assert not drawings & {tuple(sample["__key__"].rsplit("_", 1)) for sample in tested["heldout"]}
+    held = {tuple(sample["__key__"].rsplit("_", 1)) for sample in tested["heldout"]}
+    assert {style for _, style in held} <= {style for _, style in drawings} and not drawings & held
     assert not pictures & {sample["webp"] for name in ("heldout", "unseen") for sample in tested[name]}
     for name in (*SHIFTS, REDRAWN, "heldout"):
         assert {sample["__key__"].rsplit("_", 1)[0] for sample in tested[name]} <= keys
