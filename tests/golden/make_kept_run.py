@@ -28,9 +28,10 @@ KEPT = Path(tempfile.mkdtemp()) / "kept"
 SMALL = (
     "model=vit_tiny", "model.image.width=16", "model.image.layers=1", "model.image.heads=2",
     "model.image.embed_dim=8", "model.image.patch_size=8", "model.text.width=16", "model.text.heads=2",
-    "model.text.vocabulary=merges.txt", "trainer=cpu", "trainer.precision=32-true", "logger=none", "data=webdataset",
-    "data.shards=shards/index.json", "data.workers=0", "data.batch_size=8", "data.evaluate=set", "data.validation=2", "trainer.log_every=1",
-    "schedule=constant", "schedule.warmup=1", "callbacks=ema", "trainer.max_steps=2", "run_dir=run",
+    "model.text.vocabulary=merges.txt", "trainer=cpu", "trainer.precision=32-true", "logger=none",
+    "data=webdataset", "data.shards=shards/index.json", "data.workers=0", "data.batch_size=8",
+    "data.evaluate=set", "data.validation=2", "trainer.log_every=1", "schedule=constant", "schedule.warmup=1",
+    "callbacks=ema", "trainer.max_steps=2", "run_dir=run",
 )  # fmt: skip
 NAMES = ["red", "green", "blue", "grey"]
 NEEDED = ("config.yaml", "metrics.jsonl", "samples.json", "vocabulary.txt")
