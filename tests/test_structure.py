@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
-from found import found
-
-SRC = Path(__file__).parents[1] / "src"
-FILES = found(SRC / "diptych", "**/*.py")
-
-RUN = ("diptych.run", "diptych.fitting")  # which hold raw configs
-
-# part -> what it may not import
-FORBIDDEN = {
-    "towers": ("diptych.data", "diptych.evaluation", "diptych.training", *RUN, "lightning", "hydra"),
-    "data": ("diptych.towers", "diptych.evaluation", "diptych.training", *RUN, "hydra", "omegaconf"),
-    "evaluation": ("diptych.towers", "diptych.data", "diptych.training", *RUN, "lightning", "hydra"),
-    "loss": ("diptych.towers", "diptych.data", "diptych.evaluation", "diptych.training", "lightning", "hydra"),
-    "study": ("diptych.training", "diptych.data", "diptych.towers", *RUN, "lightning", "hydra"),
-    "training": ("hydra", "omegaconf", *RUN, "diptych.study"),
-}
+from rooms import AGAINST, ARROWS, FILES, LIBRARIES, ROOMS, SRC, arrows, modules, names_in, rooms_of
 
 
-def imports(file: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+def test_every_module_stands_in_one_room() -> None:
+    assert len(modules()) > 150
+    for module in modules():
+        assert len(rooms_of(module)) == 1, (
+            f"{module} stands in {rooms_of(module)}: write it into one room of rooms.py"
+        )
+    for room, names in ROOMS.items():
+        for name in names:
+            there = [module for module in modules() if room in rooms_of(module)]
+            assert any(module == name or f"{module}.".startswith(name) for module in there), f"{room}: no {name}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
-def test_arrows(file: Path) -> None:
-    part = file.relative_to(SRC / "diptych").parts[0].removesuffix(".py")
-    found = imports(file)
-    for forbidden in FORBIDDEN.get(part, ()):
-        assert not {name for name in found if name == forbidden or name.startswith(f"{forbidden}.")}
-    if part not in (
-        "run",
-        "fitting",
-        "config",
-        "creating",
-        "boundary",
-        "overrides",
-        "checking",
-        "sweeps",
-    ):  # which speak of configs
-        assert not {name for name in found if name.split(".")[0] == "hydra"}
-    if part not in ("run", "fitting", "training") and file.name != "datamodule.py":
-        assert not {name for name in found if name.split(".")[0] == "lightning"}
+def test_arrows_between_rooms_are_those_that_are_written_down() -> None:
+    assert ARROWS.keys() == ROOMS.keys()
+    found = arrows()
+    for room, allowed in ARROWS.items():
+        for other, imports in found[room].items():
+            if other != "base" and (room, other) not in AGAINST:
+                assert other in allowed, f"{room} may not import from {other}: {sorted(imports)}"
+        unused = allowed - found[room].keys()
+        assert not unused, f"{room} imports nothing from {unused}: take it out of ARROWS"
+    for room, other in AGAINST:
+        assert found[room][other], f"{room} -> {other} is gone: take it out of AGAINST"
+
+
+def test_arrows_make_no_circle() -> None:
+    order = list(
+        graphlib.TopologicalSorter({room: {*to, "base"} - {room} for room, to in ARROWS.items()}).static_order()
+    )
+    assert order[0] == "base" and order[-1] == "public"
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    for library, allowed in LIBRARIES.items():
+        users = {
+            rooms_of(module)[0]
+            for module, file in modules().items()
+            if any(name.partition(".")[0] == library for name in names_in(file))
+        }
+        assert users == allowed, f"{library} is imported by {users}"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from diptych import run", "diptych.run"),
+        ("from diptych.data import order as o", "diptych.data.order"),
+        ("def f():\n    import diptych.training.step", "diptych.training.step"),
+        ("import hydra.errors", "hydra.errors"),
+    ],
+)
+def test_an_import_is_seen_however_it_is_written(line: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(line, encoding="utf-8")
+    assert name in names_in(tmp_path / "x.py")
+    (tmp_path / "x.py").write_text(f"if TYPE_CHECKING:\n    {line.splitlines()[-1].strip()}", encoding="utf-8")
+    assert not names_in(tmp_path / "x.py")
 
 
 # Where Python's idea of a line will do: what programs and errors say, and bytes, which it splits at newlines alone.
