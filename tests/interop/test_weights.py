@@ -97,7 +97,7 @@ def test_another_image_size_resamples_the_positions_and_says_so(
     ]
     # The tower resamples by itself when it meets another size: loading so gives the same features.
     images = torch.randn(2, 3, 24, 24)
-    torch.testing.assert_close(clip.model.encode_image(images), model_of(VIT).encode_image(images))
+    torch.testing.assert_close(clip.model.encode_image(images), model_of(VIT).image(images))
     caplog.clear()
     assert diptych.load(folder, image_size=16).model.image_size == 16 and not caplog.messages
     with pytest.raises(UserError, match="Patches of 4 pixels don't tile an image of 18"):
@@ -109,7 +109,7 @@ def test_another_image_size_of_a_resnet(folder: Path) -> None:
     clip = diptych.load(folder, image_size=96)
     assert clip.model.image.attnpool.positional_embedding.shape == (10, 128)
     images = torch.randn(2, 3, 96, 96)
-    expected = model_of(replace(RESNET, vocab_size=49408)).encode_image(images)
+    expected = model_of(replace(RESNET, vocab_size=49408)).image(images)
     torch.testing.assert_close(clip.model.encode_image(images), expected)
 
 

@@ -88,7 +88,7 @@ class CLIP(nn.Module):
         side = self.image_size
         raise ValueError(
             f"Images of the shape {list(images.shape)} are not what this model was made for, [B, 3, {side}, {side}]:"
-            " prepare them with its `preprocess`, make it with another image__image_size=, or set its any_size=True."
+            " prepare them with its `preprocess`, load it with another image_size=, or set its any_size=True."
         )
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
