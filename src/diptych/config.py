@@ -144,8 +144,7 @@ def validate(cfg: DictConfig) -> None:
         raise UserError(
             f"samples={cfg.samples} and trainer.max_steps={cfg.trainer.max_steps} are two budgets: give one."
         )
-    if not 0 <= cfg.data.max_bad < 1:
-        raise UserError(f"data.max_bad={cfg.data.max_bad} is a share: give 0 or more and less than 1.")
+    check_max_bad(cfg.data.max_bad)
     check_evaluate(cfg.data)
     check_held_out(cfg.data.get("validation", 0))
     text = cfg.model.text
@@ -168,6 +167,11 @@ def validate(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu finds no GPU on this machine: take trainer=cpu, or trainer=auto.")
     _check_sharding(cfg, ranks)
+
+
+def check_max_bad(share: object) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise UserError(f"data.max_bad={share} must be a number: a share from 0 to less than 1.")
 
 
 def check_evaluate(data: DictConfig) -> None:

@@ -283,7 +283,8 @@ def sets_or_pairs(data: Any) -> list[EvalSet]:
     files = make(data.get("files"), "data.files")
     if files is not None:
         files.allow_pipe = data.get("allow_pipe", False)
-    return pair_set(data.get("shards"), data.get("sources"), data.get("captions"), files)
+    max_bad = data.get("max_bad", 0.0)
+    return pair_set(data.get("shards"), data.get("sources"), data.get("captions"), files, max_bad=max_bad)
 
 
 def fix_templates(data: Any) -> None:

@@ -26,7 +26,7 @@ from diptych.atomic import refusing, write
 from diptych.boundary import sentence
 from diptych.checking import check_arguments
 from diptych.claim import TRAINS, check_place, held, new_run, results
-from diptych.config import check_start, quote, register_resolvers, validate, whole_lists
+from diptych.config import check_max_bad, check_start, quote, register_resolvers, validate, whole_lists
 from diptych.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.experiment import check_command
 from diptych.fitting import (
@@ -250,7 +250,7 @@ def evaluate(cfg: DictConfig) -> Path:
     return out
 
 
-OF_SETS = ("evaluate", "shards", "sources", "captions", "files", "allow_pipe", "templates")
+OF_SETS = ("evaluate", "shards", "sources", "captions", "files", "allow_pipe", "max_bad", "templates")
 """Keys of `data` that say what is evaluated; others follow from a training's config, which there is none of."""
 
 
@@ -266,6 +266,7 @@ def _prompted_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
     if hydra.runtime.choices.get("data") == "emoji" and not typed & {"data", *(f"data.{key}" for key in OF_SETS[:4])}:
         say("data: emoji, the embedded drawings, as no data= was given")
     data: Any = {key: _settled(cfg.data, key) for key in OF_SETS if key in cfg.data}
+    check_max_bad(data.get("max_bad", 0.0))
     with trusting({target for _, target in targets_in(data)}):
         return prompted_sets(data, loaded)
 

@@ -56,10 +56,15 @@ def pair_set(
     captions: str | None = None,
     files: Files | None = None,
     name: str = "pairs",
+    max_bad: float = 0.0,
 ) -> list[EvalSet]:
-    """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them. Raises UserError."""
+    """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them.
+
+    max_bad: the share of samples that may be known to be lost in damaged tars, as in a training
+    Raises UserError.
+    """
     files = files or Files()
-    index = open_sources(sources, files) if sources else open_index(shards or [], files)
+    index = open_sources(sources, files, max_bad) if sources else open_index(shards or [], files, max_bad=max_bad)
     found = pairs_at(index, files, name, captions)
     if not found.items:
         why = max(found.skipped, key=lambda reason: len(found.skipped[reason]), default="there is none")
