@@ -90,7 +90,7 @@ def remarks(loaded: Loaded, found: EvalSet) -> list[str]:
 def test_what_can_never_be_right_is_said(loaded: Loaded) -> None:
     (said,) = remarks(loaded, evalset(names=["red", "green", "Red ", "blue", "red"]))
     assert said == (
-        "classes that read as an earlier one, so that their 3 pictures are never right: 'Red ' (class 2, as class 0),"
+        "classes that read as an earlier one, so that 3 pictures of theirs can't be right: 'Red ' (class 2, as class 0),"
         " 'red' (class 4, as class 0)"
     )
     twice = evalset(names=["red", "green"])
@@ -111,7 +111,7 @@ def test_imagenets_two_names_that_occur_twice_stay(loaded: Loaded) -> None:
 def test_names_that_are_cut_are_named(loaded: Loaded) -> None:
     long = "red " * 90
     both = remarks(loaded, evalset(names=[long + "cat", long + "square", "green", "red {} blue"]))
-    assert both[0].startswith("classes that read as an earlier one, so that their 2 pictures are never right")
+    assert both[0].startswith("classes that read as an earlier one, so that 2 pictures of theirs can't be right")
     assert both[1].startswith("class names whose prompts are cut at 77 tokens: 2 (red red")
     assert len(both) == 2
 

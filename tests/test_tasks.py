@@ -122,7 +122,7 @@ def test_a_class_without_a_training_picture_is_named(loaded: Loaded, tmp_path: P
     train.items = [item for item in train.items if item[2] != 2]
     metrics = probing.write_probe(tmp_path, loaded, SETS[:1], train, 5, 0)
     assert metrics["probe_how"]["empty_classes"] == [list(COLOURS)[2]]
-    assert f"1 classes have no training picture: {list(COLOURS)[2]}" in probing.table(metrics)
+    assert f"no training picture of 1 class: {list(COLOURS)[2]}" in probing.table(metrics)
 
 
 def test_fewshot(loaded: Loaded, tmp_path: Path) -> None:

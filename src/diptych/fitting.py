@@ -20,6 +20,7 @@ from diptych.building import make
 from diptych.config import split_pretrained
 from diptych.errors import UserError
 from diptych.masking import masked, masked_text
+from diptych.plural import counted
 from diptych.sharing import place
 from diptych.stored import Config
 from diptych.targets import UNBUILT, foreign, targets_in, trusting
@@ -199,9 +200,9 @@ def check_run_of(checkpoint: Mapping[str, Any], given: Config, run_dir: Path) ->
     if length != before:
         schedule, augment = make(given["schedule"], "schedule"), make(given["data"].get("augment"), "data.augment")
         experiment.check_length(schedule, augment, before, length, step, run_dir)
-        say(f"length: {length:,} steps instead of {before:,}; every step taken stays as it was")
+        say(f"length: {counted(length, 'step')} instead of {before:,}; every step taken stays as it was")
     if step >= length:
-        say(f"This run is complete: {step:,} of {length:,} steps. Only its report is made again.")
+        say(f"This run is complete: {step:,} of {counted(length, 'step')}. Only its report is made again.")
 
 
 def _check_without_note(given: Config, was: Config, run_dir: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.quoting import to_type
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions, resize_text_positions
@@ -53,7 +54,7 @@ def start_from(model: CLIP, path: str | Path, tower: str | None = None, loss: nn
         _check_pixels(model, there.mean, there.std, source)
     if tower is None:
         notes += _start_bias(loss, loaded.describe.get("logit_bias"))
-    return [f"starts from {source}, {len(taken)} tensors", *notes]
+    return [f"starts from {source}, {counted(len(taken), 'tensor')}", *notes]
 
 
 def _hints(model: CLIP) -> Hints:
@@ -107,7 +108,7 @@ def _resampled(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Te
         if name.startswith("text."):
             state[name] = resize_text_positions(there, len(here))
             way = "cut" if len(here) < len(there) else "resampled, linearly,"
-            notes.append(f"{name} is {way} from {len(there)} to {len(here)} tokens")
+            notes.append(f"{name} is {way} from {len(there)} to {counted(len(here), 'token')}")
             continue
         grid = cast(int, model.get_submodule(name.rpartition(".")[0]).grid)
         side = math.isqrt(max(0, len(there) - len(here) + grid**2))
@@ -173,4 +174,4 @@ def _start_trunk(model: CLIP, path: Path, source: str) -> list[str]:
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
     _fit(tower.trunk, state, source)
     _check_pixels(model, tower.mean, tower.std, source)
-    return [f"starts from {source}, {len(state)} tensors of timm's {tower.name}"]
+    return [f"starts from {source}, {counted(len(state), 'tensor')} of timm's {tower.name}"]

@@ -17,6 +17,7 @@ from diptych.evaluation.probe import LinearProbe, columns, fit_probe
 from diptych.evaluation.robustness import interval
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.loading import Loaded
+from diptych.plural import counted
 
 METHODS = ("zeroshot", "linear_probe", "knn")
 
@@ -83,5 +84,7 @@ def table(metrics: dict[str, Any]) -> str:
         lines.append("probe: L-BFGS did not converge: the features are badly scaled, or C is at the end of the range")
     if how["empty_classes"]:
         first = ", ".join(how["empty_classes"][:3])
-        lines.append(f"probe: {len(how['empty_classes'])} classes have no training picture: {first} …")
+        lines.append(
+            f"probe: no training picture of {counted(len(how['empty_classes']), 'class', 'classes')}: {first} …"
+        )
     return "\n".join(lines)

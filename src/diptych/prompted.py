@@ -25,6 +25,7 @@ from diptych.encode import readable
 from diptych.errors import UserError
 from diptych.evaluation.prompts import fill
 from diptych.loading import Loaded
+from diptych.plural import counted
 from diptych.seen_words import SeenWords, read_record
 from diptych.templates import CLIPS, PLAIN, RUNS, canonical, read_templates
 
@@ -157,7 +158,8 @@ def _alike(evalset: EvalSet, tokenizer: Tokenizer) -> Iterator[str]:
     pictures = torch.bincount(torch.tensor([label for _, _, label, _ in evalset.items]), minlength=len(rows))
     lost = int(pictures[[place for place, _ in later]].sum())
     pairs = [f"{evalset.classnames[place]!r} (class {place}, as class {at})" for place, at in later]
-    yield f"classes that read as an earlier one, so that their {lost:,} pictures are never right: {some(pairs)}"
+    theirs = f"{counted(lost, 'picture')} of theirs can't be right"
+    yield f"classes that read as an earlier one, so that {theirs}: {some(pairs)}"
 
 
 def _cut(names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -184,7 +186,7 @@ def lines(told: Mapping[str, Any]) -> str:
             key = (prompts["from"], prompts["count"], prompts["sha256"], prompts["first"])
             groups.setdefault(key, []).append(name)
     found = [
-        f"prompts of {some(names)}: {whose}, {count} template{'s' * (count != 1)} ({digest[:12]}),"
+        f"prompts of {some(names)}: {whose}, {counted(count, 'template')} ({digest[:12]}),"
         f" the first {printable(first)!r}"
         for (whose, count, digest, first), names in groups.items()
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.data.tokenizer import Tokenizer
+from diptych.plural import counted
 
 LETTERS = 2**17  # of all words of a record: some 15,000, which a checkpoint carries at no cost
 
@@ -44,7 +45,7 @@ class SeenWords:
 
     def where(self) -> str:
         """What is said of a word that is not on record."""
-        captions = f"the first {self.captions:,} captions that the model was trained on"
+        captions = f"the first {counted(self.captions, 'caption')} that the model was trained on"
         return (
             f"in none of {captions}"
             if self.whole

@@ -23,7 +23,7 @@ from diptych.training.patches import kept_patches
 PAIRS, TOKENS = 3, PLAIN_ATTENTION_TOKENS_16_BITS + 31  # longer than what a CPU writes attention out for
 SMALL = {
     "vit_b16": {"image.image_size": 272, "image.width": 64, "image.layers": 2, "image.embed_dim": 48},
-    "rn50": {"image.image_size": 64, "image.width": 16, "image.layers": "[1,2,1,1]", "image.embed_dim": 48},
+    "rn50": {"image.image_size": 64, "image.width": 16, "image.layers": [1, 2, 1, 1], "image.embed_dim": 48},
 }
 
 

@@ -17,6 +17,7 @@ from diptych.data.evalset import EvalSet, Readable
 from diptych.data.pair_set import Place
 from diptych.data.parquet_set import Cell
 from diptych.errors import UserError
+from diptych.plural import counted
 
 Identity = dict[str, str]
 PARTS = ("role", "number", "pictures", "labels", "captions", "classes", "templates")
@@ -100,7 +101,7 @@ def _change(before: Identity, now: Identity) -> str:
     parts = [f"the role {now['role']} in place of {before['role']}"] if before["role"] != now["role"] else []
     more = before["number"] != now["number"]
     if more:
-        parts.append(f"{int(now['number']):,} pictures in place of {int(before['number']):,}")
+        parts.append(f"{counted(int(now['number']), 'picture')} in place of {int(before['number']):,}")
     kinds = ("classes", "templates") if more else ("pictures", "labels", "captions", "classes", "templates")
     if others := [kind for kind in kinds if before[kind] != now[kind]]:
         parts.append(f"other {' and '.join(others)}")

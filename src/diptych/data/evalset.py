@@ -19,6 +19,7 @@ from diptych.data.index import open_index
 from diptych.data.reading.address import printable
 from diptych.data.shards import read_whole
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.regular import read_regular
 from diptych.templates import CLIPS, OWN, PLAIN, read_templates
 from diptych.textfile import own, read_json, read_lines, read_text
@@ -88,7 +89,7 @@ class EvalSet:
         if count >= len(self.items):
             return self
         chosen = sorted(seeding.permutation(len(self.items), 0)[:count].tolist())
-        note = f"{self.note + '; ' if self.note else ''}a sample of {count} of {len(self.items)} pictures"
+        note = f"{self.note + '; ' if self.note else ''}a sample of {count} of {counted(len(self.items), 'picture')}"
         return replace(self, items=[self.items[i] for i in chosen], note=note, skipped={})
 
     def hashes(self) -> dict[str, str]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from diptych.data import seeding
 from diptych.data.index import Index, open_index
 from diptych.errors import UserError
+from diptych.plural import counted
 
 EDITION = 2  # of the order. A checkpoint carries it: a run never goes on with other batches
 BLOCK = 2048  # samples that a stream holds, encoded, to shuffle: about 100 MB of web images
@@ -67,7 +68,7 @@ class Order:
         self._lay(index)
         if batch_size > self.samples:
             raise UserError(
-                f"data.batch_size={batch_size} is more than the {self.samples} samples of the shards:"
+                f"data.batch_size={batch_size} is more than the {counted(self.samples, 'sample')} of the shards:"
                 " take a smaller batch or more shards."
             )
         self.per_stream = batch_size // streams
@@ -76,7 +77,7 @@ class Order:
         self.length = self.steps * self.per_stream
         if self.steps == 0:
             raise UserError(
-                f"{self.samples} samples in data.streams={streams} give no whole batch of {batch_size}:"
+                f"{counted(self.samples, 'sample')} in data.streams={streams} give no whole batch of {batch_size}:"
                 " take fewer streams."
             )
         self.remainder = self.samples - self.length * streams
@@ -175,7 +176,7 @@ class Order:
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The global batch of a step of this epoch, as (shard, sample), stream by stream. Raises IndexError."""
         if not 0 <= step < self.steps:
-            raise IndexError(f"step {step} is not in this epoch, whose {self.steps:,} steps count from 0.")
+            raise IndexError(f"step {step} is not in this epoch, whose {counted(self.steps, 'step')} count from 0.")
         samples = []
         for stream in range(self.streams):
             line = self.line(stream)

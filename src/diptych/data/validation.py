@@ -23,6 +23,7 @@ from diptych.data.keys import keys
 from diptych.data.pair_set import Place, pairs_at
 from diptych.data.shards import Damaged
 from diptych.errors import UserError
+from diptych.plural import counted
 
 AUTO = "auto"
 SHARE, MOST, BELOW = 0.02, 1000, 1_000_000
@@ -79,7 +80,8 @@ def hold_out(index: Index, wanted: int | str, files: Files) -> tuple[Index, str]
         if wanted == AUTO:
             return index, "no pair is held out for validation: many share one key."
         raise UserError(f"data.validation={wanted} is fewer than the pairs that share one key: take more, or 0.")
-    told = f"{count:,} of {total:,} pairs are held out for validation, chosen by a hash of their keys"
+    apart = f"{count:,} of {counted(total, 'pair')} {'is' if count == 1 else 'are'} held out for validation"
+    told = f"{apart}, chosen by a hash of their keys"
     return replace(index, held=held), f"{told} (data.validation={wanted})."
 
 
@@ -95,7 +97,9 @@ def _chosen(index: Index, number: int, files: Files) -> dict[int, np.ndarray]:
     for shard in range(len(index.shards)):
         places += [(hashed(key), shard, n) for n, key in enumerate(keys(index, shard, files)) if key is not None]
     if number >= len(places):
-        raise UserError(f"data.validation={number} leaves none of the {len(places):,} pairs to train on: take fewer.")
+        raise UserError(
+            f"data.validation={number} leaves none of the {counted(len(places), 'pair')} to train on: take fewer."
+        )
     size = Counter(value for value, _, _ in places)
     taken, last = 0, -1
     for value in sorted(size):

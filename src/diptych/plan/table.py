@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from diptych.plan.counting import Counts
 from diptych.plan.layout import Layout, Machine
 from diptych.plan.step import Step
+from diptych.plural import counted
 
 SHARE = 0.1  # of a step: what the wire may cost before it is named
 # What our own steps reach, as docs/performance.md has it: pairs a second × this plan's operations over the peak.
@@ -55,7 +56,8 @@ def describe(layout: Layout) -> str:
     again = ", blocks computed again" if layout.recompute else ""
     loss = f"in tiles of {layout.tile or layout.pairs:,} round a ring" if layout.ring else "of gathered features"
     return (
-        f"batch {layout.batch:,} on {layout.ranks:,} ranks: {layout.pairs:,} pairs each{parts}, {shared}{again};"
+        f"batch {layout.batch:,} on {counted(layout.ranks, 'rank')}: {counted(layout.pairs, 'pair')} each{parts},"
+        f" {shared}{again};"
         f" loss {loss}"
     )
 

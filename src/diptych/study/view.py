@@ -4,6 +4,7 @@ import math
 from itertools import groupby
 from typing import Any
 
+from diptych.plural import counted
 from diptych.study.formats import count, duration, number
 from diptych.study.record import Record, mapping
 
@@ -29,7 +30,7 @@ def headline(record: Record) -> dict[str, Any]:
     what = f"zero-shot top-1 over {count(zeroshot.get('n'))} pictures"
     if rows:
         kind = "unseen style" if shifts else "set"
-        what = f"mean zero-shot top-1 over {len(rows)} {kind}{'' if len(rows) == 1 else 's'}"
+        what = f"mean zero-shot top-1 over {counted(len(rows), kind)}"
     return {"top1": top1, "what": what, "chance": guess, "times": top1 / guess if guess else math.nan}
 
 

@@ -220,7 +220,7 @@ def test_parts_are_merged_only_when_they_are_all_there_and_of_one_job(tmp_path: 
         pack(source, out, part="merge")
     for part in ("1/3", "3/3"):
         pack(source, out, part=part)
-    with pytest.raises(UserError, match=r"1 parts are missing or unfinished in .*: run part=2/3"):
+    with pytest.raises(UserError, match=r"Missing or unfinished in .*: 1 part; run part=2/3"):
         pack(source, out, part="merge")
     with pytest.raises(UserError, match="a job in 3 parts, not 1"):
         pack(source, out)

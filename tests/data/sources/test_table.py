@@ -120,7 +120,9 @@ def test_a_quote_that_never_ends_costs_lines_that_are_all_named(tmp_path: Path) 
 
 def test_where_no_row_fits_the_sentence_says_why(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,caption\n" + "1.jpg,a dog, running\n" * 3)
-    with pytest.raises(UserError, match=r"All 3 rows of .*t\.csv are bad, as t\.csv, line 2: .*between quotes"):
+    with pytest.raises(
+        UserError, match=r"Every row of .*t\.csv is bad \(3 rows\), as t\.csv, line 2: .*between quotes"
+    ):
         pack(tmp_path / "t.csv", tmp_path / "out")
     (tmp_path / "u.csv").write_text("image,caption\nhttps://a.org/1.jpg,a dog\n")
     with pytest.raises(UserError, match=r"most often: image is a URL, which is not downloaded here"):

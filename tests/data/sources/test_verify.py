@@ -202,7 +202,7 @@ def test_an_index_that_disagrees(tmp_path: Path) -> None:
     idx = Path(f"{shard}.idx")
     idx.write_bytes(idx.read_bytes()[8:])
     assert verify(shard, tmp_path) == [
-        (shard.name, None, f"index disagrees: 1 samples of the tar are not in {shard.name}.idx")
+        (shard.name, None, f"index disagrees: not in {shard.name}.idx: 1 sample of the tar")
     ]
     idx.write_bytes(idx.read_bytes()[4:])
     assert verify(shard, tmp_path) == [(shard.name, None, f"index disagrees: {shard.name}.idx is cut")]

@@ -21,6 +21,7 @@ from diptych.data.shards import CUT
 from diptych.data.sources.formats import fits, image_format
 from diptych.data.sources.tars import File, walk
 from diptych.data.tar import FOLDER, META, Damage, place
+from diptych.plural import counted
 from diptych.regular import open_regular
 
 
@@ -160,7 +161,9 @@ class _Checking:
             return
         if expected.samples != len(self.keys):
             self.find(
-                None, "index disagrees", f"{expected.samples} samples in the index, {len(self.keys)} in the tar"
+                None,
+                "index disagrees",
+                f"{counted(expected.samples, 'sample')} in the index, {len(self.keys)} in the tar",
             )
         size = Path(self.shard).stat().st_size
         if expected.bytes is not None and expected.bytes != size:
@@ -218,7 +221,7 @@ def _differing_offsets(idx: Path, begins: list[int]) -> Iterator[str]:
         if begin not in there:
             yield f"sample {number}, at byte {begin} by {idx.name}, does not begin there"
     if more := len(there - set(told)):
-        yield f"{more} samples of the tar are not in {idx.name}"
+        yield f"not in {idx.name}: {counted(more, 'sample')} of the tar"
 
 
 def key_hash(key: str) -> int:

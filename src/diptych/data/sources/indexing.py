@@ -14,6 +14,7 @@ from diptych.data.headers import read_headers
 from diptych.data.sources.energon import Prepared
 from diptych.data.sources.writing import Record, write_offsets
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.regular import open_regular
 
 
@@ -88,7 +89,9 @@ def index_tar(base: str, out: str, number: int, tar: str, sha256: bool, count: i
     """
     found = read_headers(tar, Files())
     if count is not None and found.samples != count:
-        raise UserError(f"The shard {tar} holds {found.samples} samples where its maker counted {count}: restore it.")
+        raise UserError(
+            f"The shard {tar} holds {counted(found.samples, 'sample')} where its maker counted {count}: restore it."
+        )
     name = place(tar, base, out)
     if found.offsets is not None:
         write_offsets(Path(out, name), found.offsets)

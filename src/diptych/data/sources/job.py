@@ -11,6 +11,7 @@ from diptych.data.sources.parts import Part, all_parts, there, write_record
 from diptych.data.sources.processes import each
 from diptych.data.sources.writing import Losses, Record, remove_partials
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.terminal import say
 
 NAMED = 3  # of those that were left out for one reason; pack.json names more
@@ -55,7 +56,7 @@ def run(make: Callable[[], Job], out: str | None, part: str | None, workers: int
     done = here.resumed(header)
     missing = sorted(set(here.shards(job.shards)) - {record.number for record in done})
     if done:
-        say(f"{len(done)} of {len(here.shards(job.shards))} shards are there already")
+        say(f"already there: {len(done)} of {counted(len(here.shards(job.shards)), 'shard')}")
     with here.open(header, done) as lines:
         remove_partials(here.out, missing)
         for record in each(job.tasks(missing, out), workers, len(missing), "shards"):
@@ -69,7 +70,9 @@ def run(make: Callable[[], Job], out: str | None, part: str | None, workers: int
 def _check(part: Part) -> None:
     begun = (part.out / "parts").is_dir() and any((part.out / "parts").glob("*.jsonl"))
     if begun and (of := len(all_parts(part.out))) != part.of:
-        raise UserError(f"{part.out} holds a job in {of} parts, not {part.of}: take part=K/{of}, or another out=.")
+        raise UserError(
+            f"{part.out} holds a job in {counted(of, 'part')}, not {part.of}: take part=K/{of}, or another out=."
+        )
     if not begun and (part.out / "index.json").exists():
         raise UserError(f"{part.out}/index.json is there and not of this job: remove it, or take another out=.")
 
@@ -91,7 +94,7 @@ def merge(out: Path) -> Path:
     """
     if wanted := unfinished(out):
         names = ", ".join(f"part={part.number}/{part.of}" for part in wanted[:5]) + (" …" if len(wanted) > 5 else "")
-        raise UserError(f"{len(wanted)} parts are missing or unfinished in {out}/parts: run {names}.")
+        raise UserError(f"Missing or unfinished in {out}/parts: {counted(len(wanted), 'part')}; run {names}.")
     first, records, losses, before = None, list[Record](), Losses(), 0
     for part in all_parts(out):
         header, of_part = part.read()
@@ -127,7 +130,7 @@ def _write(out: Path, settings: dict[str, Any], records: list[Record], losses: L
     write_json(out / "pack.json", packed)
     if samples:
         write_json(index, {"version": 1, "shards": [_entry(record) for record in kept]})
-    say(f"{samples:,} sample{'s' * (samples != 1)} in {len(kept)} shard{'s' * (len(kept) != 1)}")
+    say(f"{counted(samples, 'sample')} in {counted(len(kept), 'shard')}")
     for reason, of in left_out.items():
         say(f"  left out: {of['count']:,} × {reason}, as {_some(of)}")
     say(f"{seen:,} seen = {samples:,} packed + {lost:,} left out")

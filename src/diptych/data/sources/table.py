@@ -15,6 +15,7 @@ from diptych.data.sources.parquet import Cell, Rows, parts_of
 from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.text_table import MORE, text_rows
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.regular import open_regular
 from diptych.terminal import say
 
@@ -95,7 +96,9 @@ class Table:
         if last is None:
             raise UserError(f"{self.files[0]} holds no row: it needs one for each picture.")
         hint = "put a caption that holds a comma between quotes" if last.args[0] == MORE else "correct its rows"
-        raise UserError(f"All {count} rows of {self.files[0]} are bad, as {first}: {last.args[0]}: {hint}.")
+        raise UserError(
+            f"Every row of {self.files[0]} is bad ({counted(count, 'row')}), as {first}: {last.args[0]}: {hint}."
+        )
 
     def describe(self) -> dict[str, Any]:
         digest = hashlib.sha256()

@@ -18,6 +18,7 @@ from diptych.data.sources.processes import each
 from diptych.data.sources.tars import File, walk
 from diptych.data.tar import place
 from diptych.errors import UserError
+from diptych.plural import counted
 from diptych.terminal import say
 
 
@@ -36,8 +37,8 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
     write_json(file, [finding.describe() for finding in findings])
     samples = sum(shard.samples for shard in ordered)
     say(
-        f"{samples:,} sample{'s' * (samples != 1)} in {len(shards)} shard{'s' * (len(shards) != 1)},"
-        f" {len(findings):,} finding{'s' * (len(findings) != 1)}: {file}"
+        f"{counted(samples, 'sample')} in {counted(len(shards), 'shard')},"
+        f" {counted(len(findings), 'finding')}: {file}"
     )
     left_out = sum((shard.left_out for shard in ordered), Counter[str]())
     for reason, count in sorted(left_out.items()):
@@ -46,7 +47,7 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
         say(table(findings))
         damaged = len({finding.shard for finding in findings})
         raise UserError(
-            f"{len(findings)} findings in {damaged} of {len(shards)} shards, all in {file}:"
+            f"{counted(len(findings), 'finding')} in {damaged} of {counted(len(shards), 'shard')}, all in {file}:"
             " restore these shards, or pack again without these samples."
         )
 

@@ -19,6 +19,7 @@ from diptych.encode import encode_any, encode_set, encode_share, encode_texts, t
 from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
+from diptych.plural import counted
 from diptych.quantities import Whole
 from diptych.recalling import WAYS, caption_recall
 from diptych.terminal import complain, say
@@ -71,7 +72,7 @@ class ZeroShot(L.Callback):
         if trainer.is_global_zero and (sets or pairs):
             names = [f"{each.name} ({each.role})" for each in sets] + ["pairs held out"] * (pairs is not None)
             told = chosen.told if chosen else "none: no set has the role validation, and no pairs are held out"
-            say(f"validation: every {self.every} steps on {', '.join(names)}; best.ckpt is {told}.")
+            say(f"validation: every {counted(self.every, 'step')} on {', '.join(names)}; best.ckpt is {told}.")
         self.compare(trainer, sets, chosen)
 
     def compare(self, trainer: L.Trainer, sets: Sequence[EvalSet], chosen: Choice | None) -> None:
