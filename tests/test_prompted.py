@@ -90,8 +90,8 @@ def remarks(loaded: Loaded, found: EvalSet) -> list[str]:
 def test_what_can_never_be_right_is_said(loaded: Loaded) -> None:
     (said,) = remarks(loaded, evalset(names=["red", "green", "Red ", "blue", "red"]))
     assert said == (
-        "classes that read as an earlier one, so that 3 pictures of theirs can't be right: 'Red ' (class 2, as class 0),"
-        " 'red' (class 4, as class 0)"
+        "classes that read as an earlier one, so that 3 pictures of theirs can't be right: 'Red ' (class 2, as class"
+        " 0), 'red' (class 4, as class 0)"
     )
     twice = evalset(names=["red", "green"])
     twice.items = twice.items + twice.items[:1]

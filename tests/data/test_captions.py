@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from diptych.data.captions import BadSample, captions_of, field_of, group_of
+from diptych.data.captions import BadSample, captions_of, field_of, group_of, source_of
 from diptych.data.sources.entries import Entry, LeftOut
 from samples import picture
 
@@ -114,3 +114,9 @@ def test_a_group_that_is_nested_as_deep_as_can_be_read() -> None:
     assert isinstance(group_of({"json": b'{"g": ' + b"[" * 50 + b"]" * 50 + b"}"}, "g"), int)
     with pytest.raises(BadSample, match="group"):
         group_of({"json": b'{"g": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"}, "g")
+
+
+def test_the_source_of_a_packed_sample() -> None:
+    held = {b'{"source": "a/b.png"}': "a/b.png", b'{"source": 3}': "", b"[]": "", b"{": ""}
+    assert {data: source_of({"json": data}) for data in held} == held and source_of({}) == ""
+    assert "secret" not in source_of({"json": b'{"source": "https://me:secret@a.org/1.png"}'})

@@ -10,8 +10,10 @@ from typing import Any
 from unicodedata import category
 
 from diptych.data.cleaning import mend
+from diptych.data.reading.address import printable
 from diptych.data.shards import Sample
 from diptych.doubled import DoubledKey, loads
+from diptych.masking import masked_text
 from diptych.textfile import split_lines
 
 _SILENT = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters (zero-width ones too), and white space
@@ -104,6 +106,17 @@ def group_of(sample: Sample, field: str) -> int:
     if value is None:
         raise BadSample(f"no {field} in its .json, by which data.groups groups")
     return int.from_bytes(blake2b(written.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def source_of(sample: Sample) -> str:
+    """What a sample was before it was packed, a file or a table's row, which `pack.py` keeps in `key.json`; "" where
+    that is not known."""
+    try:
+        fields = parse_json(sample["json"]) if "json" in sample else None
+    except ValueError:  # BadSample too: it is not what is looked for here
+        return ""
+    source = fields.get("source") if isinstance(fields, dict) else None
+    return masked_text(printable(source[:200])) if isinstance(source, str) else ""
 
 
 def parse_json(data: str | bytes) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.data import seeding
-from diptych.data.captions import BadSample
+from diptych.data.captions import BadSample, source_of
 from diptych.data.order import Line, Order
 from diptych.data.pairs import Pair, stack
 from diptych.data.reading.address import printable
@@ -243,9 +243,10 @@ class Walk:
         item = block.item(position)
         assert not isinstance(item.content, Damaged)
         key, shard = printable(item.content["__key__"]), printable(self.shelf.index.names[item.shard])
+        source = f" (packed from {found})" if (found := source_of(item.content)) else ""
         raise UserError(
-            f"No sample of a whole block of {block.size} gives a pair; the last is {key} of shard {shard}: {reason}."
-            " A sample's files have one name and are neighbours in the tar: fix the shard or leave it out"
+            f"No sample of a whole block of {block.size} gives a pair; the last is {key} of shard {shard}{source}:"
+            f" {reason}. A sample's files have one name and are neighbours in the tar: fix the shard or leave it out"
             f"{_fewer(block.line.order.streams)}."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import struct
 import tarfile
 import zlib
@@ -133,7 +134,8 @@ def test_a_cut_tar_names_the_sample_that_is_cut_and_those_that_are_gone(tmp_path
     size = int(offsets[5]) + 1600
     shard.write_bytes(shard.read_bytes()[:size])
     found = verify(shard, tmp_path)
-    assert found[0] == (shard.name, "000000005", "damaged tar: truncated within .png")
+    assert found[0][:2] == (shard.name, "000000005")
+    assert re.fullmatch(r"damaged tar: truncated within \.png, packed from \w+/\d+\.png", found[0][2])
     reasons = [reason for _, _, reason in found[1:]]
     if not index:
         assert reasons == []
@@ -180,7 +182,8 @@ def test_reading_goes_on_behind_damage(tmp_path: Path, index: bool, what: str) -
     broken = f"damaged header at byte {begin}" if what == "noise" else f"empty block at byte {begin}"
     assert found[0][:2] == (shard.name, None) and found[0][2].startswith(f"damaged tar: {broken}")
     assert found[0][2].endswith("after 000000001")
-    assert (shard.name, "000000007", "damaged image: .png: not a readable image") in found
+    (image,) = (reason for _, key, reason in found if key == "000000007")
+    assert image.startswith("damaged image: .png: not a readable image, packed from ")
     gone = f"index disagrees: sample 2, at byte {begin} by {shard.name}.idx, does not begin there"
     assert ((shard.name, None, gone) in found) is index
     assert len(found) == (5 if index else 2)
@@ -235,3 +238,15 @@ def test_the_command_ends_with_a_table_and_a_code(cli, tmp_path: Path) -> None:
     assert [line.split("  ")[0] for line in lines[2:]] == ["missing caption", "zero bytes"]
     assert "\x1b" not in ended.out
     assert {of["key"] for of in json.loads((tmp_path / "verify.json").read_text())} == {"b", "c\x1b[2J"}
+
+
+def test_a_finding_names_the_file_that_was_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = json.dumps({"source": "cats/\x1b1.png"}).encode()
+    damaged = [("000.png", picture(0)[:60]), ("000.txt", b"a cat"), ("000.json", source)]
+    no_caption = [("001.png", picture(1)), ("001.json", json.dumps({"source": "cats/2.png"}).encode())]
+    unnamed = [("002.png", picture(2)), ("002.json", b"{")]
+    shard = write(tmp_path / "a.tar", [*damaged, *no_caption, *unnamed])
+    found = {key: reason for _, key, reason in verify(shard, tmp_path)}
+    assert found["000"].startswith("damaged image: .png: ") and found["000"].endswith(r", packed from cats/\x1b1.png")
+    assert found["001"].endswith(", packed from cats/2.png") and "packed from" not in found["002"]
+    assert r"packed from cats/\x1b1.png" in capsys.readouterr().out

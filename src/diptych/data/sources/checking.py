@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.captions import BadSample, captions_of
+from diptych.data.captions import BadSample, captions_of, source_of
 from diptych.data.image import BadImage, decode
 from diptych.data.pairs import IMAGES
 from diptych.data.seen import Again, Seen
@@ -32,9 +32,15 @@ class Finding(NamedTuple):
     key: str | None
     kind: str
     detail: str = ""
+    source: str = ""
+
+    @property
+    def said(self) -> str:
+        """The detail, and what the sample was before it was packed, where that is known."""
+        return ", ".join(filter(None, (self.detail, self.source and f"packed from {self.source}")))
 
     def describe(self) -> dict[str, str | None]:
-        return {"shard": self.shard, "key": self.key, "reason": ": ".join(filter(None, (self.kind, self.detail)))}
+        return {"shard": self.shard, "key": self.key, "reason": ": ".join(filter(None, (self.kind, self.said)))}
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,12 @@ class Checked:
 
 @dataclass
 class _Group:
-    """Neighbouring files of one key: what readers take for a sample. texts: those that may hold captions"""
+    """Neighbouring files of one key: what readers take for a sample. texts: those that may hold captions
+    first: how many findings there were before its own"""
 
     key: str
     begin: int
+    first: int
     extensions: set[str] = field(default_factory=set)
     texts: dict[str, bytes] = field(default_factory=dict)
     cut: bool = False
@@ -122,7 +130,7 @@ class _Checking:
         key, extension = part
         if self.group is None or key != self.group.key:
             self.close()
-            self.group = _Group(key, file.member.begin)
+            self.group = _Group(key, file.member.begin, len(self.findings))
         elif extension in self.group.extensions:
             self.find(key, "duplicate key", f"two files .{extension} in the sample")
         self.group.extensions.add(extension)
@@ -152,6 +160,15 @@ class _Checking:
         else:
             self.find(group.key, "key split over files", "they are not neighbours, so readers see two samples")
             self.lacking.pop(group.key, None)
+        self._name_source(group)
+
+    def _name_source(self, group: _Group) -> None:
+        """The group's findings get the name that its maker knew the sample by."""
+        of_group = self.findings[group.first :], self.lacking.get(group.key, [])
+        if any(of_group) and (source := source_of(dict(group.texts))):
+            for findings in of_group:
+                findings[:] = [each._replace(source=source) if each.key == group.key else each for each in findings]
+            self.findings[group.first :] = of_group[0]
 
     def compare(self, expected: Expected | None) -> None:
         """With the offsets beside the shard, and with what the index says."""

@@ -70,7 +70,7 @@ def table(findings: list[Finding]) -> str:
         kinds.setdefault(finding.kind, []).append(finding)
     lines = [f"{'reason':<22}{'findings':>9}{'shards':>8}  first"]
     for kind, of in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        first = " ".join(filter(None, (Path(of[0].shard).name, of[0].key, of[0].detail)))
+        first = " ".join(filter(None, (Path(of[0].shard).name, of[0].key, of[0].said)))
         lines.append(f"{kind:<22}{len(of):>9,}{len({finding.shard for finding in of}):>8,}  {printable(first)}")
     return "\n".join(lines)
 
