@@ -16,6 +16,7 @@ import pytest
 
 from diptych import atomic
 from diptych.errors import UserError
+from diptych.paths import PACKAGE
 from diptych.terminal import visible
 from diptych.training.loggers import MetricsFile
 
@@ -116,7 +117,7 @@ with atomic.beside(Path(sys.argv[1])) as partial:
 def test_a_kill_leaves_the_old_content(tmp_path: Path) -> None:
     file = tmp_path / "index.json"
     file.write_text("old")
-    path = str(Path(atomic.__file__).parents[1])
+    path = str(PACKAGE.parent)
     ended = subprocess.run([sys.executable, "-c", KILLED, str(file)], env={**os.environ, "PYTHONPATH": path})
     assert ended.returncode == -signal.SIGKILL
     assert file.read_text() == "old" and len(list(tmp_path.iterdir())) == 2

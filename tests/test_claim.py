@@ -16,6 +16,7 @@ from diptych import claim
 from diptych.claim import LOCK, check_place, held, new_run, numbered_folder, results
 from diptych.config import check_name
 from diptych.errors import UserError
+from diptych.paths import PACKAGE
 
 RACE = """
 import sys
@@ -40,7 +41,7 @@ except UserError as error:
 def process(kind: str, folder: Path, numbered: bool) -> subprocess.Popen[str]:
     started = subprocess.Popen(
         [sys.executable, "-c", RACE, kind, str(folder), str(numbered)],
-        env={**os.environ, "PYTHONPATH": str(Path(claim.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+from diptych.paths import ROOT
+
+TESTS = ROOT / "tests"
 
 PEERS = "`make peers` can't make the peers' environment here: no network"
 SPOILED = {

@@ -14,6 +14,7 @@ from texts import corpus
 from diptych.data.learn_vocabulary import learn, main, read_texts
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
+from diptych.paths import ROOT
 from samples import write_shards
 
 GERMAN = ["Ein Foto von einer Straße.", "Das Foto zeigt eine kleine Straße", "zwei Straßen, ein Straßenschild"] * 3
@@ -37,7 +38,7 @@ def test_the_same_texts_give_the_same_vocabulary() -> None:
         "from texts import corpus; from diptych.data.learn_vocabulary import learn; import hashlib; "
         "print(hashlib.sha256(learn(corpus(400), 1500).text.encode()).hexdigest())"
     )
-    folder = Path(__file__).parents[1]
+    folder = ROOT / "tests"
     outputs = {
         subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
         for _ in range(2)

@@ -2,7 +2,6 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from texts import BLOCK, CORPUS, corpus, digest
 from diptych.data import bpe
 from diptych.data.tokenizer import Tokenizer
 from diptych.errors import UserError
+from diptych.paths import ROOT
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text())
+GOLDEN = json.loads((ROOT / "tests/golden/tokenizer.json").read_text())
 TOKENIZER = Tokenizer()
 TEXTS = st.text(st.characters(codec=None), max_size=200)  # lone surrogates too
 

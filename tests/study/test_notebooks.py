@@ -1,7 +1,6 @@
 """Every notebook runs on a small table, defines nothing, and is committed without output."""
 
 import ast
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,9 +8,10 @@ import torch
 from found import found
 from nbclient import NotebookClient
 
+from diptych.paths import ROOT
 from diptych.study.embeddings import write_table
 
-NOTEBOOKS = found(Path(__file__).parents[2] / "notebooks", "*.ipynb")
+NOTEBOOKS = found(ROOT / "notebooks", "*.ipynb")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import create_model
 from diptych.loss import ContrastiveLoss
+from diptych.paths import ROOT
 from diptych.towers.clip import CLIP
 from diptych.towers.text import TextTransformer
 from diptych.towers.vit import VisionTransformer
@@ -125,7 +125,7 @@ def test_statistics_stay_while_parts_are_encoded_again() -> None:
 
 def test_memory_falls_with_the_parts() -> None:
     """Bytes of tensors alive at once, counted: a quarter of the batch at a time needs about a quarter."""
-    path = Path(__file__).parents[2] / "benchmarks/accumulation.py"
+    path = ROOT / "benchmarks/accumulation.py"
     spec = importlib.util.spec_from_file_location("accumulation_benchmark", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

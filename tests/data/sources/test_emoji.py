@@ -20,8 +20,9 @@ from diptych.data.sources.emoji import HELD_OUT, UNSEEN, build, pack
 from diptych.data.sources.emoji_captions import CAPTIONS
 from diptych.data.sources.emoji_drawings import SIZE, coding_error, encode, render, svg
 from diptych.data.sources.emoji_splits import REDRAWN, SHIFTS, TRAIN
+from diptych.paths import ROOT
 
-EMOJI = Path(__file__).parents[3] / "data" / "emoji"
+EMOJI = ROOT / "data" / "emoji"
 SETS = ("heldout", *SHIFTS, REDRAWN, "unseen")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from diptych.data.sources.emoji_packages import Package, digest, fetch, load, pinned
 from diptych.errors import UserError
+from diptych.paths import ROOT
 
 CONTENTS = {"icons.json": b'{"icons": {}}', "chars.json": b"{}"}
 PIN = Package("@made/up", "1.2.3", tuple(CONTENTS), digest(CONTENTS), "", "", "", "", "up")
@@ -86,7 +87,7 @@ def test_pins_are_whole_and_licensed() -> None:
     names, *styles = pinned()
     assert names.style is None
     assert len({pin.style for pin in styles}) == len(styles) == 11
-    notice = (Path(__file__).parents[3] / "data" / "NOTICE.md").read_text()
+    notice = (ROOT / "data" / "NOTICE.md").read_text()
     for pin in (names, *styles):
         assert len(pin.sha256) == 64
         line = next(line for line in notice.splitlines() if f"{pin.package} {pin.version}" in line)
