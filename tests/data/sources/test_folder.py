@@ -270,9 +270,12 @@ def test_wrong_inputs_die_in_one_sentence(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no", "is no folder"), (tmp_path / "empty", "holds no image")):
         with pytest.raises(UserError, match=message):
             pack(path, tmp_path / "out")
-    source = write_folder(tmp_path / "in", 3, captions=False)
+    source = write_folder(tmp_path / "in", 3)
+    (tmp_path / "blank").mkdir()
+    (tmp_path / "blank/1.png").write_bytes(picture(0))
+    (tmp_path / "blank/1.txt").write_text("")
     with pytest.raises(UserError, match="No row of the source gives a sample"):
-        pack(source, tmp_path / "out")
+        pack(tmp_path / "blank", tmp_path / "out")
     with pytest.raises(UserError, match=r"source\.shard_size=0"):
         pack(source, tmp_path / "other", shard_size=0)
     with pytest.raises(UserError, match="workers=0"):
@@ -283,3 +286,19 @@ def test_wrong_inputs_die_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken/index.json").write_text("{}")
     with pytest.raises(UserError, match="not of this job"):
         pack(source, tmp_path / "taken")
+
+
+def test_a_folder_a_class_is_told_which_command_fits(tmp_path: Path) -> None:
+    for name in ("my set/cat/1.png", "my set/dog/2.png", "flat/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(0))
+    for name, said in (
+        (
+            "my set",
+            r"2 images in 2 folders \(cat, dog\) and no caption, .* data=folder 'data\.path=.*/my set'; to",
+        ),
+        ("flat", r"1 image and no caption: write NAME\.txt"),
+    ):
+        with pytest.raises(UserError, match=said):
+            folder.pack(str(tmp_path / name), str(tmp_path / "out"), None, 1, 10)
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diptych.data.class_folders import some
 from diptych.data.listing import Listing, list_pictures, no_picture
 from diptych.data.pairs import IMAGES
 from diptych.data.reading.address import printable
@@ -18,6 +19,8 @@ from diptych.data.sources.rows import RowsJob
 from diptych.data.sources.table import Table
 from diptych.data.sources.writing import Losses
 from diptych.errors import UserError
+from diptych.plural import counted
+from diptych.quoting import to_type
 from diptych.terminal import say
 from diptych.textfile import read_json
 
@@ -92,6 +95,8 @@ class Folder:
         self.names = sorted({*listing.pictures, *self.captioned})
         if not self.names:
             raise UserError(f"path={path} holds no image: the names end in {', '.join(IMAGES)}.{self._instead()}")
+        if not self.captioned and not any(self.beside.values()):
+            raise UserError(f"path={path} holds {self._uncaptioned()}{self._instead()}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,6 +111,19 @@ class Folder:
         for name in sorted(self.captioned):
             digest.update(repr(self.captioned[name].captions).encode())
         return {"kind": "folder", "sha256": digest.hexdigest()}
+
+    def _uncaptioned(self) -> str:
+        """What the folder looks like, and which command it is for."""
+        there, folders = counted(len(self.names), "image"), dict.fromkeys(n.partition("/")[0] for n in self.names)
+        how = "write NAME.txt, a caption a line, beside each image, or a captions.json into the folder"
+        if len(folders) < 2 or not all("/" in name for name in self.names):
+            return f"{there} and no caption: {how}."
+        path = to_type("data.path", self.path)
+        return (
+            f"{there} in {len(folders):,} folders ({some(list(folders))}) and no caption, as a set with a folder a"
+            f" class: to evaluate on it, type python src/evaluate.py checkpoint=RUN_DIR data=folder {path}; to train"
+            f" on it, {how}."
+        )
 
     def _instead(self) -> str:
         found = self.left_out.describe()
