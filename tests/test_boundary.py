@@ -42,6 +42,7 @@ def test_the_words_of_the_field_lead_to_our_keys(typed: str) -> None:
         ("train", ["optim.lr=[1,2"], r"The list of optim.lr has no end: type 'optim.lr=\[1,2\]'\."),
         ("train", ["data.templates=[a {}.,the {}]"], r"""type "data\.templates=\['a {}\.','the {}'\]"\."""),
         ("train", ["x=[1,'a {}',b{},[2,3]]"], r"""type "x=\[1,'a {}','b{}',\[2,3\]\]"\."""),
+        ("train", ["name=a,b"], r"""type 'name=\[a,b\]' for a list, "name='a,b'" for one text, or add -m to sweep"""),
         ("train", ["x={a: b=c}"], "put each text that holds one in quotes"),
         ("train", ["model=rn5"], "model=rn5 is unknown: take rn50"),
         ("train", ["model=null"], "model=null is unknown"),

@@ -95,6 +95,8 @@ def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | 
             return _malformed(argument)
         if "accumulate_grad_batches" in key:
             return LIGHTNINGS_ACCUMULATION
+        if override.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
+            return _several(argument)
         if (conf / key).is_dir() and override.package is None:
             if wrong := _wrong_choice(conf / key, key, override):
                 return wrong
@@ -127,6 +129,13 @@ def _malformed(argument: str) -> str:
         f"The value of {key} holds {special}, which Hydra reads: put each text that holds one in quotes, and"
         f" the whole argument in quotes of the other kind, as \"{key}={{name: 'a=b'}}\"."
     )
+
+
+def _several(argument: str) -> str:
+    """For a value that Hydra takes for a sweep's, where no sweep was asked for."""
+    key, _, value = argument.partition("=")
+    of_list, text = shell(f"{key}=[{value}]"), shell(f"{key}={hydra(value)}")
+    return f"{argument} gives several values: type {of_list} for a list, {text} for one text, or add -m to sweep."
 
 
 def _quoted(value: str) -> str:
