@@ -14,9 +14,17 @@ from diptych.errors import UserError
 def test_a_part_is_given_as_keys_or_as_a_dict() -> None:
     model = diptych.create_model("vit_tiny", image={"image_size": 16, "layers": 1}, text__layers=1)
     assert model.encode_image(torch.zeros(2, 3, 16, 16)).shape == (2, model.image.embed_dim)
-    for shape in ((2, 3, 32, 32), (2, 16, 16, 3), (3, 16, 16), (2, 3, 16, 8)):
-        with pytest.raises(ValueError, match=r"are not what this model was made for, \[B, 3, 16, 16\]"):
+    for shape in ((2, 16, 16, 3), (3, 16, 16), (2, 1, 16, 16)):
+        with pytest.raises(ValueError, match=r"are not what this model takes, \[B, 3, 16, 16\]"):
             model.encode_image(torch.zeros(shape))
+
+
+def test_images_of_another_size_are_encoded_and_said_once() -> None:
+    model = diptych.create_model("vit_tiny", image={"image_size": 16, "layers": 1}, text__layers=1)
+    with pytest.warns(UserWarning, match="Images are 32 × 16 pixels and this model was made for 16 × 16") as said:
+        for _ in range(2):
+            assert model.encode_image(torch.zeros(2, 3, 32, 16)).shape == (2, model.image.embed_dim)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(

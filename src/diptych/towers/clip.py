@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.any_size = False  # of pictures: a training may begin with small ones, for which positions are resampled
+        self.any_size = False  # whether other sizes than image_size are meant: a training may begin with small images
 
     @property
     def image_size(self) -> int:
@@ -83,13 +84,19 @@ class CLIP(nn.Module):
         return unit(features) if normalize else features
 
     def _check_shape(self, images: Tensor) -> None:
-        if self.any_size and images.ndim == 4 and images.shape[1] == 3:
-            return
         side = self.image_size
-        raise ValueError(
-            f"Images of the shape {list(images.shape)} are not what this model was made for, [B, 3, {side}, {side}]:"
-            " prepare them with its `preprocess`, load it with another image_size=, or set its any_size=True."
-        )
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"Images of the shape {list(images.shape)} are not what this model takes, [B, 3, {side}, {side}]:"
+                " prepare them with its `preprocess`."
+            )
+        if not self.any_size:
+            self.any_size = True  # said once
+            warnings.warn(
+                f"Images are {images.shape[2]} × {images.shape[3]} pixels and this model was made for {side} × {side},"
+                " so its positions are resampled: prepare them with its `preprocess`, or load it with image_size=.",
+                stacklevel=3,
+            )
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
         """Tokens int64 [B, L] -> [B, D]; unit length with `normalize`."""
