@@ -21,7 +21,7 @@ def test_a_part_is_given_as_keys_or_as_a_dict() -> None:
 
 def test_images_of_another_size_are_encoded_and_said_once() -> None:
     model = diptych.create_model("vit_tiny", image={"image_size": 16, "layers": 1}, text__layers=1)
-    with pytest.warns(UserWarning, match="Images are 32 × 16 pixels and this model was made for 16 × 16") as said:
+    with pytest.warns(UserWarning, match="Images have 32 × 16 pixels and this model is made for 16 × 16") as said:
         for _ in range(2):
             assert model.encode_image(torch.zeros(2, 3, 32, 16)).shape == (2, model.image.embed_dim)
     assert len(said) == 1

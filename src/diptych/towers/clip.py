@@ -93,8 +93,8 @@ class CLIP(nn.Module):
         if not self.any_size:
             self.any_size = True  # said once
             warnings.warn(
-                f"Images are {images.shape[2]} × {images.shape[3]} pixels and this model was made for {side} × {side},"
-                " so its positions are resampled: prepare them with its `preprocess`, or load it with image_size=.",
+                f"Images have {images.shape[2]} × {images.shape[3]} pixels and this model is made for {side} × {side}:"
+                " its positions are resampled. Prepare them with its `preprocess`, or load it with another image_size=.",
                 stacklevel=3,
             )
 
