@@ -92,9 +92,10 @@ class CLIP(nn.Module):
             )
         if not self.any_size:
             self.any_size = True  # said once
+            given = f"{images.shape[2]} × {images.shape[3]}"
             warnings.warn(
-                f"Images have {images.shape[2]} × {images.shape[3]} pixels and this model is made for {side} × {side}:"
-                " its positions are resampled. Prepare them with its `preprocess`, or load it with another image_size=.",
+                f"Images have {given} pixels and this model is made for {side} × {side}: its positions are resampled."
+                " Prepare them with its `preprocess`, or load it with another image_size=.",
                 stacklevel=3,
             )
 
