@@ -82,9 +82,9 @@ lint: $(READY) ## ruff, format, mypy, notebooks without output, every config com
 	$(BIN)/python tests/checks/configs.py
 
 figures: $(READY) ## the README's figures from the newest runs of demo and study
-	$(BIN)/python -c "from pathlib import Path; from diptych.study.plots import results_figure; \
+	$(BIN)/python -c "from pathlib import Path; from diptych.report.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
-	$(BIN)/python -c "from pathlib import Path; from diptych.study.robustness import robustness_figure; \
+	$(BIN)/python -c "from pathlib import Path; from diptych.report.robustness import robustness_figure; \
 	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/robustness.png'))"
 
 clean: ## remove the environments and caches; runs stay

@@ -18,8 +18,8 @@ from contender import Actions, Contender
 from step import arguments, autocast, batch, imports, pair, peer_package
 from torch import Tensor
 
-from diptych.allocator import keep_freed_memory
-from diptych.batch import normalise
+from diptych.base.allocator import keep_freed_memory
+from diptych.base.batch import normalise
 from diptych.towers.clip import OPENAI_MEAN, OPENAI_STD
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
-from diptych.allocator import keep_freed_memory
+from diptych.base.allocator import keep_freed_memory
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.optim import adamw

@@ -27,7 +27,7 @@ from step import EOS, SOS, Whole, autocast, batch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from diptych.creating import create_model
+from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss
 from diptych.plan.counting import count
 from diptych.plan.layout import PRECISIONS, Layout

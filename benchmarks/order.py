@@ -34,11 +34,11 @@ from PIL import Image
 from torch import Tensor
 from webdataset import ShardWriter
 
-from diptych.data.image import train_image
-from diptych.data.index import open_index
-from diptych.data.pairs import Pairs
-from diptych.data.steps import Steps
-from diptych.data.stream import Place, Stream
+from diptych.data.pixels.image import train_image
+from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.steps import Steps
+from diptych.data.stream.worker import Place, Stream
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-bench"

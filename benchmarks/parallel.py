@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import counted
 from gloo import on_ranks
 
-from diptych.creating import create_model
+from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss, SigLIPLoss
 from diptych.plan.counting import Counts, count
 from diptych.plan.layout import GLOO, NCCL, PRECISIONS, Backend, Layout, Machine, arrange

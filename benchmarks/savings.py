@@ -21,7 +21,7 @@ from step import apart, arguments, gradient, imports, our_step, ours, their_step
 from torch import Tensor
 
 import diptych
-from diptych.allocator import keep_freed_memory
+from diptych.base.allocator import keep_freed_memory
 from diptych.towers import text as text_tower
 from diptych.towers import transformer
 from diptych.towers.mlp import MLP, _ActivatedLinear, scaled_linear

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.data.files import Files
-from diptych.data.index import Index, Shard, open_index
-from diptych.data.order import BLOCK, Order
-from diptych.data.pairs import Pairs
-from diptych.data.shards import Shelf
-from diptych.data.stream import Place, Stream
-from diptych.data.walk import Walk
+from diptych.data.io.files import Files
+from diptych.data.stream.index import Index, Shard, open_index
+from diptych.data.stream.order import BLOCK, Order
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.shards import Shelf
+from diptych.data.stream.walk import Walk
+from diptych.data.stream.worker import Place, Stream
 
 MIB = 2.0**20
 STEP = 100_000

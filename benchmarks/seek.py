@@ -24,14 +24,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.files import Files
-from diptych.data.image import TrainImage
-from diptych.data.index import open_index
-from diptych.data.pairs import Pairs
-from diptych.data.shards import Sample
-from diptych.data.steps import Steps
-from diptych.data.stream import Place, Stream
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.io.files import Files
+from diptych.data.pixels.image import TrainImage
+from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.shards import Sample
+from diptych.data.stream.steps import Steps
+from diptych.data.stream.worker import Place, Stream
+from diptych.data.text.tokenizer import Tokenizer
 
 SHARDS, PAIRS, STEP, BATCH, STREAMS = 40_000, 400_000_000, 100_000, 32_768, 2_048
 STREAM = 1_099  # any of them

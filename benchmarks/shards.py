@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from webdataset import ShardWriter
 
-from diptych.data.index import scan
+from diptych.data.stream.index import scan
 
 SHARDS, SAMPLES, SMALL = 8, 150, 18  # samples a shard; SMALL: of the quick set
 WORDS = (

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.index import Index, Shard
-from diptych.data.order import Order
+from diptych.data.stream.index import Index, Shard
+from diptych.data.stream.order import Order
 
 SHARDS, SIZE, CLASSES, BATCH, BATCHES = 1000, 1000, 100, 1024, 120
 

@@ -32,15 +32,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import diptych
-from diptych.allocator import keep_freed_memory
-from diptych.batch import normalise
+from diptych.base.allocator import keep_freed_memory
+from diptych.base.batch import normalise
 from diptych.interop import from_open_clip
 from diptych.interop.names import to_ours
 from diptych.loss import ContrastiveLoss
+from diptych.model.patches import kept_patches
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.training.accumulation import features
 from diptych.training.optim import adamw
-from diptych.training.patches import kept_patches
 from diptych.training.precision import tower_dtype
 
 HERE = Path(__file__).parent

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import simple_tokenizer
 import texts
 
-from diptych.data import bpe
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.text import bpe
+from diptych.data.text.tokenizer import Tokenizer
 
 COUNT, ROUNDS, BATCH, WORDS = 20_000, 6, 512, 20_000
 # Of a hundred mixed captions; the rest are plain ASCII. Web captions in English have fewer of every kind.

@@ -1,6 +1,6 @@
 """Convert: `python src/convert.py checkpoint=RUN_DIR format=open_clip out=DIR`."""
 
-from diptych.start import start
+from diptych.commands.start import start
 
 if __name__ == "__main__":
     start("convert")

@@ -1,6 +1,6 @@
 """Embed: `python src/embed.py checkpoint=RUN_DIR data=emoji out=DIR`."""
 
-from diptych.start import start
+from diptych.commands.start import start
 
 if __name__ == "__main__":
     start("embed")

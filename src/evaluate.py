@@ -1,6 +1,6 @@
 """Evaluate: `python src/evaluate.py checkpoint=RUN_DIR task=zeroshot`."""
 
-from diptych.start import start
+from diptych.commands.start import start
 
 if __name__ == "__main__":
     start("evaluate")

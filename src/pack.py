@@ -1,6 +1,6 @@
 """Pack: `python src/pack.py source=emoji out=DIR`."""
 
-from diptych.start import start
+from diptych.commands.start import start
 
 if __name__ == "__main__":
     start("pack")

@@ -44,8 +44,8 @@ def commands(folder: Path, steps: str | None) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    from diptych.claim import numbered_folder
-    from diptych.errors import UserError
+    from diptych.base.errors import UserError
+    from diptych.commands.claim import numbered_folder
 
     try:
         out = numbered_folder(Path("runs/study") / time.strftime("%Y-%m-%d_%H-%M-%S"))

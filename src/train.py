@@ -1,6 +1,6 @@
 """Train: `python src/train.py model=vit_b16 trainer=ddp`."""
 
-from diptych.start import start
+from diptych.commands.start import start
 
 if __name__ == "__main__":
     start("train")

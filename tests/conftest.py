@@ -132,7 +132,7 @@ class Ended:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs an entry point as the shell would, in this process: `cli("train", "model=rn_tiny", …)`."""
-    from diptych import run
+    from diptych.commands import run
 
     monkeypatch.chdir(tmp_path)
 

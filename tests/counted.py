@@ -11,8 +11,8 @@ from sockets import bytes_sent
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.creating import create_model
-from diptych.distributed import synchronise_batch_norm
+from diptych.commands.create import create_model
+from diptych.launch.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.plan.layout import Layout
 from diptych.plan.live import Live

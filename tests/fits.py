@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from diptych.batch import Batch
+from diptych.base.batch import Batch
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, ModifiedResNet

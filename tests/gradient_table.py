@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.batch import normalise
+from diptych.base.batch import normalise
 from diptych.loss import ContrastiveLoss, SigLIPLoss
 from diptych.towers.clip import CLIP
 from diptych.towers.text import TextTransformer

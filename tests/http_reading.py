@@ -6,7 +6,7 @@ import os
 
 import http_server as http
 
-from diptych.data.files import Files
+from diptych.data.io.files import Files
 
 DATA = os.urandom(1_500_000)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.building import build
+from diptych.building.build import build
 from diptych.interop import huggingface, open_clip, to_open_clip
 from diptych.interop.architecture import Architecture
 from diptych.towers.clip import CLIP

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from diptych.batch import Batch
+from diptych.base.batch import Batch
 
 
 class Poison(L.Callback):

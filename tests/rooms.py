@@ -1,13 +1,13 @@
-"""The rooms of src/diptych: which module stands in which, and which rooms a room may import from.
+"""The rooms of src/diptych: each folder is one, and this is which of them a room may import from.
 
-A room is one idea. A new module needs a place here before it may be imported, a new arrow a line; test_structure.py
-refuses what is not written here, and what is written here and not used. The names are those of the folders that the
-modules move to.
+A room is one idea. A new folder needs a line here, a new arrow too; test_structure.py refuses what is not written
+here, and what is written here and not used.
 """
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,45 +15,6 @@ from found import found
 
 SRC = Path(__file__).parents[1] / "src"
 FILES = found(SRC / "diptych", "**/*.py")
-
-# Room -> its modules, below `diptych`; a name that ends in a dot stands for all of that package.
-ROOMS: dict[str, tuple[str, ...]] = {
-    "base": (
-        "allocator", "atomic", "batch", "data.seeding", "doubled", "errors", "masking", "moved", "nearby", "paths",
-        "plain", "plural", "quantities", "quoting", "regular", "templates", "terminal", "textfile",
-    ),
-    "launch": ("data.children", "distributed", "output", "sharing", "slurm", "world"),
-    "towers": ("towers.",),
-    "loss": ("loss.",),
-    "building": ("building", "checking", "targets"),
-    "evaluation": ("evaluation.",),
-    "interop": ("interop.",),
-    "data/text": ("data.bpe", "data.cleaning", "data.tokenizer", "seen_words"),
-    "data/io": ("data.files", "data.reading."),
-    "data/pixels": ("data.augment", "data.decode", "data.image", "data.jpeg", "data.resize"),
-    "data/stream": (
-        "data.captions", "data.handover", "data.headers", "data.identity", "data.index", "data.keys", "data.order",
-        "data.pairs", "data.patterns", "data.seen", "data.shards", "data.steps", "data.stream", "data.tar",
-        "data.walk",
-    ),
-    "data/sets": (
-        "data.benchmarks.", "data.class_folders", "data.eval_identity", "data.eval_samples", "data.evalset",
-        "data.imagenet", "data.karpathy", "data.labelled", "data.listing", "data.opening", "data.pair_set",
-        "data.parquet_set", "data.synonyms", "data.validation",
-    ),
-    "data": ("data", "data.datamodule"),
-    "packing": ("data.learn_vocabulary", "data.ngrams", "data.sources."),
-    "model": ("cost", "encode", "loading", "pretrained", "recalling", "training.patches"),
-    "training": ("training.",),
-    "plan": ("plan.",),
-    "report": ("study.",),
-    "tasks": ("assess", "comparing", "fewshot", "inspecting", "probing", "prompting"),
-    "commands": (
-        "boundary", "claim", "config", "creating", "experiment", "fitting", "overrides", "prompted", "ranks",
-        "recovery", "resuming", "run", "start", "stored", "sweeps", "vocabulary",
-    ),
-    "public": ("",),
-}  # fmt: skip
 
 # Room -> the rooms that it imports from; all may import from `base`.
 ARROWS: dict[str, set[str]] = {
@@ -93,7 +54,7 @@ LIBRARIES = {
 }
 # Arrows that run against the others, each with its reason.
 AGAINST = {
-    ("data/text", "packing"): "`python -m diptych.data.tokenizer train` is a command in the tokenizer's module",
+    ("data", "packing"): "`python -m diptych.data.tokenizer` and `.ngrams` are commands, and these are their names",
 }
 
 
@@ -106,19 +67,18 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def rooms_of(module: str) -> list[str]:
-    """The longest name that fits it decides: `training.patches` before `training.`."""
-    fits = [
-        (len(name), room)
-        for room, names in ROOMS.items()
-        for name in names
-        if name == module or (name.endswith(".") and f"{module}.".startswith(name))
-    ]
-    return [room for length, room in fits if length == max(fits)[0]]
+def room_of(file: Path) -> str:
+    """The folder it stands in; `public` is the package's own file. A folder inside a room of training's or the sets'
+    is a part of that room."""
+    folder = "/".join(file.relative_to(SRC / "diptych").parts[:-1])
+    if not folder:
+        return "public"
+    fits = [room for room in ARROWS if folder == room or folder.startswith(f"{room}/")]
+    return max(fits, key=len, default=folder)
 
 
 def names_in(file: Path) -> set[str]:
-    """All that a file imports, wherever in it: `from diptych.data import order` is diptych.data.order. What is
+    """All that a file imports, wherever in it: `from diptych.data import order` is diptych.data.stream.order. What is
     imported for types alone is no arrow."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for_types = {
@@ -138,16 +98,56 @@ def names_in(file: Path) -> set[str]:
     return names
 
 
+def rooms() -> dict[str, str]:
+    """Module -> its room."""
+    return {module: room_of(file) for module, file in modules().items()}
+
+
 def arrows() -> dict[str, dict[str, set[str]]]:
-    """Room -> room -> the imports between the two, as `data.order -> data.index`."""
-    known = modules()
+    """Room -> room -> the imports between the two, as `data.stream.order -> data.stream.index`."""
+    known = rooms()
     between: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for module, file in known.items():
+    for module, file in modules().items():
         for name in names_in(file):
             if name.partition(".")[0] != "diptych":
                 continue
             other = name.removeprefix("diptych").removeprefix(".")
-            (here,), (there,) = rooms_of(module), rooms_of(other if other in known else other.rpartition(".")[0])
-            if here != there:
-                between[here][there].add(f"{module} -> {other}")
+            other = other if other in known else other.rpartition(".")[0]
+            if known[module] != known[other]:
+                between[known[module]][known[other]].add(f"{module} -> {other}")
     return between
+
+
+def picture() -> str:
+    """The rooms as a Mermaid graph: arrows that follow from others, and those to `base`, are left out."""
+    reach: dict[str, set[str]] = {}
+    for room in graphlib.TopologicalSorter(ARROWS).static_order():
+        reach[room] = set().union(*({other, *reach[other]} for other in ARROWS[room]))
+    lines = ["```mermaid", "graph TD"]
+    for room, others in ARROWS.items():
+        indirect = set().union(*(reach[other] for other in others))
+        lines += [f"  {_node(room)} --> {_node(other)}" for other in sorted(others - indirect)]
+    return "\n".join([*lines, "```"])
+
+
+def _node(room: str) -> str:
+    return f'{room.replace("/", "_")}["{room}"]'
+
+
+def table() -> str:
+    """What each room is, in the words of its own docstring, with its size."""
+    lines = ["| room | what it is | files |", "|---|---|---|"]
+    for room in ARROWS:
+        files = [file for file in FILES if room_of(file) == room]
+        doc = ast.get_docstring(
+            ast.parse(
+                (SRC / "diptych" / ("" if room == "public" else room) / "__init__.py").read_text(encoding="utf-8")
+            )
+        )
+        said = (doc or "").split("\n\n")[0].replace("\n", " ")
+        lines.append(f"| `{room}` | {said} | {len(files)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(f"{table()}\n\n{picture()}")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from diptych.batch import Batch
-from diptych.data.image import TrainImage
-from diptych.data.index import open_index
-from diptych.data.pairs import Pairs
-from diptych.data.steps import Steps
-from diptych.data.stream import Place, Stream
+from diptych.base.batch import Batch
+from diptych.data.pixels.image import TrainImage
+from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.steps import Steps
+from diptych.data.stream.worker import Place, Stream
 
 
 def letters(texts: list[str]) -> torch.Tensor:

@@ -11,14 +11,16 @@ from typing import Any
 import pillow_pixels
 from torch import Tensor
 
-from diptych.data import image, stream, walk
-from diptych.data.image import TrainImage
-from diptych.data.index import open_index
-from diptych.data.pairs import Pairs
-from diptych.data.shards import Shelf, read_whole
-from diptych.data.steps import Steps
-from diptych.data.stream import Place, Stream
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.pixels import image
+from diptych.data.pixels.image import TrainImage
+from diptych.data.stream import walk
+from diptych.data.stream import worker as stream
+from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.shards import Shelf, read_whole
+from diptych.data.stream.steps import Steps
+from diptych.data.stream.worker import Place, Stream
+from diptych.data.text.tokenizer import Tokenizer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "resized": {"crop": "resized", "scale": (0.9, 1.0)},

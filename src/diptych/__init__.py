@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from diptych.data.tokenizer import Tokenizer as Tokenizer
+    from diptych.data.text.tokenizer import Tokenizer as Tokenizer
     from diptych.evaluation.zeroshot import zero_shot_classifier as zero_shot_classifier
-    from diptych.loading import load as load
+    from diptych.model.load import load as load
 
 __version__ = "0.1.0"
 __all__ = ["Tokenizer", "create_model", "load", "zero_shot_classifier"]
 
 _HOMES = {
-    "Tokenizer": "diptych.data.tokenizer",
-    "load": "diptych.loading",
+    "Tokenizer": "diptych.data.text.tokenizer",
+    "load": "diptych.model.load",
     "zero_shot_classifier": "diptych.evaluation.zeroshot",
 }
 
@@ -39,6 +39,6 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         create_model("vit_b32", image__image_size=288, text={"layers": 6})
     Raises UserError for an unknown model or key, and for a value that a part doesn't take.
     """
-    from diptych.creating import create_model as create
+    from diptych.commands.create import create_model as create
 
     return create(name, {key.replace("__", "."): value for key, value in overrides.items()})

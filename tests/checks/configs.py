@@ -10,8 +10,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import register_resolvers
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
+from diptych.commands.config import register_resolvers
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}

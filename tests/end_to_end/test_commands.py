@@ -16,7 +16,7 @@ from fits import same
 from found import found
 from omegaconf import OmegaConf
 
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
 from samples import COLOURS, caption, picture, write_shards
 
 TINY = ("model=rn_tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=16", "trainer.log_every=1")
@@ -67,7 +67,7 @@ def test_evaluate_and_embed_a_folder_of_classes(cli: Cli, trained: Path, class_f
 
     ended = cli("embed", f"checkpoint={trained}/checkpoints/last.ckpt", *data, f"out={tmp_path / 'e'}")
     assert ended.code == 0, ended.err
-    from diptych.study.embeddings import read_table
+    from diptych.report.embeddings import read_table
 
     table = read_table(tmp_path / "e" / "embeddings.parquet")
     assert len(table["key"]) == 12 and set(table["label"]) == set(COLOURS)

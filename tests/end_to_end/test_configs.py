@@ -14,9 +14,9 @@ from found import found
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.config import quote, validate
-from diptych.fitting import check_loss
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
+from diptych.commands.config import quote, validate
+from diptych.commands.fit import check_loss
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
 from samples import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -171,7 +171,7 @@ Kill = Callable[[Path, int], int]
 
 
 def a_rank(folder: Path, launcher: int) -> int:
-    return max(pid for pid, command in processes(folder).items() if "diptych.ranks" in command)
+    return max(pid for pid, command in processes(folder).items() if "diptych.commands.rank" in command)
 
 
 def the_launcher(folder: Path, launcher: int) -> int:

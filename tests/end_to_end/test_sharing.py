@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
 
 Cli = Callable[..., "object"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-FXEMOJI = "data.evaluate={_target_: diptych.data.evalset.benchmark_sets, path: %s}" % (
+FXEMOJI = "data.evaluate={_target_: diptych.data.sets.evalset.benchmark_sets, path: %s}" % (
     ROOT / "data/emoji/eval/fxemoji"
 )
 
@@ -50,7 +50,7 @@ def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Pat
 
     typed([*TORCHRUN, str(ROOT / "src/embed.py")], *given, f"out={tmp_path / 'embedded'}", cwd=tmp_path)
     typed([sys.executable, str(ROOT / "src/embed.py")], *given, f"out={tmp_path / 'as_one'}", cwd=tmp_path)
-    from diptych.study.embeddings import read_table
+    from diptych.report.embeddings import read_table
 
     left, right = (read_table(tmp_path / name / "embeddings.parquet") for name in ("embedded", "as_one"))
     assert list(left["key"]) == list(right["key"]) and len(left["key"]) == 401

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import diptych
-from diptych.data.learn_vocabulary import learn, write
-from diptych.data.tokenizer import Tokenizer
-from diptych.encode import tokenizer_for
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.data.text.tokenizer import Tokenizer
+from diptych.model.encode import tokenizer_for
+from diptych.packing.learn_vocabulary import learn, write
 
 IDS = 2500  # a text of more than ten thousand letters, longer than any other that a checkpoint describes itself with
 DRAW = random.Random(0)
@@ -37,7 +37,7 @@ def test_a_run_keeps_and_carries_its_vocabulary(
     cli: Callable[..., Any], shards: Path, class_folder: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     given = [*SMALL, f"data.shards={shards}", f"model.text.vocabulary={vocabulary}", "run_dir=run"]
-    sets = f"data.evaluate={{_target_:diptych.data.evalset.folder_set,path:'{class_folder}'}}"
+    sets = f"data.evaluate={{_target_:diptych.data.sets.evalset.folder_set,path:'{class_folder}'}}"
     ended = cli("train", *given, sets, "trainer.max_steps=3", "callbacks.zeroshot.every=2")
     assert ended.code == 0, ended.err
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

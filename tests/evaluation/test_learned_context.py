@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 import diptych
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.learned_context import context_classifier, learn_context
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.towers.clip import CLIP

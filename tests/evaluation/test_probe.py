@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.neighbours import knn
 from diptych.evaluation.probe import fit_logistic, fit_probe, search_c
 

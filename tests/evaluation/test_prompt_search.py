@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.prompt_search import ensemble, greedy
 from diptych.evaluation.zeroshot import classify
 

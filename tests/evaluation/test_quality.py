@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation import quality
 from diptych.evaluation.duplicates import difference_hash, near_embeddings, near_hashes, same_pixels
 

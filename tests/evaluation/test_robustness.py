@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.robustness import effective_robustness, effective_robustness_interval, interval, logit
 
 

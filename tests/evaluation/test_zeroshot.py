@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.calibration import details
 from diptych.evaluation.zeroshot import answers, classify, hits, top_k, zero_shot_classifier
 

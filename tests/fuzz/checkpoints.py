@@ -26,10 +26,10 @@ from fuzz.oracles import MARK
 from interop_files import SMALL, VIT, model_of
 from safetensors.torch import save
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.data.text.tokenizer import Tokenizer
 from diptych.interop import huggingface, open_clip, to_open_clip
-from diptych.loading import load, read_checkpoint
+from diptych.model.load import load, read_checkpoint
 
 TINY = replace(VIT, **{**SMALL, "text_width": 8, "text_layers": 1, "embed_dim": 4}, image_layers=1, image_width=8)
 

@@ -16,16 +16,16 @@ from fuzz.cases import Trial, secret_of
 from fuzz.oracles import BAIT, CANARY
 from omegaconf import DictConfig, OmegaConf
 
-from diptych import stored
-from diptych.boundary import sentence
-from diptych.building import make
-from diptych.config import check_start, register_resolvers, validate
-from diptych.errors import UserError
-from diptych.fitting import check_loss, outline
-from diptych.paths import ROOT
-from diptych.resuming import named_places, resumed_config
-from diptych.targets import UNBUILT, targets_in, trusting
-from diptych.terminal import say
+from diptych.base.errors import UserError
+from diptych.base.paths import ROOT
+from diptych.base.terminal import say
+from diptych.building.build import make
+from diptych.building.targets import UNBUILT, targets_in, trusting
+from diptych.commands import stored
+from diptych.commands.boundary import sentence
+from diptych.commands.config import check_start, register_resolvers, validate
+from diptych.commands.fit import check_loss, outline
+from diptych.commands.resume import named_places, resumed_config
 
 os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
 os.environ.setdefault("DIPTYCH_STAMP", "stamp")

@@ -13,8 +13,8 @@ from fuzz.cases import Trial, secret_of
 from fuzz.oracles import CANARY, Lost
 from fuzz.tars import Plan, tar, used
 
-from diptych.data.files import Files
-from diptych.data.index import open_index, open_sources
+from diptych.data.io.files import Files
+from diptych.data.stream.index import open_index, open_sources
 
 
 def indexes(rng: Random, folder: Path) -> Trial:
@@ -99,7 +99,7 @@ def indexes(rng: Random, folder: Path) -> Trial:
     def call() -> object:
         index = open_index(str(folder / "index.json"))
         if index.samples > 10**6:
-            from diptych.data.order import Order
+            from diptych.data.stream.order import Order
 
             Order(index, seed=1, epoch=0, batch_size=8, streams=2).line(0).runs(0)
             return index.samples

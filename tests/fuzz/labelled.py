@@ -14,10 +14,10 @@ from fuzz.cases import Trial, secret_of
 from fuzz.oracles import Lost
 from fuzz.tars import member, small, tar
 
-from diptych.config import register_resolvers
-from diptych.data.evalset import EvalSet, benchmark_sets, folder_set
-from diptych.data.tokenizer import Tokenizer
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.commands.config import register_resolvers
+from diptych.data.sets.evalset import EvalSet, benchmark_sets, folder_set
+from diptych.data.text.tokenizer import Tokenizer
 
 register_resolvers()
 SEPARATORS = ["\n", "\n", "\n", "\r\n", "\u2028", "\u0085", "\x0b", "\x0c", "\x1c", "\r", "\n\n", "\n \n"]

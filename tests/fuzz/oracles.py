@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.boundary import sentence
-from diptych.errors import Stopped, UserError
-from diptych.paths import ROOT
-from diptych.terminal import complain
+from diptych.base.errors import Stopped, UserError
+from diptych.base.paths import ROOT
+from diptych.base.terminal import complain
+from diptych.commands.boundary import sentence
 
 CODE, SECRET, TRACEBACK, BOUNDS, COUNT = "code ran", "secret written", "traceback", "time or memory", "samples lost"
 ORACLES = (CODE, SECRET, TRACEBACK, BOUNDS, COUNT)

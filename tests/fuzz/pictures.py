@@ -17,10 +17,10 @@ from fuzz.cases import Trial
 from fuzz.oracles import Lost
 from PIL import Image
 
-from diptych.data import decode
-from diptych.data.image import TrainImage, eval_image
-from diptych.data.pairs import BadSample, Pairs
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.pixels import decode
+from diptych.data.pixels.image import TrainImage, eval_image
+from diptych.data.stream.pairs import BadSample, Pairs
+from diptych.data.text.tokenizer import Tokenizer
 
 BadImage = decode.BadImage
 FORMS = (

@@ -15,8 +15,8 @@ from fuzz import mutate
 from fuzz.cases import Trial
 from fuzz.oracles import CANARY, Lost
 
-from diptych.data.files import Files
-from diptych.data.index import open_index
+from diptych.data.io.files import Files
+from diptych.data.stream.index import open_index
 
 Answer = Callable[[bytes], bytes | None]  # the request -> what is sent; None: the connection ends
 

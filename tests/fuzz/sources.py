@@ -16,10 +16,10 @@ from fuzz.oracles import Lost
 from fuzz.pictures import JSONS
 from fuzz.tars import build, small
 
-from diptych.data.sources import folder as folders_source
-from diptych.data.sources import shards as shards_source
-from diptych.data.sources import table as table_source
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.packing import folder as folders_source
+from diptych.packing import shards as shards_source
+from diptych.packing import table as table_source
 
 
 def packed(out: Path) -> tuple[int, int, dict[str, Any]]:

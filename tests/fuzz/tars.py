@@ -19,11 +19,11 @@ from fuzz.oracles import Lost
 from fuzz.pictures import CAPTIONS, JSONS
 from PIL import Image
 
-from diptych.data.files import Files
-from diptych.data.image import TrainImage
-from diptych.data.index import Index, open_index
-from diptych.data.pairs import BadSample, Pairs
-from diptych.data.shards import Damaged, read
+from diptych.data.io.files import Files
+from diptych.data.pixels.image import TrainImage
+from diptych.data.stream.index import Index, open_index
+from diptych.data.stream.pairs import BadSample, Pairs
+from diptych.data.stream.shards import Damaged, read
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -260,7 +260,7 @@ def tars(rng: Random, folder: Path) -> Trial:
     file.write_bytes(data)
 
     def call() -> object:
-        from diptych.errors import UserError
+        from diptych.base.errors import UserError
 
         try:
             index = open_index(str(file))

@@ -20,7 +20,7 @@ from fuzz.known import KNOWN
 from fuzz.oracles import BOUNDS, CANARY, CODE, COUNT, SECRET, TRACEBACK, Lost
 from fuzz.report import report
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 SAMPLE = {"configs": 5, "commands": 2, "checkpoints": 12}  # cases of the fast suite, 20 of the other areas
 

@@ -9,7 +9,7 @@ import torch
 from interop_files import write_openai, write_run
 
 import diptych
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.text.tokenizer import Tokenizer
 
 Cli = Callable[..., "object"]
 
@@ -73,7 +73,7 @@ def test_the_vocabulary_is_openai_s(cli: Cli, folder: Path, tmp_path: Path) -> N
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from diptych.data.bpe import WORDS
+    from diptych.data.text.bpe import WORDS
 
     out = tmp_path / "hf"
     cli("convert", f"checkpoint={write_run(folder)}", "format=huggingface", f"out={out}")

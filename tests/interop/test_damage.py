@@ -27,10 +27,10 @@ from interop_files import (
 )
 from safetensors.torch import load_file, save_file
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.interop.files import plain_data, read_torch
 from diptych.interop.reading import read
-from diptych.loading import load
+from diptych.model.load import load
 
 TINY = replace(VIT, vocab_size=64)
 

@@ -14,8 +14,8 @@ from interop_files import VIT, model_of, openai_state, write_open_clip, write_ru
 from torch import Tensor
 
 import diptych
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.interop import from_open_clip, open_clip, to_open_clip
 from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.heads import NO_HINTS, Hints, with_heads
@@ -23,7 +23,7 @@ from diptych.interop.names import ours_from_openai
 from diptych.interop.reading import read
 from diptych.interop.writing import convert
 from diptych.loss import ContrastiveLoss, SigLIPLoss
-from diptych.pretrained import start_from
+from diptych.model.pretrained import start_from
 
 SHAPES: dict[str, dict[str, Any]] = {  # of open_clip's configs: width, layers, heads of both towers, the ViT's MLP
     "ViT-B-32": {"image": (768, 12, 12), "text": (512, 12, 8), "mlp": None},

@@ -20,10 +20,10 @@ from interop_files import VIT, model_of, openai_state, scripted, write_open_clip
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.interop import to_open_clip
-from diptych.loading import load
+from diptych.model.load import load
 
 
 class Malice:
@@ -325,7 +325,7 @@ def test_weights_beside_code_are_read_and_the_code_is_not_run(folder: Path, tmp_
     "target",
     [
         "os.system",
-        "diptych.run.train",
+        "diptych.commands.run.train",
         "diptych.towers.clip.os.system",
         "diptych.towers.clip.math.exp",
         "diptych.towers.clip.importlib.import_module",

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import diptych
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.interop import from_open_clip, openai, to_open_clip
 from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.heads import Hints
@@ -158,7 +158,7 @@ def test_what_a_format_cant_say_is_refused(folder: Path, model: str, format: str
         config, built = kinds[model].config(), model_of(kinds[model])
     else:
         config = SMALL_ONES[model]
-        built = diptych.building.build(config)
+        built = diptych.building.build.build(config)
     state = {f"model.{name}": value for name, value in built.state_dict().items()}
     write_run(folder, state_dict=state, diptych={"model": config})
     with pytest.raises(UserError, match=sentence):

@@ -17,7 +17,7 @@ from gloo import on_ranks
 from interop_files import VIT, model_of
 from torch.distributed.fsdp import fully_shard
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.interop.reading import read
 from diptych.interop.writing import convert
 

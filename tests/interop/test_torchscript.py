@@ -13,9 +13,9 @@ import torch
 from interop_files import RESNET, VIT, openai_state, scripted, write_torchscript
 from torch import nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.base.paths import ROOT
 from diptych.interop.torchscript import is_torchscript, read_torchscript
-from diptych.paths import ROOT
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from interop_files import RESNET, VIT, huggingface_state, model_of, write_open_clip, write_run
 
 import diptych
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.interop import names, to_open_clip
 from diptych.interop.architecture import architecture_of, infer
 from diptych.interop.heads import NO_HINTS, with_heads

@@ -11,7 +11,7 @@ from gloo import on_ranks
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss.cross_entropy import PhraseCrossEntropy
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pair_losses import unit
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss, MultiPositiveLoss, SigLIPLoss
 from diptych.loss.logits import choose_tile, logit_tiles
 

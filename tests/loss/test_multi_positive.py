@@ -7,7 +7,7 @@ import pytest
 import torch
 from pair_losses import difference, gradients, unit
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss, MultiPositiveLoss, contrastive_loss
 from diptych.loss.positives import mean_of_positives, positive_shares
 

@@ -12,13 +12,13 @@ import torch
 import webdataset as wds
 from peers.test_folders import PLAIN, checkpoint, vit
 
-from diptych.assess import write_retrieval
-from diptych.batch import normalise
-from diptych.data.evalset import benchmark_sets
-from diptych.encode import encode_set
+from diptych.base.batch import normalise
+from diptych.data.sets.evalset import benchmark_sets
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.interop.writing import convert
-from diptych.loading import load
+from diptych.model.encode import encode_set
+from diptych.model.load import load
+from diptych.tasks.zeroshot import write_retrieval
 from samples import picture
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ from peers.table import Peer, difference
 from PIL import Image
 
 import diptych
-from diptych.building import build
+from diptych.building.build import build
 from diptych.interop.writing import convert
-from diptych.loading import Loaded, load
+from diptych.model.load import Loaded, load
 
 pytestmark = pytest.mark.slow
 

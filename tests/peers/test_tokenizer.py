@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import CORPUS, corpus
 
-from diptych.data.learn_vocabulary import learn, write
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.text.tokenizer import Tokenizer
+from diptych.packing.learn_vocabulary import learn, write
 
 pytestmark = pytest.mark.slow
 OURS = Tokenizer()

@@ -14,9 +14,9 @@ import openings  # noqa: F401  before whatever imports torchvision
 import timm
 import torch
 
-from diptych.building import build
-from diptych.errors import UserError
-from diptych.pretrained import start_from
+from diptych.base.errors import UserError
+from diptych.building.build import build
+from diptych.model.pretrained import start_from
 from diptych.towers.clip import CLIP
 from diptych.towers.text import CBOW
 from diptych.towers.timm_tower import TimmTower, command

@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.creating import create_model
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.commands.create import create_model
+from diptych.model.patches import kept_patches
 from diptych.plan.counting import count
 from diptych.towers.clip import CLIP
 from diptych.towers.transformer import PLAIN_ATTENTION_TOKENS_16_BITS
 from diptych.training.parallel import blocks_of, recomputed
-from diptych.training.patches import kept_patches
 
 PAIRS, TOKENS = 3, PLAIN_ATTENTION_TOKENS_16_BITS + 31  # longer than what a CPU writes attention out for
 SMALL = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gloo import on_ranks
 
-from diptych.creating import create_model
+from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss, SigLIPLoss
 from diptych.plan.counting import Counts, count
 from diptych.plan.layout import PRECISIONS, Layout, Machine, arrange

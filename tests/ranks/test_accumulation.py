@@ -14,15 +14,15 @@ from gloo import on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.batch import normalise
-from diptych.distributed import synchronise_batch_norm
+from diptych.base.batch import normalise
+from diptych.launch.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
+from diptych.model.patches import kept_patches
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, ModifiedResNet
 from diptych.towers.text import TextTransformer
 from diptych.towers.vit import VisionTransformer
 from diptych.training.accumulation import features
-from diptych.training.patches import kept_patches
 
 BATCH, PARTS = 16, (1, 2, 4)
 KINDS = ("vit", "half the patches", "resnet")

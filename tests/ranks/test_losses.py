@@ -12,7 +12,7 @@ import torch
 from gloo import on_ranks
 from torch import Tensor, nn
 
-from diptych import distributed
+from diptych.launch import distributed
 from diptych.loss import ContrastiveLoss, MultiPositiveLoss, SigLIPLoss
 
 PAIRS, D = 24, 7

@@ -11,7 +11,7 @@ from gloo import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.distributed import SyncBatchNorm, gather, synchronise_batch_norm, world_size
+from diptych.launch.distributed import SyncBatchNorm, gather, synchronise_batch_norm, world_size
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, Bottleneck, ModifiedResNet

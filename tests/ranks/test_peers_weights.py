@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diptych.interop.writing import convert
 from diptych.loss import ContrastiveLoss, MultiPositiveLoss, SigLIPLoss
-from diptych.pretrained import start_from
+from diptych.model.pretrained import start_from
 
 LOSSES = {"clip": ContrastiveLoss, "siglip": SigLIPLoss, "multi_positive": MultiPositiveLoss}
 

@@ -12,7 +12,7 @@ from ranks import test_one_result as one_result
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diptych.distributed import synchronise_batch_norm
+from diptych.launch.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import average_gradients, divided, joined, mesh_of, shard, whole

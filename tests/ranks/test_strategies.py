@@ -19,9 +19,9 @@ from ranks import test_one_result as one_result
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from diptych.batch import Batch
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.batch import Batch
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.interop.reading import read
 from diptych.interop.writing import convert
 from diptych.loss import ContrastiveLoss

@@ -10,8 +10,8 @@ import torch
 from gloo import on_ranks
 
 import diptych
-from diptych.data.evalset import EvalSet
-from diptych.data.validation import HeldOut
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.held_out import HeldOut
 from diptych.loss.contrastive import ContrastiveLoss
 from diptych.training.callbacks.zeroshot import _accuracy, _on_pairs
 from samples import COLOURS, caption, picture

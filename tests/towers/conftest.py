@@ -5,8 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diptych.config import register_resolvers
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
+from diptych.commands.config import register_resolvers
 from diptych.towers.clip import CLIP
 
 

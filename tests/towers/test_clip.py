@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.clip import CLIP
 
 Build = Callable[..., CLIP]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.data.ngrams import mine, ngrams
-from diptych.data.tokenizer import Tokenizer
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.data.text.tokenizer import Tokenizer
+from diptych.packing.ngrams import mine, ngrams
 from diptych.towers.indicator import LabelTower, NGramTower
 
 NAMES = ["cow", "cow face", "O'clock", "red  apple"]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.text import CBOW, TextTransformer
 
 START, END = 98, 99

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.towers.timm_tower import TimmTower
 
 

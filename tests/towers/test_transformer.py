@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.transformer import (
     PLAIN_ATTENTION_TOKENS,
     QuickGELU,

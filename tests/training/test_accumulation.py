@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import create_model
+from diptych.base.paths import ROOT
 from diptych.loss import ContrastiveLoss
-from diptych.paths import ROOT
 from diptych.towers.clip import CLIP
 from diptych.towers.text import TextTransformer
 from diptych.towers.vit import VisionTransformer

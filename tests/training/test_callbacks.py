@@ -12,7 +12,7 @@ import lightning as L
 import pytest
 from rich.console import Console
 
-from diptych.data.evalset import EvalSet
+from diptych.data.sets.evalset import EvalSet
 from diptych.training.callbacks import progress
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import added

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.cost import image_flops, training_flops
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss
+from diptych.model.cost import image_flops, training_flops
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, ModifiedResNet
 from diptych.towers.text import CBOW, TextTransformer

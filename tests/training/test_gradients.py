@@ -13,8 +13,8 @@ import torch
 from fits import batch, fit, same, saved, small_clip, spoilt
 from torch import Tensor, nn
 
-from diptych.batch import Batch
-from diptych.errors import UserError
+from diptych.base.batch import Batch
+from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.gradients import Gradients

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from diptych.batch import Batch, normalise
-from diptych.creating import create_model
+from diptych.base.batch import Batch, normalise
+from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss
+from diptych.model.patches import kept_patches
 from diptych.training.module import ContrastiveModule
 from diptych.training.optim import adamw, warmup_cosine
-from diptych.training.patches import kept_patches
 
 
 def module_of(patch_dropout: float, accumulate: int = 1) -> ContrastiveModule:

@@ -13,7 +13,7 @@ import torch
 from fits import fit, same, saved, small_clip
 from torch import nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, ModifiedResNet
 from diptych.towers.text import TextTransformer

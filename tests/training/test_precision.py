@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fits import batch, fit, same, saved, small_clip
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss
 from diptych.training.callbacks.gradients import Gradients
 from diptych.training.precision import NAMES, computed_in, make_precision, resolve_precision

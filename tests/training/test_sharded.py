@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from diptych.errors import UserError
-from diptych.loading import read_checkpoint
+from diptych.base.errors import UserError
+from diptych.model.load import read_checkpoint
 from diptych.training.naming import give_name, remove, replace
 from diptych.training.sharded import CheckpointIO, _apart, read
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from fits import batch, fit, saved, small_clip
 
 import diptych
-from diptych.batch import normalise
-from diptych.errors import UserError
+from diptych.base.batch import normalise
+from diptych.base.errors import UserError
 from diptych.loss import SigLIPLoss
 from diptych.towers.clip import CLIP
 from diptych.towers.vit import VisionTransformer

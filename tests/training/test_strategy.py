@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import diptych
-from diptych.loading import read_checkpoint
+from diptych.model.load import read_checkpoint
 from diptych.towers.clip import CLIP
 from diptych.training.strategy import Recompute, replicated
 from diptych.training.trainer import make_trainer

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.errors import UserError
-from diptych.recovery import damage, recover
+from diptych.base.errors import UserError
+from diptych.commands.recovery import damage, recover
 from diptych.training.naming import give_name, step_checkpoints
 from diptych.training.writing import CheckpointFiles, snapshot, write
 

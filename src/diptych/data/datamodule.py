@@ -8,18 +8,18 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from diptych.batch import Batch
-from diptych.data import identity
-from diptych.data.evalset import EvalSet
-from diptych.data.files import Files
-from diptych.data.index import Index, open_index, open_sources
-from diptych.data.order import BLOCK, Order, left_out_of_all
-from diptych.data.pairs import Pairs
-from diptych.data.steps import Steps
-from diptych.data.stream import Place, Stream
-from diptych.data.validation import AUTO, check, held_out, hold_out
-from diptych.errors import UserError
-from diptych.quantities import Count, Positive, Whole
+from diptych.base.batch import Batch
+from diptych.base.errors import UserError
+from diptych.base.quantities import Count, Positive, Whole
+from diptych.data.io.files import Files
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.held_out import AUTO, check, held_out, hold_out
+from diptych.data.stream import identity
+from diptych.data.stream.index import Index, open_index, open_sources
+from diptych.data.stream.order import BLOCK, Order, left_out_of_all
+from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.steps import Steps
+from diptych.data.stream.worker import Place, Stream
 
 
 class PairData(L.LightningDataModule):
@@ -92,7 +92,7 @@ class PairData(L.LightningDataModule):
         self.batches: Steps | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint says of the data, see `diptych.data.identity`."""
+        """What a checkpoint says of the data, see `diptych.data.stream.identity`."""
         return identity.describe(self.order, self.files)
 
     def _order(self, validation: int | str) -> tuple[Order, str]:

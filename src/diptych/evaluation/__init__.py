@@ -1,0 +1,1 @@
+"""The mathematics of evaluations: arrays in, numbers out."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.features import similarity, unit
 from diptych.evaluation.tallies import BINS, Calibration
 from diptych.evaluation.zeroshot import probabilities

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 
 def unit(features: Tensor, what: str) -> Tensor:

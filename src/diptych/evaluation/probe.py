@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 LOW, HIGH, A_DECADE = -6, 6, 8  # the paper's sweep: 96 steps between 1e-6 and 1e6, eight a decade
 START = range(LOW * A_DECADE, HIGH * A_DECADE + 1, 2 * A_DECADE)  # its seven first points, two decades apart

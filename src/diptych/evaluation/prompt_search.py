@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.features import similarity, unit
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from diptych.templates import canonical
+from diptych.base.templates import canonical
 
 
 def fill(template: str, name: str) -> str:

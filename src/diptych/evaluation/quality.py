@@ -1,6 +1,6 @@
 """What an embedding space is like, without a classifier: spread, dimension, neighbours. Tensors in, numbers out.
 
-The gap between the modalities is in `diptych.study.geometry.modality_gap`.
+The gap between the modalities is in `diptych.report.geometry.modality_gap`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.features import similarity, unit
 
 CHUNK = 1024

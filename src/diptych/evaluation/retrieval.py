@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from diptych import distributed
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.features import rank_of, similarity, unit
+from diptych.launch import distributed
 
 KS = (1, 5, 10)
 MOST = 2**25  # scores at once: 128 MB, whatever the number of rows

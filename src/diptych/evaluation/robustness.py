@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 RESAMPLES = 10_000
 Share = Tensor | float

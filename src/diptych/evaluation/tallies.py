@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 TOP = 5
 BINS = 15

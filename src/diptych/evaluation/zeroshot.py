@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.evaluation.features import rank_of, similarity, unit
 from diptych.evaluation.prompts import prompts
 from diptych.evaluation.tallies import Accuracy

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.interop.names import blocks, to_openai
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD
 from diptych.towers.resnet import Bottleneck, ModifiedResNet

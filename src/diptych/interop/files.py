@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diptych import plain
-from diptych.doubled import loads
-from diptych.errors import UserError
+from diptych.base import plain
+from diptych.base.doubled import loads
+from diptych.base.errors import UserError
+from diptych.base.regular import read_regular
 from diptych.interop import pickles
-from diptych.regular import read_regular
 
 MOST_PARTS = 10_000  # of a description: they have some dozens
 MOST_TEXT = 2**20  # bytes of a config: they have some hundred to some thousand

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.interop.architecture import STRIDE, Architecture
 
 OPENAI_HEAD_WIDTH = 64  # channels a head in all of OpenAI's models: its own code divides by it (`build_model`)

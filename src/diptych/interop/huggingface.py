@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.base.terminal import one_line
 from diptych.interop.architecture import Architecture, architecture_of
 from diptych.interop.files import read_json
 from diptych.interop.huggingface_tokenizer import write_tokenizer
 from diptych.interop.weights import Weights, skeleton
-from diptych.terminal import one_line
 
 CONFIG, WEIGHTS, PICTURES = "config.json", "model.safetensors", "preprocessor_config.json"
 CANDIDATES = (WEIGHTS, "pytorch_model.bin")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diptych.data import bpe
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.data.text import bpe
 
 START, END = bpe.SPECIALS
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.base.terminal import one_line
 from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.files import read_json
 from diptych.interop.heads import attention_width
 from diptych.interop.names import openai_from_ours, ours_from_openai, to_openai
 from diptych.interop.weights import Weights, take_logit_bias
-from diptych.terminal import one_line
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # In its own order of preference.

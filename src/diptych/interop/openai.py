@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.interop.architecture import Architecture, architecture_of, infer
 from diptych.interop.heads import Hints, attention_width, openai_heads, with_heads
 from diptych.interop.names import BOOKKEEPING, openai_from_ours, ours_from_openai, to_openai

@@ -10,11 +10,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diptych import plain
-from diptych.errors import UserError
+from diptych.base import plain
+from diptych.base.errors import UserError
+from diptych.base.moved import renamed
 from diptych.interop.files import plain_data, plain_state, read_yaml, refuse
 from diptych.interop.weights import Weights, take_logit_bias
-from diptych.moved import renamed
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
 PREFIX = "model."  # of the module that trains it

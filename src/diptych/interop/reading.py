@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.base.nearby import meant
 from diptych.interop import files, huggingface, open_clip, openai, own, sharded
 from diptych.interop.heads import NO_HINTS, Hints
 from diptych.interop.names import unwrap
 from diptych.interop.torchscript import is_torchscript, read_torchscript
 from diptych.interop.weights import Weights
-from diptych.nearby import meant
 
 LAST = Path("checkpoints") / "last.ckpt"
 

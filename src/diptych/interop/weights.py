@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from diptych.building import build
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.building.build import build
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions, resize_text_positions
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych import distributed
+from diptych.launch import distributed
 from diptych.loss.log_sum_exp import log_sum_exps
 from diptych.loss.logits import Tile, at_least_fp32, check_smoothing, check_tile, choose_tile, describe_tile
 from diptych.loss.positives import mean_of_positives, positive_shares

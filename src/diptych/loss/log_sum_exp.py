@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diptych import distributed
+from diptych.launch import distributed
 from diptych.loss.logits import logit_tiles
 
 

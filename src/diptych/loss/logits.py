@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 # Up to here one matrix of logits costs no memory that a run would miss, and fewer, larger products are as fast.
 DENSE_BYTES = 64 * 2**20

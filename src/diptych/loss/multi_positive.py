@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss.contrastive import ContrastiveLoss, contrastive_loss
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diptych import distributed
+from diptych.launch import distributed
 
 
 def positive_shares(groups: Tensor, dtype: torch.dtype) -> Tensor:

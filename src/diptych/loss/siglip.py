@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from diptych import distributed
+from diptych.launch import distributed
 from diptych.loss.logits import Tile, at_least_fp32, check_tile, choose_tile, describe_tile, logit_tiles
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
+from diptych.model.patches import hollow_pictures
 from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
-from diptych.training.patches import hollow_pictures
 
 CAST = (F.linear, torch.addmm, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.einsum)
 FEW, MORE = 16, 32  # pairs of two steps: their difference is what a pair adds

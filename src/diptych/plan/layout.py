@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.loss import SigLIPLoss
 from diptych.loss.logits import choose_tile
 

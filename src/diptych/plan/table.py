@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from diptych.base.plural import counted
 from diptych.plan.counting import Counts
 from diptych.plan.layout import Layout, Machine
 from diptych.plan.step import Step
-from diptych.plural import counted
 
 SHARE = 0.1  # of a step: what the wire may cost before it is named
 # What our own steps reach, as docs/performance.md has it: pairs a second × this plan's operations over the peak.

@@ -1,0 +1,1 @@
+"""The image and text towers, and CLIP, which holds one of each."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.text import trim
 
 

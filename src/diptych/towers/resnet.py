@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.depth import layers_above
 from diptych.towers.positions import resize_positions
 

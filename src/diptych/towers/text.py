@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import UserError
-from diptych.quantities import Count
+from diptych.base.errors import UserError
+from diptych.base.quantities import Count
 from diptych.towers.depth import layers_above
 from diptych.towers.transformer import Transformer
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.errors import UserError
-from diptych.quoting import to_type
-from diptych.terminal import say
+from diptych.base.errors import UserError
+from diptych.base.quoting import to_type
+from diptych.base.terminal import say
 
 
 class TimmTower(nn.Module):

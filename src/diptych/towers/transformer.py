@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.mlp import MLP
 
 # On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused kernel

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import UserError
-from diptych.quantities import Count, Whole
+from diptych.base.errors import UserError
+from diptych.base.quantities import Count, Whole
 from diptych.towers.depth import layers_above
 from diptych.towers.mlp import MLP
 from diptych.towers.positions import resize_positions

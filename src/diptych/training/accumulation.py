@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diptych.batch import normalise
+from diptych.base.batch import normalise
 from diptych.towers.clip import CLIP, unit
 from diptych.training.precision import computed_in
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diptych.distributed import world_size
+from diptych.launch.distributed import world_size
 
 
 class Agreement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from diptych.towers.clip import CLIP
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diptych import atomic
-from diptych.errors import UserError
-from diptych.masking import masked_argument
-from diptych.terminal import complain
+from diptych.base import atomic
+from diptych.base.errors import UserError
+from diptych.base.masking import masked_argument
+from diptych.base.terminal import complain
 
 
 class MetricsFile(Logger):

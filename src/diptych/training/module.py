@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from diptych import distributed
-from diptych.batch import Batch
+from diptych.base.batch import Batch
+from diptych.launch import distributed
+from diptych.model.patches import kept_patches
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 from diptych.training.gradients import with_nan_if_not_finite
-from diptych.training.patches import kept_patches
 
 MAX_LOG_SCALE = math.log(100)  # paper, section 2.5: "clipped to prevent scaling the logits by more than 100"
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diptych.errors import UserError
-from diptych.quantities import BelowOne, NotNegative, Positive
+from diptych.base.errors import UserError
+from diptych.base.quantities import BelowOne, NotNegative, Positive
 
 
 def decays(parameter: Tensor) -> bool:

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from diptych.distributed import world_size
+from diptych.launch.distributed import world_size
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import BasicBlock, Bottleneck
 from diptych.towers.transformer import ResidualAttentionBlock

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 
 NAMES = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")  # Lightning's
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from diptych.distributed import world_size
-from diptych.errors import TO_STOP, Stopped
+from diptych.base.errors import TO_STOP, Stopped
+from diptych.launch.distributed import world_size
 
 PATIENCE = 15.0  # seconds that a batch may take once a signal has come
 

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diptych import distributed
-from diptych.allocator import keep_freed_memory
-from diptych.batch import normalise
-from diptych.errors import UserError
+from diptych.base.allocator import keep_freed_memory
+from diptych.base.batch import normalise
+from diptych.base.errors import UserError
+from diptych.launch import distributed
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP, unit
 from diptych.training.module import MAX_LOG_SCALE

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
-from diptych.quantities import Count, NotNegative, Positive, Whole
+from diptych.base.quantities import Count, NotNegative, Positive, Whole
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
 from diptych.training.callbacks.generators import Generators

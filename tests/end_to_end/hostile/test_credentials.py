@@ -10,7 +10,7 @@ import pytest
 from hostile_config import TINY
 from http_server import serving
 
-from diptych.errors import UserError
+from diptych.base.errors import UserError
 from samples import write_shards
 
 Cli = Callable[..., Any]
@@ -53,7 +53,7 @@ def test_credentials_stay_in_memory(cli: Cli, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_password_of_netrc_goes_to_its_host_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diptych.data.files import Files
+    from diptych.data.io.files import Files
 
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hunter2\nmachine plain.example login me password x\n")
@@ -70,7 +70,7 @@ def test_a_password_of_netrc_goes_to_its_host_alone(tmp_path: Path, monkeypatch:
         netrc.write_text("machine 127.0.0.1 frobnicate x")
         with pytest.raises(UserError, match="netrc can't be used for 127"):
             Files().read(server.url("/a"))
-    from diptych.data.reading.http import _kept
+    from diptych.data.io.http import _kept
 
     netrc.write_text("machine plain.example login me password x\n")
     assert _kept("http", "plain.example") == "" and _kept("https", "plain.example") == "me:x"

@@ -14,11 +14,12 @@ from hostile_config import SECRET, spoiled
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from diptych import plain, stored
-from diptych.config import register_resolvers
-from diptych.errors import UserError
-from diptych.paths import ROOT
-from diptych.resuming import named_places, resumed_config
+from diptych.base import plain
+from diptych.base.errors import UserError
+from diptych.base.paths import ROOT
+from diptych.commands import stored
+from diptych.commands.config import register_resolvers
+from diptych.commands.resume import named_places, resumed_config
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ SPELLINGS: dict[str, Any] = {
     "among arguments": {"_target_": "torch.nn.GELU", "_args_": [{"_target_": "sprung.call"}]},
     "a shell": {"_target_": "os.system", "command": "true"},
     "by another name": {"_target_": "logging.os.system", "command": "true"},
-    "by a module of ours": {"_target_": "diptych.data.reading.pipe.subprocess.Popen", "args": "true"},
-    "a pipe": {"_target_": "diptych.data.reading.pipe.Pipe", "path": "pipe:true", "start": 0, "stop": None},
+    "by a module of ours": {"_target_": "diptych.data.io.pipe.subprocess.Popen", "args": "true"},
+    "a pipe": {"_target_": "diptych.data.io.pipe.Pipe", "path": "pipe:true", "start": 0, "stop": None},
     "hydra's own": {"_target_": "hydra.utils.instantiate", "config": {"_target_": "sprung.call"}},
     "created": f"${{oc.create:{CALL}}}",
     "escaped": f"\\${{oc.create:{CALL}}}",
@@ -137,8 +138,8 @@ def test_files_that_a_config_names_are_not_read_into_a_run(composed: DictConfig,
     assert secret not in str(resumed_config(composed, run, []))
     for place, value in {
         "data.templates": secret,
-        "data.evaluate": {"_target_": "diptych.data.labelled.labelled_pairs", "shards": "x", "classes": secret},
-        "data.image": {"_target_": "diptych.data.tokenizer.Tokenizer", "_args_": [77, secret]},
+        "data.evaluate": {"_target_": "diptych.data.sets.labelled.labelled_pairs", "shards": "x", "classes": secret},
+        "data.image": {"_target_": "diptych.data.text.tokenizer.Tokenizer", "_args_": [77, secret]},
     }.items():
         (run / "config.yaml").write_text(plain.dump(spoiled(base, place, value, trap)))
         with pytest.raises(UserError, match=re.escape(f"resume={run}")):
@@ -148,7 +149,7 @@ def test_files_that_a_config_names_are_not_read_into_a_run(composed: DictConfig,
 def test_what_a_config_names_is_said_unless_it_was_typed(composed: DictConfig, trap: Path) -> None:
     config = stored.settled(composed)
     (trap / "photos").mkdir()
-    reader = {"_target_": "diptych.data.evalset.folder_set", "path": f"{trap}/photos", "name": f"{trap}/photos"}
+    reader = {"_target_": "diptych.data.sets.evalset.folder_set", "path": f"{trap}/photos", "name": f"{trap}/photos"}
     config["model"]["image"]["pretrained"] = "weights.pt"
     config["data"] |= {
         "shards": None,

@@ -19,11 +19,11 @@ import torch
 from hostile_config import SECRET, TINY, spoiled
 from safetensors.torch import save_file
 
-from diptych import plain
-from diptych.errors import UserError
+from diptych.base import plain
+from diptych.base.errors import UserError
+from diptych.base.paths import ROOT
 from diptych.interop.writing import convert
-from diptych.loading import load
-from diptych.paths import ROOT
+from diptych.model.load import load
 from samples import picture
 
 Cli = Callable[..., Any]
@@ -77,7 +77,7 @@ def test_ranks_train_by_the_config_that_was_checked(trained: Path, tmp_path: Pat
     environment |= {"PYTHONPATH": str(ROOT / "src"), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     config["trainer"]["max_steps"] = config["data"]["steps"] = 3
     ended = subprocess.run(
-        [sys.executable, "-m", "diptych.ranks", str(trained), "resume", str(os.getpid())],
+        [sys.executable, "-m", "diptych.commands.rank", str(trained), "resume", str(os.getpid())],
         input=json.dumps(config), env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hostile_config import TINY
 
-from diptych.errors import UserError
-from diptych.loading import load
+from diptych.base.errors import UserError
+from diptych.model.load import load
 
 Cli = Callable[..., Any]
 

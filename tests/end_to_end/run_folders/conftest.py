@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from run_folder import SMALL
 
-from diptych import run as commands
+from diptych.commands import run as commands
 from samples import write_shards
 
 

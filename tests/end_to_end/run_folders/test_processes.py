@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from run_folder import SMALL, Cli, lines, refused
 
-from diptych.paths import ROOT
+from diptych.base.paths import ROOT
 
 HOOK = """
 import os, sys
 sys.path.insert(0, {src!r})
 from pathlib import Path
-from diptych import fitting, run
+from diptych.commands import fit as fitting
+from diptych.commands import run
 sys.argv[1:] = {arguments!r}
 made = run.report
 def report(*given):

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from diptych.terminal import say
+from diptych.base.terminal import say
 
 
 class Begun(L.Callback):

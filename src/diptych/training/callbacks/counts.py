@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 
-from diptych import distributed
-from diptych.atomic import write_json
-from diptych.data.index import Index
-from diptych.data.steps import Steps, refuse_too_many
-from diptych.errors import UserError
-from diptych.terminal import complain
+from diptych.base.atomic import write_json
+from diptych.base.errors import UserError
+from diptych.base.terminal import complain
+from diptych.data.stream.index import Index
+from diptych.data.stream.steps import Steps, refuse_too_many
+from diptych.launch import distributed
 
 NOTHING: dict[str, Any] = {"read": 0, "skipped": {}}
 EVENTS = ("retried", "stalled")

@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from diptych import distributed
+from diptych.launch import distributed
 
 
 class Generators(L.Callback):

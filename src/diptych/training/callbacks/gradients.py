@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diptych import distributed
-from diptych.atomic import write_json
-from diptych.batch import Batch
-from diptych.errors import UserError
+from diptych.base.atomic import write_json
+from diptych.base.batch import Batch
+from diptych.base.errors import UserError
+from diptych.launch import distributed
 from diptych.training.accumulation import batch_norms
 from diptych.training.gradients import gradient_norms
 from diptych.training.module import ContrastiveModule

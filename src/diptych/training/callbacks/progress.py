@@ -9,7 +9,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diptych.terminal import say
+from diptych.base.terminal import say
 from diptych.training.callbacks.record import Record
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from diptych import distributed
-from diptych.batch import Batch
+from diptych.base.batch import Batch
+from diptych.launch import distributed
 from diptych.training.callbacks.gradients import Gradients
 from diptych.training.module import ContrastiveModule
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 
-from diptych import distributed
-from diptych.batch import Batch
-from diptych.data.tokenizer import Tokenizer
-from diptych.seen_words import record_of
+from diptych.base.batch import Batch
+from diptych.data.text.seen_words import record_of
+from diptych.data.text.tokenizer import Tokenizer
+from diptych.launch import distributed
 
 
 class Words(L.Callback):

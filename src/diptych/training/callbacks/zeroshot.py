@@ -11,18 +11,18 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diptych import distributed
-from diptych.data.eval_identity import Identity, changes, describe, noted
-from diptych.data.evalset import EvalSet
-from diptych.data.validation import HeldOut
-from diptych.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
+from diptych.base.plural import counted
+from diptych.base.quantities import Whole
+from diptych.base.terminal import complain, say
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.held_out import HeldOut
+from diptych.data.sets.identity import Identity, changes, describe, noted
 from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
-from diptych.plural import counted
-from diptych.quantities import Whole
-from diptych.recalling import WAYS, caption_recall
-from diptych.terminal import complain, say
+from diptych.launch import distributed
+from diptych.model.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
+from diptych.model.recall import WAYS, caption_recall
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.parallel import whole

@@ -1,0 +1,191 @@
+"""Where our classes and functions are now that an earlier version named otherwise.
+
+A `_target_` of ours stands in the config of every run, in every checkpoint and export, and in what users have written
+in their own configs. Whoever moves or renames one adds a line here; nothing is ever taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# A module, a class or a function, as an earlier version named it -> as this one does.
+MOVED: dict[str, str] = {
+    "diptych.allocator": "diptych.base.allocator",
+    "diptych.assess": "diptych.tasks.zeroshot",
+    "diptych.atomic": "diptych.base.atomic",
+    "diptych.batch": "diptych.base.batch",
+    "diptych.boundary": "diptych.commands.boundary",
+    "diptych.checking": "diptych.building.arguments",
+    "diptych.claim": "diptych.commands.claim",
+    "diptych.comparing": "diptych.tasks.robustness",
+    "diptych.config": "diptych.commands.config",
+    "diptych.cost": "diptych.model.cost",
+    "diptych.creating": "diptych.commands.create",
+    "diptych.data.augment": "diptych.data.pixels.augment",
+    "diptych.data.benchmarks": "diptych.data.sets.benchmarks",
+    "diptych.data.bpe": "diptych.data.text.bpe",
+    "diptych.data.captions": "diptych.data.stream.captions",
+    "diptych.data.children": "diptych.launch.children",
+    "diptych.data.class_folders": "diptych.data.sets.class_folders",
+    "diptych.data.cleaning": "diptych.data.text.cleaning",
+    "diptych.data.decode": "diptych.data.pixels.decode",
+    "diptych.data.eval_identity": "diptych.data.sets.identity",
+    "diptych.data.eval_samples": "diptych.data.sets.samples",
+    "diptych.data.evalset": "diptych.data.sets.evalset",
+    "diptych.data.files": "diptych.data.io.files",
+    "diptych.data.handover": "diptych.data.stream.handover",
+    "diptych.data.headers": "diptych.data.stream.headers",
+    "diptych.data.identity": "diptych.data.stream.identity",
+    "diptych.data.image": "diptych.data.pixels.image",
+    "diptych.data.imagenet": "diptych.data.sets.imagenet",
+    "diptych.data.index": "diptych.data.stream.index",
+    "diptych.data.jpeg": "diptych.data.pixels.jpeg",
+    "diptych.data.karpathy": "diptych.data.sets.karpathy",
+    "diptych.data.keys": "diptych.data.stream.keys",
+    "diptych.data.labelled": "diptych.data.sets.labelled",
+    "diptych.data.learn_vocabulary": "diptych.packing.learn_vocabulary",
+    "diptych.data.listing": "diptych.data.sets.listing",
+    "diptych.data.ngrams": "diptych.packing.ngrams",
+    "diptych.data.opening": "diptych.data.sets.opening",
+    "diptych.data.order": "diptych.data.stream.order",
+    "diptych.data.pair_set": "diptych.data.sets.pair_set",
+    "diptych.data.pairs": "diptych.data.stream.pairs",
+    "diptych.data.parquet_set": "diptych.data.sets.parquet_set",
+    "diptych.data.patterns": "diptych.data.stream.patterns",
+    "diptych.data.reading.address": "diptych.data.io.address",
+    "diptych.data.reading.bucket": "diptych.data.io.bucket",
+    "diptych.data.reading.cache": "diptych.data.io.cache",
+    "diptych.data.reading.http": "diptych.data.io.http",
+    "diptych.data.reading.pipe": "diptych.data.io.pipe",
+    "diptych.data.reading.resume": "diptych.data.io.retry",
+    "diptych.data.resize": "diptych.data.pixels.resize",
+    "diptych.data.seeding": "diptych.base.seeding",
+    "diptych.data.seen": "diptych.data.stream.seen",
+    "diptych.data.shards": "diptych.data.stream.shards",
+    "diptych.data.sources.checking": "diptych.packing.checking",
+    "diptych.data.sources.emoji": "diptych.packing.emoji",
+    "diptych.data.sources.emoji_captions": "diptych.packing.emoji_captions",
+    "diptych.data.sources.emoji_concepts": "diptych.packing.emoji_concepts",
+    "diptych.data.sources.emoji_drawings": "diptych.packing.emoji_drawings",
+    "diptych.data.sources.emoji_packages": "diptych.packing.emoji_packages",
+    "diptych.data.sources.emoji_shapes": "diptych.packing.emoji_shapes",
+    "diptych.data.sources.emoji_splits": "diptych.packing.emoji_splits",
+    "diptych.data.sources.emoji_variants": "diptych.packing.emoji_variants",
+    "diptych.data.sources.emoji_write": "diptych.packing.emoji_write",
+    "diptych.data.sources.energon": "diptych.packing.energon",
+    "diptych.data.sources.entries": "diptych.packing.entries",
+    "diptych.data.sources.folder": "diptych.packing.folder",
+    "diptych.data.sources.formats": "diptych.packing.formats",
+    "diptych.data.sources.img2dataset": "diptych.packing.img2dataset",
+    "diptych.data.sources.indexing": "diptych.packing.indexing",
+    "diptych.data.sources.job": "diptych.packing.job",
+    "diptych.data.sources.parquet": "diptych.packing.parquet",
+    "diptych.data.sources.parts": "diptych.packing.parts",
+    "diptych.data.sources.processes": "diptych.packing.processes",
+    "diptych.data.sources.rows": "diptych.packing.rows",
+    "diptych.data.sources.shards": "diptych.packing.shards",
+    "diptych.data.sources.table": "diptych.packing.table",
+    "diptych.data.sources.tars": "diptych.packing.tars",
+    "diptych.data.sources.text_table": "diptych.packing.text_table",
+    "diptych.data.sources.verify": "diptych.packing.verify",
+    "diptych.data.sources.writing": "diptych.packing.writing",
+    "diptych.data.steps": "diptych.data.stream.steps",
+    "diptych.data.synonyms": "diptych.data.sets.synonyms",
+    "diptych.data.tar": "diptych.data.stream.tar",
+    "diptych.data.tokenizer": "diptych.data.text.tokenizer",
+    "diptych.data.validation": "diptych.data.sets.held_out",
+    "diptych.data.walk": "diptych.data.stream.walk",
+    "diptych.distributed": "diptych.launch.distributed",
+    "diptych.doubled": "diptych.base.doubled",
+    "diptych.encode": "diptych.model.encode",
+    "diptych.errors": "diptych.base.errors",
+    "diptych.experiment": "diptych.commands.experiment",
+    "diptych.fewshot": "diptych.tasks.fewshot",
+    "diptych.fitting": "diptych.commands.fit",
+    "diptych.inspecting": "diptych.tasks.quality",
+    "diptych.loading": "diptych.model.load",
+    "diptych.masking": "diptych.base.masking",
+    "diptych.moved": "diptych.base.moved",
+    "diptych.nearby": "diptych.base.nearby",
+    "diptych.output": "diptych.launch.output",
+    "diptych.overrides": "diptych.commands.overrides",
+    "diptych.paths": "diptych.base.paths",
+    "diptych.plain": "diptych.base.plain",
+    "diptych.plural": "diptych.base.plural",
+    "diptych.pretrained": "diptych.model.pretrained",
+    "diptych.probing": "diptych.tasks.probe",
+    "diptych.prompted": "diptych.commands.prompted",
+    "diptych.prompting": "diptych.tasks.prompts",
+    "diptych.quantities": "diptych.base.quantities",
+    "diptych.quoting": "diptych.base.quoting",
+    "diptych.ranks": "diptych.commands.rank",
+    "diptych.recalling": "diptych.model.recall",
+    "diptych.recovery": "diptych.commands.recovery",
+    "diptych.regular": "diptych.base.regular",
+    "diptych.resuming": "diptych.commands.resume",
+    "diptych.run": "diptych.commands.run",
+    "diptych.seen_words": "diptych.data.text.seen_words",
+    "diptych.sharing": "diptych.launch.sharing",
+    "diptych.slurm": "diptych.launch.slurm",
+    "diptych.start": "diptych.commands.start",
+    "diptych.stored": "diptych.commands.stored",
+    "diptych.study.curves": "diptych.report.curves",
+    "diptych.study.details": "diptych.report.details",
+    "diptych.study.embeddings": "diptych.report.embeddings",
+    "diptych.study.fewshot": "diptych.report.fewshot",
+    "diptych.study.formats": "diptych.report.formats",
+    "diptych.study.gallery": "diptych.report.gallery",
+    "diptych.study.geometry": "diptych.report.geometry",
+    "diptych.study.lead": "diptych.report.lead",
+    "diptych.study.maps": "diptych.report.maps",
+    "diptych.study.plots": "diptych.report.plots",
+    "diptych.study.probe": "diptych.report.probe",
+    "diptych.study.profile": "diptych.report.profile",
+    "diptych.study.prompts": "diptych.report.prompts",
+    "diptych.study.quality": "diptych.report.quality",
+    "diptych.study.record": "diptych.report.record",
+    "diptych.study.report": "diptych.report.page",
+    "diptych.study.robustness": "diptych.report.robustness",
+    "diptych.study.sets": "diptych.report.sets",
+    "diptych.study.view": "diptych.report.view",
+    "diptych.sweeps": "diptych.commands.sweeps",
+    "diptych.targets": "diptych.building.targets",
+    "diptych.templates": "diptych.base.templates",
+    "diptych.terminal": "diptych.base.terminal",
+    "diptych.textfile": "diptych.base.textfile",
+    "diptych.training.patches": "diptych.model.patches",
+    "diptych.vocabulary": "diptych.commands.vocabulary",
+    "diptych.world": "diptych.launch.world",
+}
+
+
+def current(name: str) -> str:
+    """The name of today for a `_target_`; a name that never moved is its own."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        if (now := MOVED.get(".".join(parts[:size]))) is not None:
+            return ".".join([now, *parts[size:]])
+    return name
+
+
+def first(name: str) -> str:
+    """The name that a `_target_` had before it moved: it stays the same when the next version moves it again."""
+    parts = name.split(".")
+    before = {now: old for old, now in MOVED.items()}
+    for size in range(len(parts), 0, -1):
+        if (old := before.get(".".join(parts[:size]))) is not None:
+            return ".".join([old, *parts[size:]])
+    return name
+
+
+def renamed(node: Any) -> Any:
+    """A stored config, nested mappings and lists of plain data, with today's name at each `_target_`."""
+    if isinstance(node, Mapping):
+        return {
+            key: current(value) if key == "_target_" and isinstance(value, str) else renamed(value)
+            for key, value in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [renamed(value) for value in node]
+    return node

@@ -1,0 +1,141 @@
+"""Where errors end: what a user's file, key or machine can cause becomes one sentence, our own faults keep their
+traceback.
+
+A part that knows more (which key, which sample) raises UserError itself. All else is told apart here, by the kind of
+the error and by who raised it.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from diptych.base.atomic import refused
+from diptych.base.errors import NotTaken, UserError
+from diptych.base.paths import PACKAGE
+from diptych.base.quoting import shell
+from diptych.commands.overrides import wrong_override
+
+MACHINE = {  # what a machine refuses, whatever file it is about
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "name a folder that can be written",
+    errno.EMFILE: "raise `ulimit -n`, or take fewer workers",
+    errno.ENFILE: "close files of other programs",
+    errno.ENOMEM: "take a smaller data.batch_size, or fewer workers",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path, of which a part is no folder",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "remove the link that leads to itself",
+    errno.EIO: "look at the disk",
+}
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or while handling."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The UserError in a chain of exceptions, where Hydra or Lightning wrapped one."""
+    return next((each for each in chain(error) if isinstance(each, UserError)), None)
+
+
+def sentence(error: BaseException, conf: Path, command: str = "", arguments: Sequence[str] = ()) -> str | None:
+    """One sentence for an error of the user's, None for a fault of ours.
+
+    conf: the folder of configs; command, arguments: what was being composed, where that is what failed
+    """
+    if found := user_error(error):
+        return _without(found, arguments) if isinstance(found, NotTaken) else str(found)
+    if said := refused(error):
+        return said
+    if isinstance(error, InstantiationException):
+        return _not_built(error)
+    if isinstance(error, HydraException | OmegaConfBaseException) or _raised_by(error, "hydra", "omegaconf"):
+        if command and (wrong := wrong_override(conf, command, arguments)):
+            return wrong
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            return _of_config(error)
+        return None
+    return _of_machine(error)
+
+
+def _without(error: NotTaken, arguments: Sequence[str]) -> str:
+    """What to type instead: the command line without the key, where that is what gave it."""
+    given = next((each for each in arguments if each.lstrip("+").partition("=")[0] == error.key), None)
+    return str(error) if given is None else f"{error.what}: leave {shell(given)} out{error.other}."
+
+
+def _of_config(error: BaseException) -> str:
+    """What OmegaConf or Hydra says, with the key and without their advice."""
+    for each in chain(error):
+        key = getattr(each, "full_key", None)
+        if key and isinstance(each, MissingMandatoryValue):
+            return f"{key} must be given: type {key}=VALUE."
+        if key and isinstance(each, OmegaConfBaseException):
+            return f"{key} can't be read: {_one_line(str(each))}."
+    return f"{_one_line(str(error))}."
+
+
+def _one_line(text: str) -> str:
+    """Without OmegaConf's lines of positions and Hydra's address of its manual."""
+    lines = [
+        line.strip() for line in text.split("\n") if not re.match(r"\s*(full_key|object_type|reference_type)", line)
+    ]
+    return re.sub(r" ?See https?://\S+( for details)?", "", " ".join(filter(None, lines))).rstrip(".")
+
+
+def _not_built(error: InstantiationException) -> str | None:
+    """A part of the config that its class refuses. Values are the user's, slips of our own code are not."""
+    cause = error.__cause__
+    if isinstance(cause, ValueError | ArithmeticError | RuntimeError) or (
+        isinstance(cause, TypeError) and not _raised_by(cause, "diptych")
+    ):
+        found = re.search(r"target '([^']+)'(?s:.*)full_key: (\S+)", str(error))
+        where = f"{found[2]} ({found[1]})" if found else "A part of the config"
+        return f"{where} can't be built: {_one_line(str(cause))}: look at its values (`--cfg job` prints them)."
+    if cause is None or isinstance(cause, ImportError):
+        return f"A part of the config can't be built: {_one_line(str(error)).partition(', set env')[0]}."
+    return None
+
+
+def _raised_by(error: BaseException, *packages: str) -> bool:
+    """Whether the innermost frame of an error is in one of these packages."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    name = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] in packages
+
+
+def _of_machine(error: BaseException) -> str | None:
+    """Files, disks, memory, network and packages."""
+    if isinstance(error, OSError):
+        remedy = MACHINE.get(error.errno or 0)
+        if error.filename is not None and not Path(str(error.filename)).is_relative_to(PACKAGE):
+            return f"{error.filename}: {error.strerror}: {remedy or 'name another'}."
+        return f"The machine refuses: {error.strerror}: {remedy}." if remedy and error.errno != errno.ENOENT else None
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "The memory is too small: take a smaller data.batch_size, trainer.accumulate=K, or a smaller model"
+            f" ({_one_line(str(error))[:200] or type(error).__name__})."
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if package != "diptych" and importlib.util.find_spec(package) is None:
+            return f"{package} is not installed, and this needs it: type `pip install {package}`."
+    return None

@@ -1,0 +1,51 @@
+"""A model from Python, by the name of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from diptych.base.errors import UserError
+from diptych.base.paths import ROOT
+from diptych.base.quoting import hydra
+from diptych.building.arguments import check_arguments
+from diptych.commands.boundary import sentence
+from diptych.commands.config import register_resolvers
+
+
+def create_model(name: str, overrides: dict[str, object]) -> Any:
+    """The model of `conf/model/NAME.yaml`, with overrides of its keys, dotted or nested. Raises UserError for unknown
+    keys, and for values that a part doesn't take."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    given = [f"model.{key}={hydra(value)}" for key, value in _dotted(overrides)]
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose(overrides=[f"+model={name}", *given])
+            check_arguments("model", OmegaConf.to_container(cfg.model, resolve=True))
+            return instantiate(cfg.model, _convert_="all")
+    except Exception as error:
+        text = sentence(error, ROOT / "conf", "train", [f"model={name}", *given])
+        if text is None:
+            raise
+        raise UserError(text) from error
+
+
+def _dotted(overrides: Mapping[str, object], part: str = "") -> Iterator[tuple[str, object]]:
+    """The keys of nested mappings with dots. Raises UserError for what can be no part of a model."""
+    for name, value in overrides.items():
+        key = f"{part}{name}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{key}.")
+        elif key in ("image", "text"):
+            raise UserError(f"{key}={value!r} is no tower: give a mapping of its keys, as {key}={{'layers': 2}}.")
+        elif not isinstance(value, str | int | float | list | tuple | None):
+            raise UserError(f"{key}={value!r} is a {type(value).__name__}, which no config holds: give plain data.")
+        else:
+            yield key, value

@@ -1,0 +1,1 @@
+"""Where bytes come from: one reader for every kind of address, with retries and a cache."""

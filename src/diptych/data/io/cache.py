@@ -1,0 +1,155 @@
+"""Remote files, whole, in a folder of this machine: fetched once by whichever process asks first, then read locally.
+
+A file is fetched into NAME.partial, under a lock on that file, and renamed when it is whole: a crash leaves a
+.partial that nobody takes for the file, and frees the lock. The least recently opened make room for the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from diptych.base.errors import UserError
+from diptych.data.io.address import shown
+
+OURS = re.compile(r"[0-9a-f]{32}-")  # what else lies in the folder is not ours to remove
+Fetch = Callable[[], BinaryIO]
+
+
+class Cache:
+    """A folder of at most `limit` bytes, shared by every process of the machine. It should be on a local disk."""
+
+    def __init__(self, folder: str, limit: float) -> None:
+        self.folder, self.limit = Path(folder), int(limit)
+
+    def open(self, url: str, size: int, fetch: Fetch) -> BinaryIO:
+        """The file at `url` of `size` bytes, which `fetch` gives where it isn't here yet."""
+        if size > self.limit:
+            raise UserError(
+                f"{shown(url)} of {size / 1e9:.3g} GB is more than data.files.cache_gb={self.limit / 1e9:g}:"
+                " raise it."
+            )
+        path = self.folder / _name(url, size)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while (file := _hit(path, size)) is None:
+                self._fetch(path, size, fetch)
+        except OSError as error:
+            raise UserError(
+                f"data.files.cache={self.folder} can't hold {shown(url)} ({error.strerror}):"
+                " free some space or name another folder."
+            ) from error
+        return file
+
+    def _fetch(self, path: Path, size: int, fetch: Fetch) -> None:
+        partial = path.with_name(f"{path.name}.partial")
+        with _locked(partial) as target:
+            if target is None:  # another process was faster
+                return
+            if path.exists():  # so it was, and this .partial is the one that our own asking made
+                partial.unlink()
+                return
+            try:
+                self._make_room(size, target)
+                with fetch() as source:
+                    left = size + 1  # one more would show that it is another file
+                    while left and (data := source.read(min(left, 2**20))):
+                        left -= len(data)
+                        target.write(data if left else data[:-1])
+                if left != 1:
+                    came = "more bytes than" if not left else f"{size + 1 - left} bytes where"
+                    raise UserError(f"{path.name} came with {came} the {size} that were said: try again.")
+                target.flush()
+                os.fsync(target.fileno())
+                partial.rename(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+    def _make_room(self, size: int, target: BinaryIO) -> None:
+        """Remove the least recently opened until `size` bytes fit, and let `target` stand for them from now on, so
+        that whoever makes room next counts them. Who is reading a removed file reads on: on Linux it stays until it
+        is closed."""
+        with _held(self.folder):
+            target.truncate(0)
+            ours = [
+                (file, status) for file in self.folder.iterdir() if OURS.match(file.name) and (status := _stat(file))
+            ]
+            total = sum(status.st_size for _, status in ours)
+            for file, status in sorted(ours, key=lambda found: found[1].st_mtime_ns):
+                if total + size <= self.limit:
+                    break
+                if _remove(file):
+                    total -= status.st_size
+            target.truncate(size)
+            free = shutil.disk_usage(self.folder).free
+            if free < size:
+                raise OSError(errno.ENOSPC, f"{size / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free")
+
+
+def _name(url: str, size: int) -> str:
+    """By hash, so that no address chooses a path; the last part is there for whoever looks into the folder."""
+    digest = hashlib.sha256(f"{size} {url}".encode()).hexdigest()[:32]
+    last = re.sub(r"[^A-Za-z0-9._-]", "_", shown(url).rpartition("/")[2])
+    return f"{digest}-{last[-80:]}"
+
+
+def _hit(path: Path, size: int) -> BinaryIO | None:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    if os.fstat(file.fileno()).st_size != size:  # nothing of ours leaves it like that: a hand or a disk did
+        file.close()
+        path.unlink(missing_ok=True)
+        return None
+    with suppress(FileNotFoundError):
+        os.utime(path)
+    return file
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[BinaryIO | None]:
+    """The .partial file under this process's lock; None where it was renamed or removed while we waited."""
+    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        there = _stat(partial)
+        yield file if there and there.st_ino == os.fstat(file.fileno()).st_ino else None
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def _remove(file: Path) -> bool:
+    """Whether it is gone; a .partial under someone's lock is being fetched and stays."""
+    if file.suffix == ".partial":
+        try:
+            with file.open("rb") as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+        except OSError:
+            return False
+    file.unlink(missing_ok=True)
+    return True
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""From encoded images to a model's pixels: decoding, resizing, cropping, augmentation."""

@@ -1,1 +1,0 @@
-"""What is behind `diptych.data.files.Files`: one module a kind of address, and the patience they share."""

@@ -1,0 +1,1 @@
+"""Evaluation sets: pictures with labels or captions, of every layout that people have."""

@@ -1,0 +1,127 @@
+"""Image–text pairs of shards as an evaluation set: every picture with its captions, and labels where all have one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from diptych.base.doubled import loads
+from diptych.base.errors import UserError
+from diptych.base.templates import CLIPS, PLAIN
+from diptych.data.io.files import Files
+from diptych.data.sets.evalset import EvalSet, Item
+from diptych.data.stream.captions import BadSample, captions_of, field_of
+from diptych.data.stream.index import Index, open_index, open_sources
+from diptych.data.stream.pairs import images_of
+from diptych.data.stream.shards import Damaged, Sample, read
+
+BLOCK = 64  # samples that are read at once, since pictures are asked for in order
+
+
+class Reader:
+    """Samples of an index by number; holds the block, or the compressed shard, that was read last."""
+
+    def __init__(self, index: Index, files: Files) -> None:
+        self.index, self.files = index, files
+        self._held: tuple[int, int, list[Sample | Damaged]] = (-1, 0, [])
+
+    def sample(self, shard: int, number: int) -> Sample | Damaged:
+        held, first, samples = self._held
+        if held != shard or not first <= number < first + len(samples):
+            whole, offsets = self.index.shards[shard], self.index.offsets(shard, self.files)
+            first = 0 if offsets is None else number - number % BLOCK
+            last = whole.samples if offsets is None else min(first + BLOCK, whole.samples)
+            samples = list(read(whole, first, last, self.files, offsets))
+            self._held = shard, first, samples
+        return samples[number - first]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One picture: a sample of a shard and the file in it."""
+
+    reader: Reader
+    shard: int
+    number: int
+    name: str
+
+    def read_bytes(self) -> bytes:
+        sample = self.reader.sample(self.shard, self.number)
+        return b"" if isinstance(sample, Damaged) else sample.get(self.name, b"")
+
+
+def pair_set(
+    shards: str | Sequence[str] | None,
+    sources: dict | None = None,
+    captions: str | None = None,
+    files: Files | None = None,
+    name: str = "pairs",
+    max_bad: float = 0.0,
+) -> list[EvalSet]:
+    """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them.
+
+    max_bad: the share of samples that may be known to be lost in damaged tars, as in a training
+    Raises UserError.
+    """
+    files = files or Files()
+    index = open_sources(sources, files, max_bad) if sources else open_index(shards or [], files, max_bad=max_bad)
+    found = pairs_at(index, files, name, captions)
+    if not found.items:
+        why = max(found.skipped, key=lambda reason: len(found.skipped[reason]), default="there is none")
+        raise UserError(
+            f"No sample of {name} gives a pair, most often: {why}. Check it with pack.py source=shards verify=true."
+        )
+    return [found]
+
+
+def pairs_at(
+    index: Index,
+    files: Files,
+    name: str,
+    captions: str | None = None,
+    places: Iterable[tuple[int, int]] | None = None,
+) -> EvalSet:
+    """A set of the samples at `places`, (shard, number), or of all. A sample of several pictures gives one item each,
+    all with its captions; one that gives no pair is named in `skipped`.
+
+    captions: the field of KEY.json that holds them, in the place of the usual ones
+    The set has classes where every KEY.json has a text in `label`. Pictures stay in their shards until they are asked
+    for.
+    """
+    reader = Reader(index, files)
+    found: list[tuple[str, Place, str, str | None]] = []
+    skipped: dict[str, list[str]] = {}
+    for shard, number in _everywhere(index) if places is None else places:
+        sample = reader.sample(shard, number)
+        key = f"{index.names[shard]}/{number if isinstance(sample, Damaged) else sample['__key__']}"
+        try:
+            if isinstance(sample, Damaged):
+                raise BadSample(sample.reason)
+            texts = captions_of(sample) if captions is None else field_of(sample, captions)
+            pictures = images_of(sample)
+        except BadSample as error:
+            skipped.setdefault(str(error), []).append(key)
+            continue
+        for picture in pictures:
+            of = key if len(pictures) == 1 else f"{key}.{picture}"
+            place = Place(reader, shard, number, picture)
+            found.append((of, place, "\n".join(" ".join(text.split("\n")) for text in texts), _label(sample)))
+    classes = sorted({label for *_, label in found if label is not None})
+    labelled = bool(found) and all(label is not None for *_, label in found)
+    numbers = {label: number for number, label in enumerate(classes)} if labelled else {}
+    items: list[Item] = [(key, place, numbers.get(label or "", 0), texts) for key, place, texts, label in found]
+    made = EvalSet(name, classes, [PLAIN], items, skipped=skipped, prompts=CLIPS)
+    return made if labelled else replace(made, classnames=[], templates=[])
+
+
+def _everywhere(index: Index) -> Iterator[tuple[int, int]]:
+    return ((number, n) for number, shard in enumerate(index.shards) for n in range(shard.samples))
+
+
+def _label(sample: Sample) -> str | None:
+    try:
+        described = loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return None
+    label = described.get("label") if isinstance(described, dict) else None
+    return label if isinstance(label, str) and label.strip() else None

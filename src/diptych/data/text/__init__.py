@@ -1,0 +1,1 @@
+"""Text to tokens: cleaning, byte-level BPE, the tokenizer."""

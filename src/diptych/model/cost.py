@@ -1,0 +1,59 @@
+"""What a pair costs: floating-point operations, counted on a model without memory."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych.data.sets.evalset import EvalSet
+from diptych.model.patches import hollow_pictures
+from diptych.towers.clip import CLIP
+
+CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, order of magnitude
+
+
+def training_flops(model: CLIP) -> int:
+    """Operations of one pair's forward and backward pass: three times the forward's (multiply and add are two), once
+    for a tower that is frozen.
+
+    The image tower is counted; the text tower is estimated, from above, as two a weight and token of a full context.
+    """
+    text = 2 * _text_matrices(model) * model.context_length
+    return _passes(model.image) * image_flops(model, training=True) + _passes(model.text) * text
+
+
+def _passes(tower: nn.Module) -> int:
+    return 3 if any(parameter.requires_grad for parameter in tower.parameters()) else 1
+
+
+def image_flops(model: CLIP, training: bool = False) -> int:
+    """Operations of one picture's forward pass; training: of the patches alone that a step reads."""
+    hollow = copy.deepcopy(model.image).to("meta").eval()
+    inputs = hollow_pictures(model, 1)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        hollow(*(inputs if training else inputs[:1]))
+    return counter.get_total_flops()
+
+
+def affordable_pictures(model: CLIP, seconds: float = 60.0) -> int:
+    """How many pictures a CPU without help can look at in about `seconds`."""
+    return max(1, int(seconds * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) / image_flops(model)))
+
+
+def affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
+    """After a training on a CPU, a sample of each set where all pictures would take far longer than one minute;
+    `evaluate.py` always takes all."""
+    pictures = sum(map(len, sets))
+    count = pictures if torch.cuda.is_available() else affordable_pictures(model)
+    if count >= pictures:
+        return sets
+    return [evalset.sample(max(10, len(evalset) * count // pictures)) for evalset in sets]
+
+
+def _text_matrices(model: CLIP) -> int:
+    return sum(p.numel() for name, p in model.text.named_parameters() if p.ndim == 2 and "embedding" not in name)

@@ -1,0 +1,140 @@
+"""A model over a labelled set: features, once, for every evaluation; and the tokenizer that its text tower reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diptych.base.batch import normalise
+from diptych.base.errors import UserError
+from diptych.base.terminal import say
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.text.tokenizer import Tokenizer
+from diptych.launch.distributed import gather_objects, rank, world_size
+from diptych.towers.clip import CLIP
+from diptych.towers.indicator import Indicator
+
+
+@dataclass
+class Encoded:
+    """features: float [N, D], L2-normalised; labels: int64 [N]; keys and captions: N each;
+    skipped: reason -> keys that could not be read"""
+
+    features: Tensor
+    labels: Tensor
+    keys: list[str]
+    captions: list[str]
+    skipped: dict[str, list[str]]
+
+
+def tokenizer_for(model: CLIP) -> Tokenizer:
+    """The tokenizer of a model's own context and vocabulary. Raises UserError where the text tower has another number
+    of ids."""
+    tokenizer = Tokenizer(model.context_length, model.vocabulary)
+    if tokenizer.vocab_size != model.text.vocab_size:
+        raise UserError(
+            f"The text tower has {model.text.vocab_size} ids and its vocabulary {tokenizer.vocab_size}: give"
+            " model.text.vocabulary the file that the tower was made for, and leave model.text.vocab_size out."
+        )
+    return tokenizer
+
+
+def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[str, str]]:
+    """The sets that the text tower can be asked for, and the others' names with the reason.
+
+    A tower of fixed phrases takes a class name as it is, without a template, and only one that is or holds a phrase
+    of its own; any other tower reads every name.
+    """
+    text = model.text
+    if not isinstance(text, Indicator):
+        return list(sets), {}
+    tokenizer, kept, left = tokenizer_for(model), [], {}
+    for evalset in sets:
+        unknown = int((~text.knows(tokenizer(evalset.classnames))).sum()) if evalset.classnames else 0
+        if unknown:
+            left[evalset.name] = (
+                f"{unknown:,} of its {len(evalset.classnames):,} class names are, or hold, none of the model's"
+                f" {text.embed_dim:,} phrases"
+            )
+        else:
+            kept.append(replace(evalset, templates=["{}"]))
+    return kept, left
+
+
+def classified(sets: Sequence[EvalSet], task: str) -> list[EvalSet]:
+    """The sets that have classes; the others, pictures with captions alone, are named on the terminal. Raises
+    UserError where none has."""
+    without = [evalset.name for evalset in sets if not evalset.classnames]
+    if without and len(without) == len(sets):
+        raise UserError(
+            f"{', '.join(without)} has captions and no classes, which task={task} needs: evaluate it with"
+            " task=retrieval, or give labelled pictures: a folder a class (data=folder data.path=DIR), or shards"
+            " whose KEY.json have a `label`."
+        )
+    if without:
+        say(f"{', '.join(without)}: captions and no classes, so there is no number of task={task}.")
+    return [evalset for evalset in sets if evalset.classnames]
+
+
+def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size.
+
+    Ranks share the pictures out by whole batches, so that each is encoded beside the same others as by one process,
+    and all get the features of all.
+    """
+    found = encode_any(model, evalset, batch_size)
+    if not found.keys:
+        told = ", ".join(f"{len(keys):,} × {reason}" for reason, keys in found.skipped.items())
+        raise UserError(f"No picture of the set {evalset.name} can be read ({told}): restore its pictures.")
+    return found
+
+
+def encode_any(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, of a set of which perhaps no picture can be read."""
+    parts = gather_objects(encode_share(model, evalset, batch_size))
+    skipped: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, keys in part.skipped.items():
+            skipped.setdefault(reason, []).extend(keys)
+    read = [part for part in parts if part.keys] or parts[:1]
+    keys, captions = ([each for part in read for each in getattr(part, what)] for what in ("keys", "captions"))
+    features, labels = (torch.cat([getattr(part, what) for part in read]) for what in ("features", "labels"))
+    return Encoded(features, labels, keys, captions, skipped)
+
+
+def encode_share(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, of this rank's share of the pictures alone, which may be none."""
+    batches = -(-len(evalset) // batch_size)
+    first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
+    return _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
+
+
+@torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
+def _encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
+    """As `encode_set`, by this process alone; without a row where no picture can be read."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    features, labels, keys, captions = [torch.empty(0)], [torch.empty(0, dtype=torch.long)], [], []
+    for batch in evalset.batches(batch_size, model.image_size):
+        images = normalise(batch.images.to(device), model.mean, model.std).to(model.logit_scale.dtype)
+        features.append(model.encode_image(images, normalize=True).float().cpu())
+        labels.append(batch.labels)
+        keys += batch.keys
+        captions += batch.captions
+    model.train(training)
+    found = torch.cat(features[1:] or features)
+    return Encoded(found, torch.cat(labels), keys, captions, dict(evalset.skipped))
+
+
+@torch.inference_mode()
+def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+    device = next(model.parameters()).device
+    parts = [
+        model.encode_text(tokenizer(texts[start : start + batch_size]).to(device), normalize=True).float().cpu()
+        for start in range(0, len(texts), batch_size)
+    ]
+    return torch.cat(parts)

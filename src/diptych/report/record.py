@@ -1,0 +1,163 @@
+"""What a run left in its folder, read back: every part optional but config.yaml, and none trusted."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.base import plain
+from diptych.base.errors import UserError
+from diptych.report.formats import number
+
+PARTS = {
+    "environment.txt": "the environment",
+    "metrics.jsonl": "the curves",
+    "samples.json": "the counts of samples read and skipped",
+    "metrics.json": "the evaluation",
+    "examples.json": "the examples",
+    "gallery.json": "the retrieval gallery",
+    "details.json": "calibration, classes and confusions",
+}
+"""File -> what a reader misses without it."""
+ASKED_FOR = ("profile.json",)  # parts that only some runs are asked to write
+
+TASKS = {
+    "write_all": "zeroshot",
+    "write_retrieval": "retrieval",
+    "write_probe": "probe",
+    "write_fewshot": "fewshot",
+    "write_prompts": "prompts",
+    "write_robustness": "robustness",
+    "write_quality": "quality",
+}
+"""Function of a task's config -> what its part of metrics.json is called."""
+
+UNWRITTEN = "the run did not write it"
+
+
+@dataclass
+class Record:
+    """A run as read from disk. A part that was not there is empty, and `missing` says why."""
+
+    name: str
+    config: str
+    environment: str = ""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
+    gallery: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    checkpoint: str = ""
+    """What an evaluation was of."""
+    task: str = ""
+    """The task that wrote an evaluation's config last: "zeroshot", "fewshot", …"""
+    evaluation: bool = False
+    """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
+    damaged: int = 0
+    """Lines of metrics.jsonl that could not be read."""
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """The steps and values at which `key` was logged; nan (a gap in a curve) for what is no number."""
+        points = [(line["step"], line[key]) for line in self.lines if key in line]
+        return [step for step, _ in points], [number(value) for _, value in points]
+
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """Name -> zero-shot numbers, in the order they were written."""
+        sets = mapping(mapping(self.metrics.get("zeroshot")).get("sets"))
+        return {name: row for name, row in sets.items() if isinstance(row, dict)}
+
+
+def read(run_dir: Path) -> Record:
+    """Read a run folder. Raises UserError where it holds no config.yaml, and so is no run."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
+    config = path.read_text(encoding="utf-8", errors="replace")
+    told = _parsed(config)
+    record = Record(name=_name(config, run_dir), config=config, evaluation="task" in told)
+    record.checkpoint = str(told.get("checkpoint") or "")
+    target = str(mapping(told.get("task")).get("_target_") or "")
+    record.task = TASKS.get(target.rpartition(".")[2], "")
+    for file in (*PARTS, *ASKED_FOR):
+        _read_part(record, run_dir / file)
+    record.missing = {f: why for f, why in record.missing.items() if f in PARTS or why != UNWRITTEN}
+    if not record.evaluation and "metrics.json" not in record.missing and "zeroshot" not in record.metrics:
+        of_sets = ("examples.json", "gallery.json", "details.json")  # of a run without labelled sets there are none
+        record.missing = {f: why for f, why in record.missing.items() if f not in of_sets or why != UNWRITTEN}
+    if record.evaluation:
+        wanted = ("environment.txt", "metrics.json")
+        record.missing = {file: why for file, why in record.missing.items() if file in wanted or why != UNWRITTEN}
+    return record
+
+
+def folder_of_config(out: Path, task: str) -> Path:
+    """Where an evaluation that writes into `out` keeps its own config: there, or below it where its numbers join
+    those of a run, whose config stays. Raises UserError for a folder of something else that has a config or weights.
+    """
+    config = out / "config.yaml"
+    if config.is_file() and "task" not in _parsed(config.read_text(encoding="utf-8", errors="replace")):
+        if (out / "checkpoints").is_dir():
+            return out / "evaluation" / task
+    elif not any(file.suffix in (".safetensors", ".ckpt", ".pt", ".bin") for file in out.iterdir()):
+        return out
+    raise UserError(f"out={out} holds a model: results there would write over its config. Take another folder.")
+
+
+def _read_part(record: Record, path: Path) -> None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        record.missing[path.name] = UNWRITTEN
+        return
+    if path.suffix == ".txt":
+        setattr(record, path.stem, text)
+    elif path.suffix == ".jsonl":
+        record.lines, record.damaged = _lines(text)
+        if not record.lines:
+            record.missing[path.name] = "it holds no complete line"
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            record.missing[path.name] = f"it is not JSON (line {error.lineno}: {error.msg})"
+            return
+        if isinstance(content, dict):
+            setattr(record, path.stem, content)
+        else:
+            record.missing[path.name] = "it is not a JSON object"
+
+
+def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
+    """Lines with a step, ordered by it, and how many were none: a run that is still writing, or was killed,
+    may leave half a line."""
+    found, damaged = [], 0
+    for line in filter(None, text.split("\n")):
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            content = None
+        if isinstance(content, dict) and isinstance(content.get("step"), int):
+            found.append(content)
+        else:
+            damaged += 1
+    return sorted(found, key=lambda content: content["step"]), damaged
+
+
+def _name(config: str, run_dir: Path) -> str:
+    name = _parsed(config).get("name")
+    return name if isinstance(name, str) and name else run_dir.resolve().name
+
+
+def _parsed(config: str) -> dict[str, Any]:
+    try:
+        return mapping(plain.parse(config, "config.yaml"))
+    except UserError:
+        return {}
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A dict as it is, anything else as an empty one."""
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""One file an evaluation task: what is measured, and its table."""

@@ -1,0 +1,164 @@
+"""`task=fewshot`: top-1 by the number of labelled pictures a class, beside zero-shot, which needs none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.base.errors import UserError
+from diptych.data.sets.evalset import EvalSet
+from diptych.evaluation.fewshot import METHODS, draw_shots
+from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
+from diptych.model.encode import Encoded, classified, encode_set
+from diptych.model.load import Loaded
+from diptych.tasks.zeroshot import merge_metrics
+
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t at 97.5 % by the number of draws."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Where shots are drawn from. own: whether that is the tested set itself, whose other pictures are tested on"""
+
+    encoded: Encoded
+    name: str
+    own: bool
+
+
+def write_fewshot(
+    out: Path,
+    loaded: Loaded,
+    sets: Sequence[EvalSet],
+    train: EvalSet | None,
+    shots: Sequence[int],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Curves of every method and set, into `out/metrics.json`, "fewshot".
+
+    train: labelled pictures, from which the sets of the same classes get their shots; a set of other classes gets
+        them from its own pictures, and is tested on its others
+    shots: numbers of pictures a class; draws: how often they are drawn, for the interval, 2 to 10
+    A number of shots that fewer than half the classes can give is not computed, and named. Raises UserError for
+    another number of draws.
+    """
+    if draws not in T_975:
+        raise UserError(f"task.draws={draws} must be 2 to 10: an interval needs two, and more than ten say no more.")
+    sets = classified(sets, "fewshot")
+    given = None if train is None else _Pool(encode_set(loaded.model, train), train.name, own=False)
+    curves: dict[str, Any] = {}
+    groups: dict[tuple[str, ...], list[EvalSet]] = {}
+    for evalset in sets:
+        groups.setdefault(tuple(evalset.classnames), []).append(evalset)
+    for names, members in groups.items():
+        encoded = {each.name: encode_set(loaded.model, each) for each in members}
+        if train is not None and given is not None and list(names) == train.classnames:
+            curves |= _curves(loaded, members, encoded, given, shots, draws, seed)
+        else:
+            for each in members:
+                pool = _Pool(encoded[each.name], each.name, own=True)
+                curves |= _curves(loaded, [each], encoded, pool, shots, draws, seed)
+    ordered = {evalset.name: curves[evalset.name] for evalset in sets}
+    return merge_metrics(out / "metrics.json", {"fewshot": {"draws": draws, "sets": ordered}})
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The terminal's table."""
+    told = metrics["fewshot"]
+    lines = [f"{'few-shot, top-1':<22}{'method':<14}{'zero-shot':>10}  by pictures a class ({told['draws']} draws)"]
+    for name, row in told["sets"].items():
+        for method, points in row["curves"].items():
+            cells = "  ".join(
+                f"{k}: {p['top1']:.1%} ±{(p['interval'][1] - p['top1']):.1%}" for k, p in points.items()
+            )
+            lines.append(f"{name:<22}{method:<14}{row['zeroshot']:>10.1%}  {cells}")
+        for k, why in row["not_computed"].items():
+            lines.append(f"{name:<22}{k} a class: not computed, {why}")
+    return "\n".join(lines)
+
+
+def _curves(
+    loaded: Loaded,
+    sets: list[EvalSet],
+    encoded: dict[str, Encoded],
+    pool: _Pool,
+    shots: Sequence[int],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Of sets of one list of classes."""
+    names, templates = sets[0].classnames, sets[0].templates
+    classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, names, templates).cpu()
+    scale = finite_scale(loaded.model.logit_scale.exp().item())
+    why = {k: reason for k in shots if (reason := _refused(pool, k, len(names)))}
+    found: dict[tuple[str, str, int], list[float]] = {}
+    used: dict[int, float] = {}
+    for k in (each for each in shots if each not in why):
+        for draw in range(draws):
+            chosen, rest = _split(pool, k, seed + draw)
+            used[k] = len(chosen) / len(names)
+            arguments = pool.encoded.features[chosen], pool.encoded.labels[chosen], classifier, scale
+            images = torch.cat([_tested(encoded[each.name].features, pool, rest) for each in sets])
+            labels = [_tested(encoded[each.name].labels, pool, rest) for each in sets]
+            for method, scores in METHODS.items():
+                said = scores(*arguments, images).argmax(dim=1).split([len(each) for each in labels])
+                for each, answers, truth in zip(sets, said, labels, strict=True):
+                    found.setdefault((each.name, method, k), []).append((answers == truth).double().mean().item())
+    return {
+        each.name: {
+            "zeroshot": classify(encoded[each.name].features, classifier, encoded[each.name].labels)["top1"],
+            "n": len(encoded[each.name].labels),
+            "shots_from": pool.name,
+            "pictures_a_class": {str(k): mean for k, mean in used.items()},
+            "curves": {
+                method: {str(k): _point(found[each.name, method, k]) for k in shots if k not in why}
+                for method in METHODS
+            },
+            "not_computed": {str(k): reason for k, reason in why.items()},
+        }
+        for each in sets
+    }
+
+
+def _refused(pool: _Pool, k: int, classes: int) -> str | None:
+    """Why k shots a class can't be drawn: fewer than half the classes have as many, and one to test on where the pool
+    is the tested set."""
+    counts = torch.bincount(pool.encoded.labels, minlength=classes)
+    enough = int((counts >= k + pool.own).sum())
+    if 2 * enough >= classes:
+        return None
+    return f"{enough} of {classes} classes have {k + pool.own} pictures in {pool.name}"
+
+
+def _split(pool: _Pool, k: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the shots, and of the pictures that are left to test on where the pool is the tested set. There a
+    class keeps one picture to be tested on."""
+    labels = pool.encoded.labels
+    chosen = draw_shots(labels, k, seed)
+    if pool.own:
+        counts = torch.bincount(labels)
+        kept = torch.ones(len(chosen), dtype=torch.bool)
+        for label in (counts <= k).nonzero().flatten().tolist():
+            kept[(labels[chosen] == label).nonzero()[-1]] = False
+        chosen = chosen[kept]
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[chosen] = False
+    return chosen, rest.nonzero().flatten()
+
+
+def _tested(values: Tensor, pool: _Pool, rest: Tensor) -> Tensor:
+    return values[rest] if pool.own else values
+
+
+def _point(shares: list[float]) -> dict[str, Any]:
+    """Mean over draws and its 95 % interval by Student's t."""
+    values = torch.tensor(shares, dtype=torch.float64)
+    mean, half = values.mean().item(), T_975[len(shares)] * values.std().item() / math.sqrt(len(shares))
+    return {"top1": mean, "interval": [mean - half, mean + half], "draws": shares}
