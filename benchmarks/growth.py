@@ -31,7 +31,7 @@ from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.optim import adamw
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 from gloo import on_ranks
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests/peers"))
 
 import pillow_pixels

@@ -41,7 +41,7 @@ def ended(folder: Path, texts: list[str], ci: str) -> str:
         "-c",
         str(TESTS.parent / "pyproject.toml"),
     ]
-    environment = {**os.environ, "CI": ci, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])}
+    environment = {**os.environ, "CI": ci, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(TESTS / "support")])}
     command = [sys.executable, "-m", "pytest", "-q", *settings, *files]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
 

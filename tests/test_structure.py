@@ -41,7 +41,9 @@ def test_arrows_make_no_circle() -> None:
 
 def test_the_page_for_contributors_shows_these_rooms() -> None:
     page = (SRC.parent / "docs/architecture.md").read_text(encoding="utf-8")
-    assert table() in page and picture() in page, "put what `python tests/rooms.py` prints into docs/architecture.md"
+    assert table() in page and picture() in page, (
+        "put there what `python tests/support/rooms.py` prints"
+    )
 
 
 def test_libraries_stay_in_their_rooms() -> None:

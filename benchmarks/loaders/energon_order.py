@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[2] / "tests/peers")]
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests/support"), str(Path(__file__).parents[2] / "tests/peers")]
 
 # isort: split
 from energon_loader import prepare  # noqa: E402

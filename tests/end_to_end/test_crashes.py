@@ -34,7 +34,7 @@ def lines(run: Path) -> list[dict]:
 
 
 def at(fault: str, **arguments: object) -> list[str]:
-    """The fault of tests/faults.py as a callback of the run."""
+    """The fault of tests/support/faults.py as a callback of the run."""
     return [f"+callbacks.fault._target_=faults.{fault}", *(f"+callbacks.fault.{k}={v}" for k, v in arguments.items())]
 
 

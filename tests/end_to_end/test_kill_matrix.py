@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def command(folder: Path, witness: Path, *arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests/support"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, str(ROOT / "src/train.py"), *arguments],
         cwd=folder,

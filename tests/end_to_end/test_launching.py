@@ -38,7 +38,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests/support"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         command,
         cwd=folder,

@@ -86,7 +86,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(
     cli: Cli, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 2 is skipped on both ranks and changes nothing; steps 4 and 5 are more than may be skipped in a row."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/support")]))
     run = tmp_path / "run"
     ended = cli(
         "train", "model=rn_tiny", *TINY, *TWO, f"data.shards={shards}", "trainer.precision=32-true",

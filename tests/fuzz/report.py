@@ -14,6 +14,7 @@ if __name__ == "__main__":
     TESTS = Path(__file__).parents[1]
     sys.path[:] = [
         str(TESTS),
+        str(TESTS / "support"),
         str(TESTS.parent / "src"),
         *(path for path in sys.path if path != str(Path(__file__).parent)),
     ]

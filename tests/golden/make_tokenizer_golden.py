@@ -1,8 +1,8 @@
 """Writes tokenizer.json: texts and the ids that open_clip's SimpleTokenizer gives them, and for the corpus of
-tests/texts.py a digest of its ids, a block of texts each.
+tests/support/texts.py a digest of its ids, a block of texts each.
 
     pip install --no-deps --target PEER open_clip_torch==3.3.0
-    PYTHONPATH=tests python tests/golden/make_tokenizer_golden.py PEER
+    PYTHONPATH=tests/support python tests/golden/make_tokenizer_golden.py PEER
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_the_same_texts_give_the_same_vocabulary() -> None:
         "from texts import corpus; from diptych.packing.learn_vocabulary import learn; import hashlib; "
         "print(hashlib.sha256(learn(corpus(400), 1500).text.encode()).hexdigest())"
     )
-    folder = ROOT / "tests"
+    folder = ROOT / "tests/support"
     outputs = {
         subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
         for _ in range(2)

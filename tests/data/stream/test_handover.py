@@ -35,7 +35,7 @@ def in_small_memory(tmp_path: Path, shards: Path, size: int, first: str = "true"
     inside = (
         f"mount -t tmpfs -o size={size} none /dev/shm && {first} && exec '{sys.executable}' '{script}' '{shards}'"
     )
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/support")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         ["unshare", "-rm", "bash", "-c", inside], capture_output=True, text=True, env=environment, timeout=120

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from found import found
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[2] / "src"
 FILES = found(SRC / "diptych", "**/*.py")
 
 # Room -> the rooms that it imports from; all may import from `base`.

@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-PEERS = Path(__file__).parents[1] / ".venv-peers"
+PEERS = Path(__file__).parents[2] / ".venv-peers"
 
 
 def installed(environment: Path = PEERS) -> Path | None:

@@ -1,6 +1,6 @@
 """The gradient of one step, however it is divided, against one plain process in float64.
 
-    PYTHONPATH=src:tests python tests/gradient_table.py
+    PYTHONPATH=src:tests/support python tests/support/gradient_table.py
 
 prints the largest relative difference over all parameters, for {clip, siglip} × {dense, tiled} × micro-batches ×
 {DDP, FSDP} × ranks (gloo). The reference uses nothing of ours but the towers: the losses are written out here.
