@@ -182,7 +182,7 @@ def text(rng: Random, tree: dict[str, Any], secret: str) -> bytes:
 
 
 def build(cfg: DictConfig, run_dir: Path) -> None:
-    """What a training checks, writes and builds of a config, as `run.train` and `fitting.fit` do."""
+    """What a training checks, writes and builds of a config, as `run.train` and `fit.fit` do."""
     validate(cfg)
     config = stored.settled(cfg)
     with trusting({target for _, target in targets_in(config)}):

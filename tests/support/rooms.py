@@ -59,7 +59,7 @@ AGAINST = {
 
 
 def modules() -> dict[str, Path]:
-    """`data.order` -> its file; "" is the package itself."""
+    """`loss.siglip` -> its file; "" is the package itself."""
     found = {}
     for file in FILES:
         parts = file.relative_to(SRC / "diptych").with_suffix("").parts
@@ -78,7 +78,7 @@ def room_of(file: Path) -> str:
 
 
 def names_in(file: Path) -> set[str]:
-    """All that a file imports, wherever in it: `from diptych.data import order` is diptych.data.stream.order. What is
+    """All that a file imports, wherever in it: `from diptych.loss import siglip` is diptych.loss.siglip. What is
     imported for types alone is no arrow."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for_types = {

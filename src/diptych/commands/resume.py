@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diptych.towers.clip import CLIP
 
 BUDGET = ("trainer.max_steps", "samples")  # checked in `experiment.check_length`
-DATA = re.compile(r"data\.(shards|sources(\..+)?)")  # where it is; checked in `data.identity`
+DATA = re.compile(r"data\.(shards|sources(\..+)?)")  # where it is; checked in `data.stream.identity`
 # What may change when a run goes on: nothing here touches the experiment.
 RESUMABLE = (
     "trainer",

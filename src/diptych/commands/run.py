@@ -1,6 +1,6 @@
 """The commands: a command line becomes a config, is checked, and is trained, evaluated, embedded, packed or planned.
 
-With `fitting` the only module that holds a raw config. Everything they build takes plain arguments.
+With `fit` the only module that holds a raw config. Everything they build takes plain arguments.
 """
 
 from __future__ import annotations

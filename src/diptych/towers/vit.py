@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
     pre_norm, patch_bias, project, norm_eps: CLIP's ViT norms its tokens before the blocks, has no bias at the
         patches, and projects what it read to embed_dim; SigLIP's does the opposite in all three, and its norms
         take an eps of 1e-6
-    patch_dropout: share of the patches that a training step leaves out of each picture (`training.patches` draws)
+    patch_dropout: share of the patches that a training step leaves out of each picture (`model.patches` draws)
     mlp_width: channels inside the blocks' MLPs; None for 4 · width (open_clip's g, bigG and e have others)
 
     Names are OpenAI's below `visual.`; registers and attention pooling, which OpenAI's weights lack, are
