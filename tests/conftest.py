@@ -132,7 +132,7 @@ class Ended:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs an entry point as the shell would, in this process: `cli("train", "model=rn_tiny", …)`."""
-    from diptych.commands import run
+    from diptych.commands import cli as entry_points
 
     monkeypatch.chdir(tmp_path)
 
@@ -141,7 +141,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
         monkeypatch.setattr(sys, "argv", [f"{entry}.py", *arguments])
         code = 0
         try:
-            run.main(entry, getattr(run, entry))
+            entry_points.main(entry)
         except SystemExit as ended:
             code = int(ended.code or 0)
         captured = capfd.readouterr()

@@ -25,7 +25,7 @@ ELSEWHERE = [
     "functools.partial",
     "pickle.loads",
     "yaml.unsafe_load",
-    "diptych.commands.run.sys.exit",
+    "diptych.commands.cli.sys.exit",
     "diptych.commands.fit.make",
     "diptych.building.build.importlib.import_module",
     "diptych.data.io.pipe.Pipe",

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diptych.base.paths import ROOT
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")}
 ENTRIES |= {"evaluate": ("task", "data"), "embed": ("data",), "pack": ("source",)}

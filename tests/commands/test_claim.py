@@ -16,7 +16,7 @@ from diptych.base.errors import UserError
 from diptych.base.paths import PACKAGE
 from diptych.commands import claim
 from diptych.commands.claim import LOCK, check_place, held, new_run, numbered_folder, results
-from diptych.commands.config import check_name
+from diptych.commands.resolvers import check_name
 
 RACE = """
 import sys

@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diptych.base.paths import ROOT
-from diptych.commands.config import quote, validate
+from diptych.commands.config import validate
 from diptych.commands.fit import check_loss
+from diptych.commands.typed import quote
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs

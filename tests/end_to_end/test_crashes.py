@@ -198,7 +198,7 @@ def test_minutes_save_too(cli: Cli, shards: Path, tmp_path: Path) -> None:
     assert len(list((run / "checkpoints").glob("step=*.ckpt"))) == 6
 
 
-@pytest.mark.parametrize("target", ["os.mkdir", "diptych.commands.run.sys.exit", "subprocess.run"])
+@pytest.mark.parametrize("target", ["os.mkdir", "diptych.commands.cli.sys.exit", "subprocess.run"])
 def test_a_resumed_folder_can_not_bring_a_function(cli: Cli, whole: Path, tmp_path: Path, target: str) -> None:
     """Law 4: a config from elsewhere names a function; it is not called, and a command line can allow it by name."""
     sentinel = tmp_path / "sentinel"

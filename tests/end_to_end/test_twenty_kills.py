@@ -25,9 +25,9 @@ from omegaconf import OmegaConf
 
 from diptych.base.paths import ROOT
 from diptych.commands import stored
-from diptych.commands.config import register_resolvers
 from diptych.commands.rank import end_rank
 from diptych.commands.recovery import recover
+from diptych.commands.resolvers import register_resolvers
 from samples import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -45,7 +45,7 @@ def rank_process(run_dir: Path, environment: dict[str, str], resume: bool) -> No
 def started(run_dir: Path) -> list[BaseProcess]:
     """The ranks of the run, from its newest whole checkpoint, as `src/train.py resume=` starts them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diptych.commands.run", "diptych.training.trainer", "lightning", "witness"])
+    context.set_forkserver_preload(["diptych.commands.train", "diptych.training.trainer", "lightning", "witness"])
     resume = recover(run_dir) is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

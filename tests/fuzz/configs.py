@@ -23,8 +23,9 @@ from diptych.building.build import make
 from diptych.building.targets import UNBUILT, targets_in, trusting
 from diptych.commands import stored
 from diptych.commands.boundary import sentence
-from diptych.commands.config import check_start, register_resolvers, validate
+from diptych.commands.config import check_start, validate
 from diptych.commands.fit import check_loss, outline
+from diptych.commands.resolvers import register_resolvers
 from diptych.commands.resume import named_places, resumed_config
 
 os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
@@ -182,7 +183,7 @@ def text(rng: Random, tree: dict[str, Any], secret: str) -> bytes:
 
 
 def build(cfg: DictConfig, run_dir: Path) -> None:
-    """What a training checks, writes and builds of a config, as `run.train` and `fit.fit` do."""
+    """What a training checks, writes and builds of a config, as `train.train` and `fit.fit` do."""
     validate(cfg)
     config = stored.settled(cfg)
     with trusting({target for _, target in targets_in(config)}):

@@ -15,7 +15,7 @@ from fuzz.oracles import Lost
 from fuzz.tars import member, small, tar
 
 from diptych.base.errors import UserError
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 from diptych.data.sets.evalset import EvalSet, benchmark_sets, folder_set
 from diptych.data.text.tokenizer import Tokenizer
 

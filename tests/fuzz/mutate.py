@@ -142,7 +142,7 @@ TARGETS = [
     "lightning.pytorch.loggers.CSVLogger",
     "webdataset.gopen.Pipe",
     "diptych.data.io.pipe.Pipe",
-    "diptych.commands.run.main",
+    "diptych.commands.cli.main",
     "diptych.towers.clip.torch.load",
     "diptych.towers.clip.CLIP.load_state_dict",
     "diptych.model.load.load",

@@ -325,7 +325,7 @@ def test_weights_beside_code_are_read_and_the_code_is_not_run(folder: Path, tmp_
     "target",
     [
         "os.system",
-        "diptych.commands.run.train",
+        "diptych.commands.train.train",
         "diptych.towers.clip.os.system",
         "diptych.towers.clip.math.exp",
         "diptych.towers.clip.importlib.import_module",

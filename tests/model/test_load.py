@@ -71,7 +71,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
     for name in ("plain.ckpt", "zip.ckpt"):
         with pytest.raises(UserError, match="is refused"):
             load(tmp_path / name)
-    for target in ("os.system", "torch.hub.load", "diptych.commands.run.train", "torch.nn.GELU.__init__", 7):
+    for target in ("os.system", "torch.hub.load", "diptych.commands.train.train", "torch.nn.GELU.__init__", 7):
         hostile = {"model": {"_target_": target, "command": f"touch {sentinel}"}}
         with pytest.raises(UserError, match="refused"):
             load(write(tmp_path / "hostile.ckpt", diptych=hostile))

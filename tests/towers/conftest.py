@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diptych.base.paths import ROOT
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 from diptych.towers.clip import CLIP
 
 

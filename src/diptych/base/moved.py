@@ -124,7 +124,7 @@ MOVED: dict[str, str] = {
     "diptych.recovery": "diptych.commands.recovery",
     "diptych.regular": "diptych.base.regular",
     "diptych.resuming": "diptych.commands.resume",
-    "diptych.run": "diptych.commands.run",
+    "diptych.run": "diptych.commands.cli",
     "diptych.seen_words": "diptych.data.text.seen_words",
     "diptych.sharing": "diptych.launch.sharing",
     "diptych.slurm": "diptych.launch.slurm",

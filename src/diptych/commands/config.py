@@ -1,11 +1,7 @@
-"""What a config may say: resolvers, checks before any data is read, and errors as one sentence."""
+"""What a training's config may say, checked before any data is read."""
 
 from __future__ import annotations
 
-import math
-import os
-import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,111 +9,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diptych.base.errors import NotTaken, UserError
 from diptych.base.nearby import meant
-from diptych.base.paths import ROOT
 from diptych.building.arguments import check_arguments
-from diptych.commands.overrides import LIGHTNINGS_ACCUMULATION, usage
+from diptych.commands.overrides import LIGHTNINGS_ACCUMULATION
+from diptych.commands.resolvers import budget, check_name, is_whole, vocab_size
 from diptych.launch.world import nodes, outside
-
-
-def register_resolvers() -> None:
-    """`gpus_or:n`: the ranks that torchrun or srun started on this machine, else its GPUs, or n without any.
-    `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
-    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
-    `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
-    `lines:file,key`: the lines of a file that the config holds from then on; `count:list`: how many.
-    `usage:command`: how a command is typed, the first line of its config.
-    `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
-    OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
-    OmegaConf.register_new_resolver("budget", budget, replace=True)
-    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
-    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
-    OmegaConf.register_new_resolver("vocab_size", _vocab_size, replace=True)
-    OmegaConf.register_new_resolver("streams_for", _streams_for, replace=True)
-    OmegaConf.register_new_resolver("usage", partial(usage, ROOT / "conf"), replace=True)
-    OmegaConf.register_new_resolver("lines", _lines, replace=True)
-    OmegaConf.register_new_resolver("count", len, replace=True)
-
-
-def _gpus_or(number: int) -> int:
-    import torch
-
-    return _ranks_here() or torch.cuda.device_count() or int(number)
-
-
-def _ranks_here() -> int:
-    world = outside()
-    return world.local_size if world else 0
-
-
-def budget(samples: Any, batch_size: Any, steps: Any) -> int:
-    for key, value in (("samples", samples), ("data.batch_size", batch_size)):
-        if value is not None and not (_is_whole(value) and value > 0):
-            raise UserError(f"{key}={value} must be a whole number of at least 1.")
-    return steps if samples is None else max(1, math.ceil(samples / batch_size))
-
-
-def _streams_for(batch_size: Any) -> int:
-    """A power of two, since most ranks × workers divide one; by the batch alone, since no layout may change it."""
-    return math.gcd(batch_size, 256) if isinstance(batch_size, int) and batch_size > 0 else 1
-
-
-def _run_dir(resume: str | None, name: object) -> str:
-    if resume is not None:
-        return resume
-    check_name(name)
-    return f"runs/{name}/{os.environ['DIPTYCH_STAMP']}"
-
-
-def check_name(name: object) -> None:
-    """A run's name is a folder below `runs/`. Raises UserError for one that leaves it, or that a shell can't type."""
-    parts = str(name).split("/")
-    if not str(name).isprintable() or any(part in ("", ".", "..") or part != part.strip() for part in parts):
-        raise UserError(f"name={str(name)!a} names no folder below runs/: take words, and / between them if any.")
-    if parts[0].startswith("-"):
-        raise UserError(f"name={name} begins with -, which commands take for an option: take another name.")
-    if any(len(os.fsencode(part)) > 200 for part in parts):
-        raise UserError(f"name={str(name)[:20]}… is too long: a folder's name has at most 200 bytes here.")
-
-
-def _sweep_dir(*, _root_: DictConfig) -> str:
-    """run_dir or name where they were given as they are; else "sweep", since the model's name differs by job."""
-    given = {key: str(_root_._get_node(key)) for key in ("run_dir", "name")}
-    if not given["run_dir"].startswith("${"):
-        return given["run_dir"]
-    return _run_dir(None, "sweep" if given["name"].startswith("${") else given["name"])
-
-
-def _vocab_size(vocabulary: str | None) -> int:
-    from diptych.data.text.tokenizer import Tokenizer
-
-    return Tokenizer(vocabulary=vocabulary).vocab_size
-
-
-def _lines(file: str | None, key: str = "model.text.phrases") -> ListConfig:
-    if file is None:
-        raise UserError(f"{key}= is missing: give a file that holds one phrase a line.")
-    from diptych.base.textfile import read_entries
-
-    if not Path(file).is_file():
-        raise UserError(f"{file} is missing: it is to hold one phrase a line.")
-    return ListConfig(read_entries(file))
-
-
-def quote(argument: str) -> str:
-    """As Hydra wants it, without the quotes that the shell took: `data.shards=x/{000..003}.tar`, and values with
-    letters beyond ASCII, which its grammar doesn't know. Others unchanged."""
-    key, equals, value = argument.partition("=")
-    if not equals or "'" in value or "=" in value or value[:1] in ("[", '"'):
-        return argument
-    braces = re.search(r"(?<!\$)\{[^{}:]*(\.\.|,)[^{}:]*\}", value)
-    return f"{key}='{value}'" if braces or (value[:1] != "{" and not value.isascii()) else argument
-
-
-def whole_lists(argument: str) -> list[str]:
-    """`data.evaluate=[…]` takes the place of a data set's own sets: Hydra would merge the two, and can't."""
-    if argument.startswith("data.evaluate=["):
-        return ["data.evaluate=null", argument]
-    return [argument]
 
 
 def validate(cfg: DictConfig) -> None:
@@ -131,13 +26,13 @@ def validate(cfg: DictConfig) -> None:
         raise UserError("This data set is for evaluation alone: take data=emoji or data=webdataset to train.")
     _check_missing(cfg)
     check_name(cfg.name)
-    if not _is_whole(cfg.seed) or not 0 <= cfg.seed < 2**32:
+    if not is_whole(cfg.seed) or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
     if "accumulate_grad_batches" in cfg.trainer:
         raise UserError(LIGHTNINGS_ACCUMULATION)
     for key in ("data.batch_size", "data.streams", "trainer.devices", "trainer.max_steps"):
         value = OmegaConf.select(cfg, key)
-        if not _is_whole(value) or value < 1:
+        if not is_whole(value) or value < 1:
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
     check_parts_of_training(cfg)
     if cfg.samples is not None and cfg.trainer.max_steps != budget(cfg.samples, cfg.data.batch_size, 0):
@@ -148,7 +43,7 @@ def validate(cfg: DictConfig) -> None:
     check_evaluate(cfg.data)
     check_held_out(cfg.data.get("validation", 0))
     text = cfg.model.text
-    if "vocabulary" in text and (ids := _vocab_size(text.vocabulary)) != text.vocab_size:
+    if "vocabulary" in text and (ids := vocab_size(text.vocabulary)) != text.vocab_size:
         raise UserError(
             f"model.text.vocab_size={text.vocab_size} does not fit model.text.vocabulary={text.vocabulary} of"
             f" {ids} ids: leave model.text.vocab_size out, it follows from the file."
@@ -267,10 +162,6 @@ def check_start(cfg: DictConfig) -> None:
                 f"finetune.{tower}={choice} would freeze random weights:"
                 f" give model.pretrained=PATH, or {keys[tower]}=PATH."
             )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 NEEDED = ("model", "data", "loss", "optim", "schedule", "trainer")

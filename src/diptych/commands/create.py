@@ -12,7 +12,7 @@ from diptych.base.paths import ROOT
 from diptych.base.quoting import hydra
 from diptych.building.arguments import check_arguments
 from diptych.commands.boundary import sentence
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 
 
 def create_model(name: str, overrides: dict[str, object]) -> Any:

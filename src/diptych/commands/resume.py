@@ -19,7 +19,7 @@ from diptych.base.templates import NAMED
 from diptych.base.terminal import complain, one_line
 from diptych.building.targets import refuse_foreign, trusting
 from diptych.commands import stored
-from diptych.commands.config import budget
+from diptych.commands.resolvers import budget
 from diptych.commands.stored import Config
 from diptych.commands.vocabulary import VOCABULARY, name_vocabulary
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def start(command: str) -> None:
-    """Run a function of `diptych.commands.run` (train, evaluate, …) with this process's arguments."""
+    """Run the command of a module of this room (train, evaluate, …) with this process's arguments."""
     if sys.version_info < (3, 11):  # noqa: UP036 (whoever types `python` may have an older one)
         _refuse(f"this is Python {sys.version.split()[0]}, and 3.11 is the oldest that works", command)
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
@@ -19,7 +19,7 @@ def start(command: str) -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     try:
         from diptych.base.terminal import show
-        from diptych.commands import run
+        from diptych.commands import cli
         from diptych.launch.output import keep_output
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "diptych":
@@ -27,7 +27,7 @@ def start(command: str) -> None:
         _refuse(f"{error.name} is not installed for {sys.executable}", command)
     keep_output()
     sys.excepthook = show
-    run.main(command, getattr(run, command))
+    cli.main(command)
 
 
 def _refuse(what: str, command: str) -> None:

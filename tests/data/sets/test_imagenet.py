@@ -12,7 +12,7 @@ from PIL import Image
 
 from diptych.base.errors import UserError
 from diptych.base.paths import ROOT
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 from diptych.data.sets import benchmarks
 from diptych.data.sets.imagenet import numbered_folders, objectnet, wnid_folders
 from diptych.evaluation.probe import columns

@@ -18,7 +18,7 @@ from diptych.base import plain
 from diptych.base.errors import UserError
 from diptych.base.paths import ROOT
 from diptych.commands import stored
-from diptych.commands.config import register_resolvers
+from diptych.commands.resolvers import register_resolvers
 from diptych.commands.resume import named_places, resumed_config
 
 

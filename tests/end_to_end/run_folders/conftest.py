@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from run_folder import SMALL
 
-from diptych.commands import run as commands
+from diptych.commands import cli
 from samples import write_shards
 
 
@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["train.py", *SMALL, f"data.shards={index}", "trainer.max_steps=4", f"run_dir={folder / 'run'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
-        commands.main("train", commands.train)
+        cli.main("train")
     return folder
 
 

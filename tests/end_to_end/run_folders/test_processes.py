@@ -19,16 +19,15 @@ HOOK = """
 import os, sys
 sys.path.insert(0, {src!r})
 from pathlib import Path
-from diptych.commands import fit as fitting
-from diptych.commands import run
+from diptych.commands import cli, train
 sys.argv[1:] = {arguments!r}
-made = run.report
+made = train.report
 def report(*given):
     print("reports", flush=True)
     sys.stdin.readline()
     made(*given)
-run.report = report
-run.main("train", run.train)
+train.report = report
+cli.main("train")
 """
 
 
