@@ -27,8 +27,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("data", "evaluation", "interop", "loss", "study", "towers", "training"):
+    if name in ("data", "evaluation", "interop", "loss", "towers", "training"):
         return importlib.import_module(f"diptych.{name}")
+    if name == "distributed":  # for a loss of one's own: docs/losses.md
+        return importlib.import_module("diptych.launch.distributed")
     raise AttributeError(f"module 'diptych' has no attribute {name!r}")
 
 
