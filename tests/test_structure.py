@@ -66,8 +66,8 @@ def test_libraries_stay_in_their_rooms() -> None:
 def test_an_import_is_seen_however_it_is_written(line: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(line, encoding="utf-8")
     assert name in names_in(tmp_path / "x.py")
-    (tmp_path / "x.py").write_text(f"if TYPE_CHECKING:\n    {line.splitlines()[-1].strip()}", encoding="utf-8")
-    assert not names_in(tmp_path / "x.py")
+    (tmp_path / "types.py").write_text(f"if TYPE_CHECKING:\n    {line.splitlines()[-1].strip()}", encoding="utf-8")
+    assert not names_in(tmp_path / "types.py")
 
 
 # Where Python's idea of a line will do: what programs and errors say, and bytes, which it splits at newlines alone.

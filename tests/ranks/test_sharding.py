@@ -114,7 +114,7 @@ def on_two(rank: int, world: int) -> dict[str, Any]:
     return {"steps": steps(rank, world, PLAIN), "low": low, "lonely": lonely(rank, world)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two() -> list[dict[str, Any]]:
     return on_ranks(2, on_two)
 

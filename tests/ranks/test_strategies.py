@@ -171,7 +171,7 @@ def close(ranks: list[dict[str, Any]], name: str, like: dict[str, Any], toleranc
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("two")
     return folder, on_ranks(2, on_two, str(folder))

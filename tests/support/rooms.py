@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import graphlib
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 from found import found
@@ -77,7 +78,8 @@ def room_of(file: Path) -> str:
     return max(fits, key=len, default=folder)
 
 
-def names_in(file: Path) -> set[str]:
+@cache
+def names_in(file: Path) -> frozenset[str]:
     """All that a file imports, wherever in it: `from diptych.loss import siglip` is diptych.loss.siglip. What is
     imported for types alone is no arrow."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -95,7 +97,7 @@ def names_in(file: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def rooms() -> dict[str, str]:

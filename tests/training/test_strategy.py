@@ -49,8 +49,8 @@ def test_blocks_computed_again_train_alike(cli: Callable[..., Any], shards: Path
     losses, states = [], []
     for again in ("false", "true"):
         ended = cli(
-            "train", f"model={model}", "data=webdataset", f"data.shards={shards}", "data.batch_size=16",
-            "data.workers=0",
+            "train", f"model={model}", "model.text.width=64", "data=webdataset", f"data.shards={shards}",
+            "data.batch_size=16", "data.workers=0",
             "trainer=cpu", "trainer.precision=64-true", "trainer.max_steps=3", "trainer.log_every=1", "logger=none",
             f"trainer.strategy.activation_checkpointing={again}", f"run_dir=run-{again}",
             "trainer.devices=2", "callbacks=ema",
