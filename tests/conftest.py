@@ -27,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("peers"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """xdist tells a group by the end of a test's id. A pytest in which that doesn't work spreads groups silently."""
+    if session.config.getoption("loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError(f"{item.nodeid} is in a group, and this pytest and xdist don't know it.")
+
+
 # Why a test may be skipped, by how its reason begins: what a machine can't have, not what someone forgot to install.
 MAY_SKIP = {
     "this machine has a GPU": "shows what is said without one",
