@@ -137,6 +137,17 @@ def test_a_config_that_lists_overrides_is_masked() -> None:
     assert hidden["shards"] == [f"http://{HIDDEN}@h/x?sig={HIDDEN}"]
 
 
+def test_what_stands_at_a_secrets_key_is_hidden_whatever_it_is() -> None:
+    secrets = {"token": 8675309123, "api_key": ["abc", 12345], "password": {"a": "abc", "b": None}, "sig": True}
+    hidden = {"token": HIDDEN, "api_key": [HIDDEN, HIDDEN], "password": {"a": HIDDEN, "b": None}, "sig": True}
+    assert masked(secrets) == hidden and filled(hidden, secrets) == secrets
+    assert masked({"tokens": 77, "max_tokens": None}) == {"tokens": 77, "max_tokens": None}
+    for typed in ("+data.files={token:abc,x:1}", "+data={files:{'token': 'abc',x:1}}", "+data.files.token=[abc,d]"):
+        for shown in (masked_argument(typed), masked_overrides(f"\t#0 : seed=1 {typed}")):
+            assert "abc" not in shown and HIDDEN in shown, shown
+    assert masked_argument("+data.files={token:abc,x:1}") == f"+data.files={{token:{HIDDEN},x:1}}"
+
+
 @pytest.mark.parametrize(
     ("said", "arguments"),
     [

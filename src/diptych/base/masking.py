@@ -33,6 +33,10 @@ _GIVEN = re.compile(
     r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,]+(?:,[^\s,=]+(?=,|\s|$))*)",
     re.IGNORECASE,
 )
+_BRACES = re.compile(r"\{[^{}]*\}")  # a mapping as Hydra's grammar and JSON have it
+_ENTRY = re.compile(
+    rf"(?P<key>['\"]?\b{_SECRET}['\"]?\s*:\s*)(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[^,}}]+)", re.IGNORECASE
+)
 _QUERY = re.compile(r"\?(?:<hidden>|[^\s'\"<>)])+")  # of a path alone
 _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
@@ -88,13 +92,20 @@ def _parameter(part: str) -> str:
 def masked(node: Any) -> Any:
     """A config, nested mappings and lists of plain data, as it may be written. A text may be a list of overrides."""
     if isinstance(node, Mapping):
-        return {
-            key: HIDDEN if isinstance(value, str) and value and _KEY.fullmatch(str(key)) else masked(value)
-            for key, value in node.items()
-        }
+        return {key: _hidden(value) if _KEY.fullmatch(str(key)) else masked(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [masked(value) for value in node]
     return masked_argument(node) if isinstance(node, str) else node
+
+
+def _hidden(node: Any) -> Any:
+    """What stands at a secret's key: all but what hides nothing."""
+    if isinstance(node, Mapping):
+        return {key: _hidden(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_hidden(value) for value in node]
+    harmless = node is None or node == "" or (not isinstance(node, str) and _HARMLESS.fullmatch(str(node)))
+    return node if harmless else HIDDEN
 
 
 def masked_argument(argument: str) -> str:
@@ -104,16 +115,18 @@ def masked_argument(argument: str) -> str:
         return masked_value(argument)
     if override["value"] and _KEY.fullmatch(override["key"].rpartition(".")[2]):
         return f"{override['key']}={HIDDEN}"
-    return f"{override['key']}={masked_value(_GIVEN.sub(_given, override['value']))}"
+    return f"{override['key']}={masked_value(_without_keys(override['value']))}"
 
 
 def masked_overrides(text: str) -> str:
     """As `masked_text`, of what Hydra prints of a command line: its overrides, with the colons escaped."""
-    return masked_text(_GIVEN.sub(_given, text.replace("\\:", ":")))
+    return masked_text(_without_keys(text.replace("\\:", ":")))
 
 
-def _given(found: re.Match[str]) -> str:
-    return f"{found['key']}={HIDDEN}"
+def _without_keys(text: str) -> str:
+    """Text without what stands at secrets' keys, in overrides and in mappings."""
+    text = _GIVEN.sub(rf"\g<key>={HIDDEN}", text)
+    return _BRACES.sub(lambda found: _ENTRY.sub(rf"\g<key>{HIDDEN}", found[0]), text)
 
 
 def filled(stored: Any, given: Any) -> Any:
@@ -125,8 +138,9 @@ def filled(stored: Any, given: Any) -> Any:
     if isinstance(stored, list):
         of_list = list(given) if isinstance(given, list | tuple) else []
         return [filled(v, of_list[n] if n < len(of_list) else None) for n, v in enumerate(stored)]
-    hidden = isinstance(stored, str) and HIDDEN in stored and isinstance(given, str)
-    return given if hidden and (stored in (HIDDEN, masked_value(given))) else stored
+    if not isinstance(stored, str) or HIDDEN not in stored or given is None:
+        return stored
+    return given if stored == HIDDEN or (isinstance(given, str) and stored == masked_value(given)) else stored
 
 
 class MaskedRecords(logging.Filter):
