@@ -102,16 +102,20 @@ def _problems(text: str) -> Iterator[str]:
             yield f"it is nested more than {DEEPEST} deep"
 
 
-def read(path: Path, largest: int = LARGEST) -> dict[str, Any]:
-    """A YAML file's mapping. Raises UserError for anything else, and for more than `largest` bytes."""
+def text_of(path: Path, largest: int = LARGEST) -> str:
+    """A config file's text. Raises UserError where it can't be read, and for more than `largest` bytes."""
     try:
         size = path.stat().st_size
         if size > largest:
             raise UserError(f"{path} is refused: a config of {size:,} bytes.")
-        text = read_regular(path).decode("utf-8")
+        return read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}.") from error
-    found = parse(text, str(path))
+
+
+def read(path: Path, largest: int = LARGEST) -> dict[str, Any]:
+    """A YAML file's mapping. Raises UserError for anything else, and for more than `largest` bytes."""
+    found = parse(text_of(path, largest), str(path))
     if not isinstance(found, dict):
         raise UserError(f"{path} is refused: not a mapping of plain data but a {type(found).__name__}.")
     return found

@@ -17,7 +17,6 @@ from torch import Tensor
 from diptych.base import plain
 from diptych.base.doubled import loads
 from diptych.base.errors import UserError
-from diptych.base.regular import read_regular
 from diptych.interop import pickles
 
 MOST_PARTS = 10_000  # of a description: they have some dozens
@@ -123,8 +122,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError for anything else."""
+    _check_there(path)
     try:
-        found = loads(_text(path))
+        found = loads(plain.text_of(path, MOST_TEXT))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON object: {error}.") from error
     if not isinstance(found, dict):
@@ -134,20 +134,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping of plain data. Raises UserError for tags that make objects, and for aliases."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: it says what the weights beside it are.")
+    _check_there(path)
     return plain.read(path, MOST_TEXT)
 
 
-def _text(path: Path) -> str:
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing: it says what the weights beside it are.")
-    if path.stat().st_size > MOST_TEXT:
-        raise UserError(f"{path} is refused: a config of {path.stat().st_size:,} bytes.")
-    try:
-        return read_regular(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}.") from error
 
 
 def plain_data(found: Any, path: Path) -> Any:

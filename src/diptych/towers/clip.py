@@ -76,8 +76,8 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor, normalize: bool = False, kept: Tensor | None = None) -> Tensor:
         """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`. kept: in a
-        training step the patches that are read, if not all (`model.patches`). Raises ValueError for images of
-        another shape or size than the tower was made for."""
+        training step the patches that are read, if not all (`model.patches`). Raises ValueError for what is no
+        batch of RGB images; warns once where their size is another than the model was made for."""
         if images.shape[1:] != (3, self.image_size, self.image_size):
             self._check_shape(images)
         features = self.image(images) if kept is None else self.image(images, kept)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, PLAIN
 from diptych.base.textfile import read_lines
 from diptych.data.sets.evalset import EvalSet, Item, folder_set, tar_set
+from diptych.data.stream.captions import value_of
 from diptych.data.stream.index import open_index
 from diptych.data.stream.pairs import IMAGES
-from diptych.data.stream.shards import Sample, read_whole
+from diptych.data.stream.shards import read_whole
 
 VARIANT = "~"  # in a picture's name: a training picture that was made from another one
 
@@ -29,7 +28,7 @@ def labelled_pairs(shards: str, classes: str) -> EvalSet:
     items: list[Item] = []
     skipped: dict[str, list[str]] = {}
     for sample in read_whole(open_index(shards)):
-        key, label = str(sample["__key__"]), _label(sample)
+        key, label = str(sample["__key__"]), value_of(sample, "label")
         if not isinstance(label, str) or label not in numbers:
             skipped.setdefault(f"the label is not in {Path(classes).name}", []).append(key)
             continue
@@ -39,14 +38,6 @@ def labelled_pairs(shards: str, classes: str) -> EvalSet:
     if not items:
         raise UserError(f"No sample of {shards} has a label that is in {classes}: the two are not of one set.")
     return EvalSet("train", names, [PLAIN], items, role="train", skipped=skipped, prompts=CLIPS)
-
-
-def _label(sample: Sample) -> Any:
-    try:
-        described = loads(sample.get("json", b"{}"))
-    except (ValueError, RecursionError):
-        return None
-    return described.get("label") if isinstance(described, dict) else None
 
 
 def train_split(path: str) -> EvalSet:

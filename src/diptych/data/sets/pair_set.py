@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, PLAIN
 from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet, Item
-from diptych.data.stream.captions import BadSample, captions_of, field_of
+from diptych.data.stream.captions import BadSample, captions_of, field_of, value_of
 from diptych.data.stream.index import Index, open_index, open_sources
 from diptych.data.stream.pairs import images_of
 from diptych.data.stream.shards import Damaged, Sample, read
@@ -119,9 +118,5 @@ def _everywhere(index: Index) -> Iterator[tuple[int, int]]:
 
 
 def _label(sample: Sample) -> str | None:
-    try:
-        described = loads(sample.get("json", b"{}"))
-    except (ValueError, RecursionError):
-        return None
-    label = described.get("label") if isinstance(described, dict) else None
+    label = value_of(sample, "label")
     return label if isinstance(label, str) and label.strip() else None

@@ -108,14 +108,19 @@ def group_of(sample: Sample, field: str) -> int:
     return int.from_bytes(blake2b(written.encode(), digest_size=8).digest(), "little", signed=True)
 
 
+def value_of(sample: Sample, field: str) -> Any:
+    """What `field` of `key.json` holds; None where there is no such field, or no readable JSON object."""
+    try:
+        fields = parse_json(sample.get("json", b"{}"))
+    except ValueError:  # BadSample too: it is not what is looked for here
+        return None
+    return fields.get(field) if isinstance(fields, dict) else None
+
+
 def source_of(sample: Sample) -> str:
     """What a sample was before it was packed, a file or a table's row, which `pack.py` keeps in `key.json`; "" where
     that is not known."""
-    try:
-        fields = parse_json(sample["json"]) if "json" in sample else None
-    except ValueError:  # BadSample too: it is not what is looked for here
-        return ""
-    source = fields.get("source") if isinstance(fields, dict) else None
+    source = value_of(sample, "source")
     return masked_text(printable(source[:200])) if isinstance(source, str) else ""
 
 
