@@ -20,6 +20,7 @@ from samples import COLOURS, picture, write_shards
 torch.set_num_threads(1)  # suites run side by side; more threads than cores make all of them slow
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist, whoever needs the peers' environment runs in one process: two would make it at the same time."""
     for item in items:
