@@ -137,17 +137,16 @@ def _node(room: str) -> str:
 
 
 def table() -> str:
-    """What each room is, in the words of its own docstring, with its size."""
-    lines = ["| room | what it is | files |", "|---|---|---|"]
+    """What each room is, in the words of its own docstring."""
+    lines = ["| room | what it is |", "|---|---|"]
     for room in ARROWS:
-        files = [file for file in FILES if room_of(file) == room]
         doc = ast.get_docstring(
             ast.parse(
                 (SRC / "diptych" / ("" if room == "public" else room) / "__init__.py").read_text(encoding="utf-8")
             )
         )
         said = (doc or "").split("\n\n")[0].replace("\n", " ")
-        lines.append(f"| `{room}` | {said} | {len(files)} |")
+        lines.append(f"| `{room}` | {said} |")
     return "\n".join(lines)
 
 
