@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 import tempfile
 from collections.abc import Callable
@@ -12,10 +13,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Ranks are forked from a server that has imported these: 0.2 s for four of them instead of 3 s.
+PRELOADED = ["torch", "torch.distributed", "torch.nn.parallel", "lightning", "pytest", "diptych.training.module"]
+
 
 def on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """`work(rank, world, *args)` in `world` processes joined by gloo -> their results, tensors and plain data.
     `work` is a module-level function."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
