@@ -84,9 +84,9 @@ lint: $(READY) ## ruff, format, mypy, notebooks without output, every config com
 
 figures: $(READY) ## the README's figures from the newest runs of demo and study
 	$(BIN)/python -c "from pathlib import Path; from diptych.report.plots import results_figure; \
-	results_figure(max(Path('runs/demo').iterdir()), Path('docs/results.png'))"
+	results_figure(max(Path('runs/demo').iterdir()), Path('docs/evidence/results.png'))"
 	$(BIN)/python -c "from pathlib import Path; from diptych.report.robustness import robustness_figure; \
-	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/robustness.png'))"
+	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/evidence/robustness.png'))"
 
 clean: ## remove the environments and caches; runs stay
 	rm -rf $(VENV) $(PEERS) $(LOADERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

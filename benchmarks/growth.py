@@ -1,6 +1,6 @@
 """How pairs a second change as batch, captions, pictures, towers and ranks grow, beside what operations would say.
 
-python benchmarks/growth.py [--out docs/growth.png] [--rounds 3]
+python benchmarks/growth.py [--out docs/evidence/growth.png] [--rounds 3]
 
 A training step of ViT-B/32 in fp32, as in `step.py`, with one thing changed at a time; every caption has the same
 length. Rounds go through all points, so that a machine that changes its speed changes every point. The line beside
@@ -136,7 +136,7 @@ def draw(found: dict[str, dict[str, float]], lines: dict[str, dict[str, float]],
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/growth.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/evidence/growth.png")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32; {BASE}")

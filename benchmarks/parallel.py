@@ -4,7 +4,7 @@ python benchmarks/parallel.py
 
 First the bytes that 2 and 4 gloo ranks really send in a step, by the kernel's count (TCP_INFO of each process's
 sockets), beside `diptych.plan.wire`; then the memory that a process really takes, beside `diptych.plan.memory`; then
-the model alone for the paper's nine models at batch 32,768. The text beside the figures is docs/scale.md.
+the model alone for the paper's nine models at batch 32,768. The text beside the figures is docs/evidence/scale.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ python benchmarks/scale.py
 
 Lines marked R come from our real code over a synthetic index: `open_index` of 40,000 shards (sparse files of the
 right sizes), `Stream`, `Order` and the walk of every block of an epoch. Lines marked A are arithmetic on them, and on
-the limits named in the last table, which are assumptions. The text beside the figures is docs/scale.md.
+the limits named in the last table, which are assumptions. The text beside the figures is docs/evidence/scale.md.
 """
 
 from __future__ import annotations

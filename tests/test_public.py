@@ -18,7 +18,7 @@ CONTRACT = {
     "diptych.loss": ("ContrastiveLoss",),
     "diptych.training": ("build_step",),
 }
-PAGES = [ROOT / "README.md", *found(ROOT / "docs", "*.md")]
+PAGES = [ROOT / "README.md", *found(ROOT / "docs", "**/*.md")]
 
 
 @pytest.mark.parametrize("module", CONTRACT)

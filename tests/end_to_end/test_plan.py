@@ -34,8 +34,8 @@ def test_a_plan_says_parameters_operations_memory_days_and_the_curve(cli: Cli) -
 
 @pytest.mark.slow
 def test_a_plan_says_that_its_share_of_the_peak_is_assumed_and_what_was_measured(cli: Cli) -> None:
-    """The shares that it quotes are the pairs a second of docs/performance.md, by the plan's own count."""
-    page = (ROOT / "docs/performance.md").read_text()
+    """The shares that it quotes are the pairs a second of docs/evidence/performance.md, by the plan's own count."""
+    page = (ROOT / "docs/evidence/performance.md").read_text()
     for model in ("vit_b32", "vit_b16", "rn50"):
         said = cli("plan", f"model={model}").out
         assert "40% of the peak is an assumption" in said

@@ -192,7 +192,7 @@ def test_bfloat16_is_gathered_and_gradients_are_float32(two: list[dict[str, Any]
         assert nn.functional.cosine_similarity(*flat, dim=0) > 0.99
 
 
-if __name__ == "__main__":  # the table of docs/parallel.md
+if __name__ == "__main__":  # the table of docs/evidence/parallel.md
     for world, variants in ((2, PLAIN), (4, list(VARIANTS))):
         for name, worst in differences(on_ranks(world, steps, variants), variants).items():
             print(f"{world} ranks  {name:40} {worst:.1e}", flush=True)

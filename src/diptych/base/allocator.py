@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
 
     glibc gives large blocks back to the system as soon as they are freed, and the system hands out each page again,
     zeroed, when it is first touched: with tensors of megabytes that come and go a thousand times a step, a tenth of a
-    step in bfloat16 on a CPU (docs/performance.md). What a process holds at most grows, by up to 7 % on ResNets, as
-    holes between small blocks stay unused, and it holds it until it ends.
+    step in bfloat16 on a CPU (docs/evidence/performance.md). What a process holds at most grows, by up to 7 % on
+    ResNets, as holes between small blocks stay unused, and it holds it until it ends.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

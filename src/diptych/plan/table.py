@@ -10,10 +10,10 @@ from diptych.plan.layout import Layout, Machine
 from diptych.plan.step import Step
 
 SHARE = 0.1  # of a step: what the wire may cost before it is named
-# What our own steps reach, as docs/performance.md has it: pairs a second × this plan's operations over the peak.
+# What our own steps reach: the pairs a second of docs/evidence/performance.md × this plan's operations over the peak.
 MEASURED = (
     "on one H200 (989 TFLOP/s at most; batch 256, bf16-mixed) this project measured 13 % on ViT-B/32, 27 % on"
-    " ViT-B/16 and 14 % on RN50 (docs/performance.md)"
+    " ViT-B/16 and 14 % on RN50 (docs/evidence/performance.md)"
 )
 
 
