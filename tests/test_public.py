@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 from found import found
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 CONTRACT = {
     "diptych": ("Tokenizer", "create_model", "load", "zero_shot_classifier", "distributed"),

@@ -14,7 +14,7 @@ import torch
 
 import diptych
 from diptych.base import moved
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.building.targets import located
 from diptych.commands import experiment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands.resolvers import register_resolvers
 
 ENTRIES = {"train": ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")}

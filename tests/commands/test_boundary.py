@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands.boundary import sentence
 from diptych.commands.overrides import wrong_override
 
@@ -131,8 +131,8 @@ def test_a_wrong_value_is_one_sentence_before_there_is_a_folder(cli: Cli, tmp_pa
 
 def test_what_a_machine_refuses_is_a_sentence_and_our_own_faults_are_none() -> None:
     for number, words in (
-        (errno.EACCES, "give the right"),
-        (errno.ENOSPC, "make room"),
+        (errno.EACCES, "fix its permissions"),
+        (errno.ENOSPC, "free disk space"),
         (errno.ENOENT, "check the path"),
     ):
         said = sentence(OSError(number, os.strerror(number), "/data/x.tar"), CONF)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from diptych.base.errors import UserError
-from diptych.base.paths import PACKAGE
+from diptych.base.files import PACKAGE
 from diptych.commands import claim
 from diptych.commands.claim import LOCK, check_place, held, new_run, numbered_folder, results
 from diptych.commands.resolvers import check_name

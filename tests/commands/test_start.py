@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from samples import write_shards
 
 COMMANDS = ("train", "evaluate", "embed", "pack", "convert", "plan")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 SECRET = "hunter2pass"
 OFFLINE = ("trainer=cpu", "trainer.max_steps=1", "logger=none", "data=webdataset", "data.files.retries=0")

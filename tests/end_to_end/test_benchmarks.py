@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 GPU = [sys.executable, str(ROOT / "benchmarks/gpu.py")]
 

@@ -16,7 +16,7 @@ from fits import same
 from found import found
 from omegaconf import OmegaConf
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from samples import COLOURS, caption, picture, write_shards
 
 TINY = ("model=rn_tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=16", "trainer.log_every=1")

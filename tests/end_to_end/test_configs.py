@@ -14,7 +14,7 @@ from found import found
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands.config import validate
 from diptych.commands.fit import check_loss
 from diptych.commands.typed import quote

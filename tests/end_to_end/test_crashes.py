@@ -16,7 +16,7 @@ from fits import same
 from found import found
 from omegaconf import OmegaConf
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.stream.order import EDITION
 from diptych.training.writing import write
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from witness import seen
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from samples import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

@@ -15,7 +15,7 @@ import torch
 from fits import same
 from nbclient import NotebookClient
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from samples import write_shards
 
 pytestmark = pytest.mark.slow

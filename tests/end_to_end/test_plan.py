@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 Cli = Callable[..., "object"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 Cli = Callable[..., "object"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fits import same, saved
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from samples import write_shards
 
 Cli = Callable[..., Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands import stored
 from diptych.commands.rank import end_rank
 from diptych.commands.recovery import recover

@@ -17,7 +17,7 @@ from fuzz.oracles import BAIT, CANARY
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.base.terminal import say
 from diptych.building.build import make
 from diptych.building.targets import UNBUILT, targets_in, trusting

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import Stopped, UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.base.terminal import complain
 from diptych.commands.boundary import sentence
 

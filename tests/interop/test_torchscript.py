@@ -14,7 +14,7 @@ from interop_files import RESNET, VIT, openai_state, scripted, write_torchscript
 from torch import nn
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.interop.torchscript import is_torchscript, read_torchscript
 
 

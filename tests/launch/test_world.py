@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.launch.world import World, first_host, meet, outside, refuse_leftovers
 
 SRUN = {"SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}

@@ -16,7 +16,7 @@ from found import found
 from PIL import Image
 from webdataset import WebDataset
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.packing.emoji import HELD_OUT, UNSEEN, build, pack
 from diptych.packing.emoji_captions import CAPTIONS
 from diptych.packing.emoji_drawings import SIZE, coding_error, encode, render, svg

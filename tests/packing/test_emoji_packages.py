@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.packing.emoji_packages import Package, digest, fetch, load, pinned
 
 CONTENTS = {"icons.json": b'{"icons": {}}', "chars.json": b"{}"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from texts import corpus
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.text.tokenizer import Tokenizer
 from diptych.packing.learn_vocabulary import learn, main, read_texts
 from samples import write_shards

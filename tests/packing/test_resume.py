@@ -14,7 +14,7 @@ import pytest
 from pictures import contents, write_folder
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.packing import folder
 
 STOP = "set1/025.png"  # of the rows 20 to 39: the names of set0 come first

@@ -8,7 +8,7 @@ import torch
 from found import found
 from nbclient import NotebookClient
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.report.embeddings import write_table
 
 NOTEBOOKS = found(ROOT / "notebooks", "*.ipynb")

@@ -13,7 +13,7 @@ import torch
 
 import diptych
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.synonyms import from_file, from_pairs
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier

@@ -5,7 +5,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands.resolvers import register_resolvers
 from diptych.towers.clip import CLIP
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import create_model
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.towers.text import TextTransformer

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.training.loggers import wandb_logger
 
 Cli = Callable[..., "object"]

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from diptych.base.doubled import DoubledKey, put
 from diptych.base.errors import UserError
-from diptych.base.regular import read_regular
+from diptych.base.files import read_regular
+from diptych.base.textfile import DoubledKey, put
 
 DEEPEST = 64  # levels of nesting: configs have some eight
 LARGEST = 2**26  # bytes: a config that holds a hundred thousand phrases has some millions

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
-from diptych.base.quoting import to_type
+from diptych.base.files import ROOT
+from diptych.base.terminal import to_type
 from diptych.building import targets
 from diptych.building.arguments import not_taken
 

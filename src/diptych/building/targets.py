@@ -18,9 +18,8 @@ from typing import Any
 
 from diptych.base import plain
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.files import ROOT
+from diptych.base.terminal import say, to_type
 
 # What a training builds.
 GROUPS = ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")

@@ -16,10 +16,9 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from diptych.base.atomic import refused
 from diptych.base.errors import NotTaken, UserError
-from diptych.base.paths import PACKAGE
-from diptych.base.quoting import shell
+from diptych.base.files import PACKAGE, refused
+from diptych.base.terminal import shell
 from diptych.commands.overrides import wrong_override
 
 MACHINE = {  # what a machine refuses, whatever file it is about

@@ -15,10 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from diptych.base.atomic import refusing
 from diptych.base.errors import UserError
-from diptych.base.quoting import to_type
-from diptych.base.terminal import complain
+from diptych.base.files import refusing
+from diptych.base.terminal import complain, to_type
 
 LOCK = ".lock"  # its content names the process that holds it, and what that does
 STARTED = ("config.yaml", "environment.txt", "vocabulary.txt", "checkpoints")  # what the start of a run writes

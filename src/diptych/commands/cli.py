@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diptych.base.errors import RankFailed, Stopped, UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.base.terminal import complain, say
 from diptych.commands.boundary import sentence
 from diptych.commands.overrides import added_to_nothing, short_help

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diptych.base.errors import NotTaken, UserError
-from diptych.base.nearby import meant
+from diptych.base.terminal import meant
 from diptych.building.arguments import check_arguments
 from diptych.commands.overrides import LIGHTNINGS_ACCUMULATION
 from diptych.commands.resolvers import budget, check_name, is_whole, vocab_size

@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
-from diptych.base.quoting import hydra
+from diptych.base.files import ROOT
+from diptych.base.terminal import hydra
 from diptych.building.arguments import check_arguments
 from diptych.commands.boundary import sentence
 from diptych.commands.resolvers import register_resolvers

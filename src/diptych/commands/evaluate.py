@@ -11,7 +11,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.base import plain
-from diptych.base.atomic import write
+from diptych.base.files import write
 from diptych.base.masking import masked
 from diptych.base.terminal import say
 from diptych.building.arguments import check_arguments

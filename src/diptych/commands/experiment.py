@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.base.errors import UserError
 from diptych.base.moved import first
-from diptych.base.plural import counted
-from diptych.base.quoting import to_type
+from diptych.base.terminal import counted, to_type
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -14,12 +14,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.base.atomic import write_json
 from diptych.base.errors import UserError
+from diptych.base.files import write_json
 from diptych.base.masking import masked, masked_text
-from diptych.base.plural import counted
 from diptych.base.templates import NAMED
-from diptych.base.terminal import say
+from diptych.base.terminal import counted, say
 from diptych.building.build import make
 from diptych.building.targets import UNBUILT, foreign, targets_in, trusting
 from diptych.commands import experiment, stored

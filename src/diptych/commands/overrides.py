@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from diptych.base.quoting import hydra, shell
+from diptych.base.terminal import hydra, shell
 
 LIGHTNINGS_ACCUMULATION = (
     "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
 from diptych.base.templates import CLIPS, PLAIN, RUNS, canonical, read_templates
+from diptych.base.terminal import counted
 from diptych.data.io.address import printable
 from diptych.data.sets import benchmarks
 from diptych.data.sets.class_folders import some

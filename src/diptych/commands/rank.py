@@ -25,8 +25,7 @@ from typing import Any, NoReturn
 
 from diptych.base.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.base.masking import masked_text
-from diptych.base.quoting import to_type
-from diptych.base.terminal import complain
+from diptych.base.terminal import complain, to_type
 from diptych.commands.stored import Config
 from diptych.launch.output import keep_output
 from diptych.launch.world import World, announce, announced, meet, outside
@@ -191,7 +190,7 @@ def _stopped(codes: list[int | None], received: int) -> Stopped | None:
 
 def leave_note(run_dir: Path, error: BaseException) -> bool:
     """Whether this rank's error is the first of the run, which the note is then of."""
-    from diptych.base.paths import ROOT
+    from diptych.base.files import ROOT
     from diptych.commands.boundary import sentence
 
     others = of_others(error)
@@ -252,7 +251,7 @@ def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:
 
 
 def _train(config: Config, run_dir: Path, resume: bool) -> int:
-    from diptych.base.paths import ROOT
+    from diptych.base.files import ROOT
     from diptych.commands.boundary import sentence
     from diptych.commands.fit import fit
 

@@ -6,8 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from diptych.base.atomic import remove_partials
 from diptych.base.errors import UserError
+from diptych.base.files import remove_partials
 from diptych.base.terminal import say
 
 

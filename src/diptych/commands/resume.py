@@ -13,10 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from diptych.base import plain
 from diptych.base.errors import UserError
 from diptych.base.masking import filled
-from diptych.base.nearby import meant
-from diptych.base.quoting import to_type
 from diptych.base.templates import NAMED
-from diptych.base.terminal import complain, one_line
+from diptych.base.terminal import complain, meant, one_line, to_type
 from diptych.building.targets import refuse_foreign, trusting
 from diptych.commands import stored
 from diptych.commands.resolvers import budget

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diptych.base import atomic, plain
+from diptych.base import files, plain
 from diptych.base.errors import UserError
 from diptych.base.masking import HIDDEN, masked
 from diptych.base.moved import renamed
@@ -94,7 +94,7 @@ def _refuse_odd(node: Any, place: str, source: str) -> None:
 def write(config: Config, run_dir: Path) -> None:
     """Into the run's folder, without credentials. Raises UserError where the file does not say the same."""
     shown = masked(config)
-    atomic.write(run_dir / CONFIG, plain.dump(shown))
+    files.write(run_dir / CONFIG, plain.dump(shown))
     if not plain.same(plain.read(run_dir / CONFIG), shown):
         raise UserError(f"{run_dir / CONFIG} does not hold what was written to it: check the disk.")
 

@@ -11,11 +11,10 @@ from types import FrameType
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diptych.base.atomic import refusing, write
 from diptych.base.errors import TO_STOP, Stopped
+from diptych.base.files import refusing, write
 from diptych.base.masking import masked
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.terminal import say, to_type
 from diptych.building.targets import announce_foreign, targets_in, trusting
 from diptych.commands import stored
 from diptych.commands.claim import TRAINS, held, new_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diptych.base.atomic import write
 from diptych.base.errors import UserError
+from diptych.base.files import write
 
 VOCABULARY = "vocabulary.txt"  # in the run's folder, where it is not OpenAI's
 

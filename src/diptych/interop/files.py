@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.base import plain
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
+from diptych.base.textfile import loads
 from diptych.interop import pickles
 
 MOST_PARTS = 10_000  # of a description: they have some dozens

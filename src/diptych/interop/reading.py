@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.base.errors import UserError
-from diptych.base.nearby import meant
+from diptych.base.terminal import meant
 from diptych.interop import files, huggingface, open_clip, openai, own, sharded
 from diptych.interop.heads import NO_HINTS, Hints
 from diptych.interop.names import unwrap

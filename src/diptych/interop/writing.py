@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from diptych.base.atomic import beside, refusing
 from diptych.base.errors import UserError
+from diptych.base.files import beside, refusing
 from diptych.interop import huggingface, open_clip, openai, own
 from diptych.interop.heads import Hints
 from diptych.interop.reading import read

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.quoting import to_type
+from diptych.base.terminal import counted, to_type
 from diptych.towers.clip import CLIP
 from diptych.towers.positions import resize_positions, resize_text_positions
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.base.plural import counted
-from diptych.base.regular import open_regular
+from diptych.base.files import open_regular
+from diptych.base.terminal import counted
 from diptych.data.pixels.image import BadImage, decode
 from diptych.data.stream.captions import BadSample, captions_of, source_of
 from diptych.data.stream.pairs import IMAGES

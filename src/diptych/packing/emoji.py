@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diptych.base.atomic import write_json
+from diptych.base.files import write_json
 from diptych.packing.emoji_concepts import Concept, concepts
 from diptych.packing.emoji_drawings import SIZE, coding_error, collect, draw, drop_shared, encode
 from diptych.packing.emoji_packages import Contents, Package, fetch, load, pinned

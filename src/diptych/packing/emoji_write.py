@@ -13,7 +13,7 @@ from typing import Any
 
 from webdataset import ShardWriter, TarWriter
 
-from diptych.base.atomic import write, write_json
+from diptych.base.files import write, write_json
 from diptych.packing.emoji_captions import caption, captions
 from diptych.packing.emoji_concepts import Concept
 from diptych.packing.emoji_drawings import Drawings

@@ -12,10 +12,9 @@ import numpy as np
 from webdataset.shardlists import expand_urls
 
 from diptych.base import plain
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
-from diptych.base.regular import read_regular
-from diptych.base.textfile import read_text
+from diptych.base.files import read_regular
+from diptych.base.textfile import loads, read_text
 from diptych.data.stream.headers import Offsets, fit
 
 META = ".nv-meta"

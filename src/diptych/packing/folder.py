@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.terminal import counted, say, to_type
 from diptych.base.textfile import read_json
 from diptych.data.io.address import printable
 from diptych.data.sets.class_folders import some

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
-from diptych.base.regular import read_regular
+from diptych.base.files import read_regular
+from diptych.base.textfile import loads
 from diptych.packing import job
 from diptych.packing.folder import Folder, apart, existing
 from diptych.packing.indexing import IndexJob, folder_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.regular import open_regular
+from diptych.base.files import open_regular
+from diptych.base.terminal import counted
 from diptych.data.io.files import Files
 from diptych.data.stream.headers import read_headers
 from diptych.packing.energon import Prepared

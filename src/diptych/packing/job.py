@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from diptych.base.atomic import write_json
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.terminal import say
+from diptych.base.files import write_json
+from diptych.base.terminal import counted, say
 from diptych.packing.parts import Part, all_parts, there, write_record
 from diptych.packing.processes import each
 from diptych.packing.writing import Losses, Record, remove_partials

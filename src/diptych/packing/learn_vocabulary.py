@@ -12,10 +12,9 @@ from pathlib import Path
 from tokenizers import Tokenizer as Trainable
 from tokenizers import models, pre_tokenizers, trainers
 
-from diptych.base import atomic
+from diptych.base import files
 from diptych.base.errors import UserError
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.terminal import say, to_type
 from diptych.data.stream.captions import BadSample, captions_of
 from diptych.data.stream.index import open_index
 from diptych.data.stream.shards import read_whole
@@ -92,7 +91,7 @@ def _captions(shards: str) -> Iterator[str]:
 def write(vocabulary: bpe.Vocabulary, out: Path) -> None:
     """CLIP's merges format; packed where the name ends in .gz, the same bytes each time."""
     data = vocabulary.text.encode()
-    atomic.write(out, gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
+    files.write(out, gzip.compress(data, mtime=0) if out.suffix == ".gz" else data)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from diptych.base.atomic import write
 from diptych.base.errors import UserError
+from diptych.base.files import write
 from diptych.base.terminal import say
 from diptych.data.stream.captions import captions_of
 from diptych.data.stream.index import open_index

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.quoting import to_type
+from diptych.base.terminal import to_type
 from diptych.data.io.address import printable
 
 PART = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?\.parquet")  # SPLIT-00003-of-00012.parquet

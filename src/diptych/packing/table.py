@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.regular import open_regular
-from diptych.base.terminal import say
+from diptych.base.files import open_regular
+from diptych.base.terminal import counted, say
 from diptych.packing import job
 from diptych.packing.entries import OUTSIDE, Entry, LeftOut, inside
 from diptych.packing.parquet import Cell, Rows, parts_of

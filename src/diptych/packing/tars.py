@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.base.regular import open_regular
+from diptych.base.files import open_regular
 from diptych.data.stream.headers import opener
 from diptych.data.stream.tar import BROKEN, Damage, Member, Unreadable, content, members
 

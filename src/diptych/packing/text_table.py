@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.regular import open_regular
+from diptych.base.files import open_regular
 from diptych.packing.entries import LeftOut
 
 LARGEST_FIELD = 1 << 24  # characters; the csv module's own limit is below some captions' metadata

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.base.atomic import write_json
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.terminal import say
+from diptych.base.files import write_json
+from diptych.base.terminal import counted, say
 from diptych.data.io.address import printable
 from diptych.data.io.files import Files
 from diptych.data.stream.index import read_index

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from webdataset import TarWriter
 
-from diptych.base.atomic import beside, refusing, write
+from diptych.base.files import beside, refusing, write
 from diptych.data.io.address import printable
 from diptych.data.stream.headers import Offsets
 from diptych.packing.entries import Entry, LeftOut

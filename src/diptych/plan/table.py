@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.plan.counting import Counts
 from diptych.plan.layout import Layout, Machine
 from diptych.plan.step import Step

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.base.atomic import beside, refusing
 from diptych.base.errors import UserError
-from diptych.base.quoting import to_type
+from diptych.base.files import beside, refusing
+from diptych.base.terminal import to_type
 
 COLUMNS = ("key", "caption", "label", "image_embedding", "text_embedding")
 

@@ -8,7 +8,7 @@ requests.
 from pathlib import Path
 from typing import Any
 
-from diptych.base.atomic import write
+from diptych.base.files import write
 from diptych.base.terminal import visible
 from diptych.report import formats, lead, view
 from diptych.report.curves import charts

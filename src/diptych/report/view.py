@@ -4,7 +4,7 @@ import math
 from itertools import groupby
 from typing import Any
 
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.report.formats import count, duration, number
 from diptych.report.record import Record, mapping
 

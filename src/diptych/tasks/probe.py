@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.data.sets.evalset import EvalSet
 from diptych.evaluation.neighbours import knn
 from diptych.evaluation.probe import LinearProbe, columns, fit_probe

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diptych.base.atomic import write_json
 from diptych.base.batch import normalise
 from diptych.base.errors import UserError
+from diptych.base.files import write_json
 from diptych.base.terminal import complain
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.text.tokenizer import Tokenizer

@@ -18,8 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diptych.base.errors import UserError
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.terminal import say, to_type
 
 
 class TimmTower(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diptych.base import atomic
+from diptych.base import files
 from diptych.base.errors import UserError
 from diptych.base.masking import masked_argument
 from diptych.base.terminal import complain
@@ -40,7 +40,7 @@ class MetricsFile(Logger):
         lines = self.file.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
         if kept != lines:
-            atomic.write(self.file, b"".join(kept))
+            files.write(self.file, b"".join(kept))
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from diptych.base.atomic import sync_folder
+from diptych.base.files import sync_folder
 
 
 def settle(checkpoint: Path, names: Sequence[str], keep: int) -> None:

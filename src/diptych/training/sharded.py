@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from diptych.base.atomic import sync_folder
 from diptych.base.errors import UserError
+from diptych.base.files import sync_folder
 from diptych.interop.sharded import REST, opened, read_rest
 from diptych.training.naming import replace, settle
 from diptych.training.parallel import from_rows, in_layout, rows_of

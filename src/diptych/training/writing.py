@@ -11,7 +11,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from diptych.base.atomic import beside
+from diptych.base.files import beside
 from diptych.training.naming import make_way, settle
 from diptych.training.sharded import CheckpointIO
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands.resolvers import register_resolvers
 from diptych.data.sets import benchmarks
 from diptych.data.sets.imagenet import numbered_folders, objectnet, wnid_folders

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.sets.labelled import labelled_pairs, train_folder, train_split
 from samples import COLOURS, benchmark, picture
 

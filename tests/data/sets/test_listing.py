@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.sets.listing import Listing, list_pictures, no_picture
 from diptych.data.stream.pairs import IMAGES
 

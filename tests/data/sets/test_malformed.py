@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.sets.evalset import EvalSet, benchmark_sets, folder_set
 from samples import COLOURS, benchmark, picture
 
@@ -126,11 +126,11 @@ def folder(name: str) -> Callable[[Path], object]:
             r"templates.txt, line 1: the template 'a photo'",
         ),
         (spoil("zeroshot_classification_templates.txt", b" \n"), r"templates.txt is empty"),
-        (folder("zeroshot_classification_templates.txt"), r"templates.txt is no regular file"),
+        (folder("zeroshot_classification_templates.txt"), r"templates.txt is not a regular file"),
         (loop("zeroshot_classification_templates.txt"), r"templates.txt"),
         (spoil("dataset_type.txt", b"multilabel\n"), r"dataset_type.txt says 'multilabel': a set is one of"),
         (spoil("dataset_type.txt", b"\xff"), r"dataset_type.txt, line 1: the byte 0xff"),
-        (folder("dataset_type.txt"), r"dataset_type.txt is no regular file"),
+        (folder("dataset_type.txt"), r"dataset_type.txt is not a regular file"),
         (spoil("test/nshards.txt", b"2\n"), r"nshards.txt says '2', and 1 tars are there"),
         (spoil("test/0.tar", bytes(1024)), r"no sample"),
         (spoil("test/0.tar", b"no tar"), r"0.tar"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 # Batches of 64 × 3 × 24 × 24 bytes and their 64 × 24 tokens of 8: two of 122,880 wait and a third is handed over.
 READS = """

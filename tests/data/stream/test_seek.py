@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 
 def test_seeking_at_scale_opens_one_shard_a_stream() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from texts import BLOCK, CORPUS, corpus, digest
 
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.data.text import bpe
 from diptych.data.text.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from diptych.base import plain
 from diptych.base.errors import UserError
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.commands import stored
 from diptych.commands.resolvers import register_resolvers
 from diptych.commands.resume import named_places, resumed_config

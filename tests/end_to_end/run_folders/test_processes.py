@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from run_folder import SMALL, Cli, lines, refused
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 HOOK = """
 import os, sys

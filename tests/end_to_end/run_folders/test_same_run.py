@@ -14,7 +14,7 @@ from found import found
 from omegaconf import OmegaConf
 from run_folder import SMALL, Cli, kept, lines, refused
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 from diptych.training.writing import write
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any, BinaryIO, cast
 
 from diptych.base.errors import UserError
-from diptych.base.regular import NotRegular, open_regular
+from diptych.base.files import NotRegular, open_regular
 from diptych.data.io.address import HTTP, fault, is_local, is_remote, local, printable, scheme, shown
 from diptych.data.io.cache import Cache
 from diptych.data.io.retry import Patience, Resumed, Source

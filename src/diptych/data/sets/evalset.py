@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diptych.base import seeding
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
-from diptych.base.regular import read_regular
+from diptych.base.files import read_regular
 from diptych.base.templates import CLIPS, OWN, PLAIN, read_templates
+from diptych.base.terminal import counted
 from diptych.base.textfile import own, read_json, read_lines, read_text
 from diptych.data.io.address import printable
 from diptych.data.pixels.image import BadImage, eval_image

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.data.io.files import Files, is_local
 from diptych.data.sets.evalset import EvalSet, Item
 from diptych.data.sets.pair_set import Place, pairs_at

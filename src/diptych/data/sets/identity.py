@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.data.sets.evalset import EvalSet, Readable
 from diptych.data.sets.pair_set import Place
 from diptych.data.sets.parquet_set import Cell

@@ -9,9 +9,8 @@ from hashlib import blake2b
 from typing import Any
 from unicodedata import category
 
-from diptych.base.doubled import DoubledKey, loads
 from diptych.base.masking import masked_text
-from diptych.base.textfile import split_lines
+from diptych.base.textfile import DoubledKey, loads, split_lines
 from diptych.data.io.address import printable
 from diptych.data.stream.shards import Sample
 from diptych.data.text.cleaning import mend

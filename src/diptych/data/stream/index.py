@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.base.doubled import loads
 from diptych.base.errors import UserError
 from diptych.base.masking import masked_value
+from diptych.base.textfile import loads
 from diptych.data.io.address import printable
 from diptych.data.io.files import Files, is_local, shown
 from diptych.data.stream.headers import Headers, Offsets, fit, read_headers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from diptych.base.regular import open_regular
+from diptych.base.files import open_regular
 from diptych.data.io.files import Files, local
 from diptych.data.stream.headers import Offsets
 from diptych.data.stream.index import Index

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from diptych.base import seeding
 from diptych.base.errors import UserError
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.data.stream.index import Index, open_index
 
 EDITION = 2  # of the order. A checkpoint carries it: a run never goes on with other batches

@@ -18,7 +18,7 @@ import regex
 from tokenizers.models import BPE
 
 from diptych.base.errors import UserError
-from diptych.base.regular import read_regular
+from diptych.base.files import read_regular
 from diptych.base.textfile import split_lines
 
 OPENAI = Path(__file__).parent / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diptych.base.plural import counted
+from diptych.base.terminal import counted
 from diptych.data.text.tokenizer import Tokenizer
 
 LETTERS = 2**17  # of all words of a record: some 15,000, which a checkpoint carries at no cost

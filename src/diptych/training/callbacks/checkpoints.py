@@ -12,8 +12,7 @@ from typing import Any
 import lightning as L
 
 from diptych.base.errors import Stopped, UserError
-from diptych.base.quoting import to_type
-from diptych.base.terminal import say
+from diptych.base.terminal import say, to_type
 from diptych.training.agreement import Agreement
 from diptych.training.naming import give_name
 from diptych.training.sharded import CheckpointIO

@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning as L
 
-from diptych.base.atomic import write_json
 from diptych.base.errors import UserError
+from diptych.base.files import write_json
 from diptych.base.terminal import complain
 from diptych.data.stream.index import Index
 from diptych.data.stream.steps import Steps, refuse_too_many

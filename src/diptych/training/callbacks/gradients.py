@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diptych.base.atomic import write_json
 from diptych.base.batch import Batch
 from diptych.base.errors import UserError
+from diptych.base.files import write_json
 from diptych.launch import distributed
 from diptych.training.accumulation import batch_norms
 from diptych.training.gradients import gradient_norms

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
-from diptych.base.atomic import write_json
 from diptych.base.batch import Batch
+from diptych.base.files import write_json
 from diptych.training.module import ContrastiveModule
 
 WAIT, MADE = "waiting for data", "transfer and augmentation"

@@ -11,9 +11,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diptych.base.plural import counted
 from diptych.base.quantities import Whole
-from diptych.base.terminal import complain, say
+from diptych.base.terminal import complain, counted, say
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.held_out import HeldOut
 from diptych.data.sets.identity import Identity, changes, describe, noted
