@@ -6,7 +6,7 @@ import re
 
 from found import found
 
-from diptych.base.paths import ROOT
+from diptych.base.files import ROOT
 
 PAGES = [*found(ROOT, "*.md"), *found(ROOT / "docs", "**/*.md"), *found(ROOT / "data", "*.md")]
 FOLDERS = {"src": "py", "tests": "py", "benchmarks": "py", "conf": "yaml"}
