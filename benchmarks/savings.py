@@ -24,7 +24,7 @@ import diptych
 from diptych.base.allocator import keep_freed_memory
 from diptych.towers import text as text_tower
 from diptych.towers import transformer
-from diptych.towers.mlp import MLP, _ActivatedLinear, scaled_linear
+from diptych.towers.transformer import MLP, _ActivatedLinear, scaled_linear
 
 
 @contextmanager

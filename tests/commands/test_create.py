@@ -15,7 +15,7 @@ def test_a_part_is_given_as_keys_or_as_a_dict() -> None:
     model = diptych.create_model("vit_tiny", image={"image_size": 16, "layers": 1}, text__layers=1)
     assert model.encode_image(torch.zeros(2, 3, 16, 16)).shape == (2, model.image.embed_dim)
     for shape in ((2, 16, 16, 3), (3, 16, 16), (2, 1, 16, 16)):
-        with pytest.raises(ValueError, match=r"are not what this model takes, \[B, 3, 16, 16\]"):
+        with pytest.raises(ValueError, match=r"and this model takes \[B, 3, 16, 16\]"):
             model.encode_image(torch.zeros(shape))
 
 

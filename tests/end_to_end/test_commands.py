@@ -205,7 +205,7 @@ MISTAKES = {
     "zero steps": (["trainer.max_steps=0"], "trainer.max_steps=0"),
     "patches": (
         ["model=vit_tiny", "model.image.patch_dropout=1"],
-        "model.image.patch_dropout=1 is no share of the patches: take 0 or more, below 1.",
+        "model.image.patch_dropout=1 is not a share of the patches: take 0 or more, below 1.",
     ),
     "towers": (["+model.text.embed_dim=7"], "7"),
     "a part's key": (

@@ -23,7 +23,7 @@ from diptych.interop.heads import NO_HINTS, with_heads
 from diptych.interop.huggingface import names as huggingface_names
 from diptych.interop.reading import read
 from diptych.interop.weights import Weights, skeleton
-from diptych.towers.positions import resize_positions
+from diptych.towers.layers import resize_positions
 
 LONG = ("rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b16", "vit_l14", "vit_l14_336")
 PAPER = ["rn50", "vit_b32", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
@@ -100,7 +100,7 @@ def test_another_image_size_resamples_the_positions_and_says_so(
     torch.testing.assert_close(clip.model.encode_image(images), model_of(VIT).image(images))
     caplog.clear()
     assert diptych.load(folder, image_size=16).model.image_size == 16 and not caplog.messages
-    with pytest.raises(UserError, match="Patches of 4 pixels don't tile an image of 18"):
+    with pytest.raises(UserError, match="image_size=18 is not a multiple of patch_size=4"):
         diptych.load(folder, image_size=18)
 
 

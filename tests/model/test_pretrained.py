@@ -12,7 +12,7 @@ from diptych.base.errors import UserError
 from diptych.building.build import build
 from diptych.data.text import bpe
 from diptych.model.pretrained import start_from
-from diptych.towers.positions import resize_positions
+from diptych.towers.layers import resize_positions
 
 VIT = {
     "_target_": "diptych.towers.vit.VisionTransformer",

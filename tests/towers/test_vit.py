@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.base.errors import UserError
-from diptych.towers.positions import resize_positions
+from diptych.towers.layers import resize_positions
 from diptych.towers.vit import AttentionPool, VisionTransformer
 
 

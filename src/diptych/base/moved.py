@@ -105,6 +105,7 @@ MOVED: dict[str, str] = {
     "diptych.fitting": "diptych.commands.fit",
     "diptych.inspecting": "diptych.tasks.quality",
     "diptych.loading": "diptych.model.load",
+    "diptych.loss.multi_positive.MultiPositiveLoss": "diptych.loss.contrastive.MultiPositiveLoss",
     "diptych.masking": "diptych.base.masking",
     "diptych.moved": "diptych.base.moved",
     "diptych.nearby": "diptych.base.terminal",

@@ -16,7 +16,7 @@ from torch import Tensor
 from diptych.base.errors import UserError
 from diptych.building.build import build
 from diptych.towers.clip import CLIP
-from diptych.towers.positions import resize_positions, resize_text_positions
+from diptych.towers.layers import resize_positions, resize_text_positions
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from diptych.loss.logits import Tile, at_least_fp32, check_tile, choose_tile, de
 
 
 def siglip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, tile: Tile = "auto") -> Tensor:
-    """This rank's images against all ranks' texts, each pair a question by itself: do they belong together?
+    """This rank's images against all ranks' texts; each pair is a question by itself: do the two belong together?
 
-    image, text: [B, D], L2-normalised, row i of one belonging to row i of the other; the same B on every rank
-    logit_scale, logit_bias: the multiplier and what is added to the logits, []
-    tile: side of the tiles, None for all logits of two ranks at once, "auto" for the one or the other by their size
+    image, text: [B, D], L2-normalised; row i of one belongs to row i of the other; the same B on every rank
+    logit_scale, logit_bias: the logits are logit_scale · cosine + logit_bias, [] each
+    tile: side of the tiles; None for all logits of two ranks at once; "auto" chooses by the number of logits
     Returns a scalar: the sum over pairs, divided by B. Its mean over ranks is the paper's loss of the global batch,
     and so is the mean of its gradient.
     """
@@ -33,8 +33,8 @@ def siglip_loss(image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Te
 
 
 class _SoftplusSums(torch.autograd.Function):
-    """Sum over all ranks' right of softplus(left @ right.T + bias), for each own left; logits are computed again in
-    backward, where the gradient of a text follows it round the ring."""
+    """Sum over all ranks' right of softplus(left @ right.T + bias), for each own left. The backward pass computes the
+    logits again, and the gradient of a text travels round the ring behind the text."""
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, bias: Tensor, tile: int) -> Tensor:
@@ -68,7 +68,7 @@ class _SoftplusSums(torch.autograd.Function):
 
 
 def _softplus_(x: Tensor, scratch: Tensor) -> Tensor:
-    """log(1 + exp(x)) in place. torch's own is x alone above 20, which shows in float64, and wants new memory."""
+    """log(1 + exp(x)) in place. torch's own allocates memory and returns x above 20, inexact in float64."""
     torch.abs(x, out=scratch).neg_().exp_().log1p_()
     return x.clamp_(min=0).add_(scratch)
 
@@ -77,7 +77,7 @@ class SigLIPLoss(nn.Module):
     """`siglip_loss` with its learned bias; loss=siglip also starts the model's scale at the paper's 10."""
 
     def __init__(self, tile: Tile = "auto", bias_init: float = -10.0) -> None:
-        """bias_init: at the start nearly all pairs are negatives, and the bias says so (paper, section 3.2)"""
+        """bias_init: strongly negative, since nearly all pairs are negatives (paper, section 3.2)"""
         super().__init__()
         self.tile = check_tile(tile)
         self.logit_bias = nn.Parameter(torch.tensor(float(bias_init)))
@@ -87,5 +87,5 @@ class SigLIPLoss(nn.Module):
         return siglip_loss(image, text, logit_scale, self.logit_bias, self.tile)
 
     def describe(self, rows: int, ranks: int, device: str) -> str:
-        """A line for the log, for `rows` pairs a rank."""
+        """A line for the log about `rows` pairs on each rank."""
         return describe_tile(self.tile, rows, rows, device)

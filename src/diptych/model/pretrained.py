@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.base.errors import UserError
 from diptych.base.terminal import counted, to_type
 from diptych.towers.clip import CLIP
-from diptych.towers.positions import resize_positions, resize_text_positions
+from diptych.towers.layers import resize_positions, resize_text_positions
 
 if TYPE_CHECKING:
     from diptych.interop.heads import Hints

@@ -23,10 +23,10 @@ class CLIP(nn.Module):
     image: [B, 3, H, W] -> [B, D], with `image_size` and `embed_dim`
     text: int64 [B, L] -> [B, D], with `context_length` and `embed_dim`
     logit_scale_init: logarithm of the inverse temperature at the start; the paper's is 1/0.07
-    mean, std: what the image tower wants subtracted from pixels (0 to 1) and their rest divided by; the
-        model keeps them for whoever prepares its images and doesn't apply them
+    mean, std: of the pixels (0 to 1): the image tower expects (pixels - mean) / std. The model only stores them, for
+        the code that prepares its images; it doesn't apply them
 
-    With OpenAI's names, `image.` is `visual.` and `text.` is the top level; `logit_scale` is the same.
+    OpenAI's names are `visual.` for `image.` and no prefix for `text.`; `logit_scale` is the same.
     Raises UserError where the towers' dimensions differ.
     """
 
@@ -43,7 +43,7 @@ class CLIP(nn.Module):
         _check_tower(text, "text", TEXT)
         if image.embed_dim != text.embed_dim:
             raise UserError(
-                f"The image tower gives {image.embed_dim} dimensions and the text tower {text.embed_dim}: "
+                f"The image tower returns {image.embed_dim} dimensions and the text tower {text.embed_dim}: "
                 "set the same model.image.embed_dim and model.text.embed_dim."
             )
         self.image = image
@@ -51,33 +51,33 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.any_size = False  # whether other sizes than image_size are meant: a training may begin with small images
+        self.any_size = False  # no warning about other sizes than image_size: a run may start with small images
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that the image tower was made for."""
+        """Side in pixels that the image tower was made for."""
         return cast(int, self.image.image_size)
 
     @property
     def context_length(self) -> int:
-        """Tokens that the text tower reads at most."""
+        """The most tokens that the text tower reads."""
         return cast(int, self.text.context_length)
 
     @property
     def vocabulary(self) -> str | None:
-        """What the ids stand for: a file in CLIP's merges format, or its text; None for OpenAI's. The tower keeps
-        it for whoever makes the tokenizer and doesn't read it."""
+        """The tokens' vocabulary: a file in CLIP's merges format, or its text; None for OpenAI's. The tower only
+        stores it, for the code that makes the tokenizer."""
         return cast(str | None, self.text.vocabulary)
 
     @property
     def reads_sentences(self) -> bool:
-        """Whether the text tower takes any text, not class names alone."""
+        """Whether the text tower encodes any text, not only class names."""
         return getattr(self.text, "reads_sentences", True)
 
     def encode_image(self, images: Tensor, normalize: bool = False, kept: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W], already less `mean` and over `std` -> [B, D]; unit length with `normalize`. kept: in a
-        training step the patches that are read, if not all (`model.patches`). Raises ValueError for what is no
-        batch of RGB images; warns once where their size is another than the model was made for."""
+        """Images [B, 3, H, W], already (pixels - mean) / std -> [B, D]; unit length with `normalize`. kept: the
+        patches that a training step encodes; None for all (`model.patches`). Raises ValueError for anything but a
+        batch of RGB images; warns once where their size is not the one that the model was made for."""
         if images.shape[1:] != (3, self.image_size, self.image_size):
             self._check_shape(images)
         features = self.image(images) if kept is None else self.image(images, kept)
@@ -87,11 +87,11 @@ class CLIP(nn.Module):
         side = self.image_size
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"Images of the shape {list(images.shape)} are not what this model takes, [B, 3, {side}, {side}]:"
+                f"The images have the shape {list(images.shape)}, and this model takes [B, 3, {side}, {side}]:"
                 " prepare them with its `preprocess`."
             )
         if not self.any_size:
-            self.any_size = True  # said once
+            self.any_size = True  # warn once
             given = f"{images.shape[2]} × {images.shape[3]}"
             warnings.warn(
                 f"Images have {given} pixels and this model is made for {side} × {side}: its positions are resampled."
@@ -105,24 +105,24 @@ class CLIP(nn.Module):
         return unit(features) if normalize else features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both features at unit length, [B, D] and [B, D], and the scale of their cosines, a scalar."""
+        """Image and text features at unit length, [B, D] each, and the factor of their cosines, a scalar."""
         image = self.encode_image(images, normalize=True)
         text = self.encode_text(tokens, normalize=True)
         return image, text, self.logit_scale.exp()
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers of its own tower above it; the logit scale has none."""
+        """Every parameter's name -> the number of layers of its own tower above it; 0 for the logit scale."""
         above = {"logit_scale": 0}
         for name, tower in (("image", self.image), ("text", self.text)):
-            if not hasattr(tower, "layers_above"):  # of a user's own: all of one layer
+            if not hasattr(tower, "layers_above"):  # a user's own tower: one layer
                 above |= {f"{name}.{key}": 0 for key, _ in tower.named_parameters()}
                 continue
             above |= {f"{name}.{key}": layers for key, layers in cast(Any, tower).layers_above().items()}
         return above
 
     def train(self, mode: bool = True) -> CLIP:
-        """As of every module, but that a part without a trained parameter stays in eval mode: the batch norms of a
-        frozen tower keep their statistics, and nothing in it drops out."""
+        """As `nn.Module.train`, but a part with no trained parameter stays in eval mode: the batch norms of a frozen
+        tower keep their statistics, and its dropout does nothing."""
         super().train(mode)
         for module in self.modules() if mode else ():
             if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters):
@@ -130,7 +130,7 @@ class CLIP(nn.Module):
         return self
 
 
-# What a tower must say of itself, beside `forward`; docs/models.md tells more.
+# The attributes that a tower must have beside `forward`; docs/models.md describes them.
 IMAGE = {"image_size": "pixels a side", "embed_dim": "dimensions of its features"}
 TEXT = {
     "embed_dim": "dimensions of its features",
@@ -155,15 +155,17 @@ def _check_tower(tower: nn.Module, name: str, wanted: dict[str, str]) -> None:
 
 
 def unit(features: Tensor) -> Tensor:
-    """Rows at length 1, at least in float32: cosines times 100 need more than bf16's three digits."""
+    """Rows at length 1, in float32 or float64: cosines are multiplied by up to 100, and bf16 has only three
+    digits."""
     if features.dtype in (torch.bfloat16, torch.float16):
         features = features.float()
     return F.normalize(features, dim=-1)
 
 
 def check_towers(model: CLIP) -> None:
-    """Run towers that are none of ours on two samples without memory, as the cost of a step is counted. Raises
-    UserError for an image tower that can't, and for one that gives other features than it says."""
+    """Run a user's own towers on two samples on the device "meta", where the cost of a step is counted. Raises
+    UserError for an image tower that fails there, and for a tower whose features don't have `embed_dim`
+    dimensions."""
     pixels = torch.zeros(2, 3, model.image_size, model.image_size, device="meta")
     tokens = torch.zeros(2, model.context_length, dtype=torch.long, device="meta")
     for name, tower, given in (("image", model.image, pixels), ("text", model.text, tokens)):
@@ -174,12 +176,12 @@ def check_towers(model: CLIP) -> None:
             with torch.no_grad():
                 found = tower(given)
         except Exception as error:
-            if name == "text":  # which may look at its ids, and isn't counted so
+            if name == "text":  # it may read the ids' values, and its cost isn't counted this way
                 continue
             raise UserError(
-                f"{named} can't encode {list(given.shape)} without memory (device meta): {error} (docs/models.md)."
+                f"{named} can't encode {list(given.shape)} on the device meta: {error} (docs/models.md)."
             ) from error
         wanted = [2, tower.embed_dim]
         if not isinstance(found, Tensor) or list(found.shape) != wanted:
             said = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise UserError(f"{named} gives {said} for {list(given.shape)}: it must give {wanted} (docs/models.md).")
+            raise UserError(f"{named} returns {said} for {list(given.shape)}: it must be {wanted} (docs/models.md).")

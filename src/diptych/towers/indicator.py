@@ -1,8 +1,8 @@
-"""Text towers without a weight: which of a fixed list of phrases a text is, or holds.
+"""Text towers without weights: they tell which phrases of a fixed list a text is or contains.
 
-They stand in a text tower's place where an image tower is trained to predict phrases themselves: class names (a
-supervised classifier) or n-grams (Visual N-Grams, Li et al. 2017). One dimension of the space is one phrase, so an
-image's features are its phrases' logits, and the zero-shot classifier of a class name is that phrase.
+They replace the text tower where an image tower learns to predict the phrases themselves: class names (a supervised
+classifier) or n-grams (Visual N-Grams, Li et al. 2017). Each dimension of the space is one phrase, so an image's
+features are the logits of the phrases, and the zero-shot classifier of a class name is that phrase's dimension.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from diptych.towers.text import trim
 
 
 class Indicator(nn.Module):
-    """Base of both.
+    """Base class of both.
 
     embed_dim: the image tower's, which must be the number of phrases
-    tokenizer: texts -> int64 [N, L], what the tower's input is from
-    width: what the model's file gives its Transformer, of no use here
-    Raises UserError where the number differs, or a phrase is there twice.
+    tokenizer: texts -> int64 [N, L], the tokenizer that also makes the tower's input
+    width: unused; the model's config file sets it for the Transformer in this place
+    Raises UserError where embed_dim is not the number of phrases, and for a phrase that is listed twice.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Indicator(nn.Module):
         super().__init__()
         if embed_dim != len(phrases):
             raise UserError(
-                f"model.image.embed_dim={embed_dim}, but there are {len(phrases):,} phrases: each is one dimension."
+                f"model.image.embed_dim={embed_dim}, but there are {len(phrases):,} phrases: set it to that number."
             )
         self.embed_dim, self.context_length = embed_dim, context_length
         self.vocab_size, self.vocabulary = vocab_size, vocabulary
@@ -47,10 +47,12 @@ class Indicator(nn.Module):
         self.places = {body: place for place, body in enumerate(self.bodies)}
         if len(self.places) < len(phrases):
             twice = next(p for p, body in enumerate(self.bodies) if self.places[body] != p)
-            raise UserError(f"The phrase {phrases[twice]!r} is there twice, or reads as another does: leave one out.")
+            raise UserError(
+                f"model.text.phrases has {phrases[twice]!r} twice, or another phrase has the same tokens: remove one."
+            )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 [B, L] -> float32 [B, embed_dim], 1 at the text's phrases and else 0"""
+        """int64 [B, L] -> float32 [B, embed_dim], 1 at the text's phrases and 0 elsewhere"""
         tokens, ends = trim(tokens, self.context_length)
         found = torch.zeros(len(tokens), self.embed_dim)
         for row, (ids, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
@@ -58,20 +60,20 @@ class Indicator(nn.Module):
         return found.to(tokens.device)
 
     def phrases_of(self, body: tuple[int, ...]) -> list[int]:
-        """The phrases of one text, by number."""
+        """The numbers of the phrases of one text."""
         raise NotImplementedError
 
     def knows(self, tokens: Tensor) -> Tensor:
-        """int64 [N, L] -> bool [N], whether a text is a phrase, or holds one"""
+        """int64 [N, L] -> bool [N], whether a text is or contains a phrase"""
         return Indicator.forward(self, tokens).any(dim=1)
 
     def layers_above(self) -> dict[str, int]:
-        """No weight has layers above it: there is none."""
+        """Empty: there are no weights."""
         return {}
 
 
 class LabelTower(Indicator):
-    """Texts that are class names -> one-hot rows. Raises UserError for a text that is none."""
+    """Texts that are class names -> one-hot rows. Raises UserError for any other text."""
 
     reads_sentences = False
 
@@ -79,9 +81,9 @@ class LabelTower(Indicator):
         rows = super().forward(tokens)
         if unknown := (~rows.any(dim=1)).nonzero()[:, 0].tolist():
             raise UserError(
-                f"A text of {int(tokens[unknown[0]].argmax()) - 1} tokens is none of the {self.embed_dim:,} class"
-                " names in model.text.phrases: a supervised model reads class names alone, without a template, and"
-                " only those it was trained on."
+                f"A text of {int(tokens[unknown[0]].argmax()) - 1} tokens is not one of the {self.embed_dim:,} class"
+                " names in model.text.phrases: a supervised model encodes only the class names it was trained on,"
+                " without a template."
             )
         return rows
 
@@ -90,8 +92,8 @@ class LabelTower(Indicator):
 
 
 class NGramTower(Indicator):
-    """Texts -> all their n-grams of the list in training; in eval mode the longest ones alone, from left to right,
-    which is what a class name stands for: "cow face" is that bigram where the list has it, else "cow" and "face"."""
+    """In training, texts -> all their n-grams that are in the list; in eval mode only the longest ones, from left to
+    right, as a class name means them: "cow face" is that bigram where the list has it, else "cow" and "face"."""
 
     def phrases_of(self, body: tuple[int, ...]) -> list[int]:
         longest = max(map(len, self.bodies))

@@ -1,7 +1,7 @@
 """The modified ResNet of CLIP (paper, section 2.4).
 
-Three changes to a ResNet: a stem of three 3×3 convolutions, antialiasing (average pooling takes the stride
-that a convolution had; Zhang 2019), and attention pooling in place of the last average pooling.
+It differs from a ResNet in three ways: a stem of three 3×3 convolutions, antialiasing (average pooling has the
+stride that a convolution had; Zhang 2019), and attention pooling instead of the last average pooling.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.base.errors import UserError
-from diptych.towers.depth import layers_above
-from diptych.towers.positions import resize_positions
+from diptych.towers.layers import layers_above, resize_positions
 
 
 class Bottleneck(nn.Module):
     """The paper's block of 1×1, 3×3 and 1×1: [B, inplanes, H, W] -> [B, 4·planes, H/stride, W/stride].
 
-    The pooling that takes the stride stands after the 3×3 convolution, as in OpenAI's weights.
+    The pooling that has the stride comes after the 3×3 convolution, as in OpenAI's weights.
     """
 
     def __init__(self, inplanes: int, planes: int, stride: int) -> None:
@@ -58,8 +57,8 @@ class Bottleneck(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions, for small models: [B, inplanes, H, W] -> [B, planes, H/stride, W/stride].
 
-    The pooling that takes the stride stands first, shared by both branches: all convolutions see the small
-    grid, which a CPU thanks with a third more images a second.
+    The pooling that has the stride comes first, for both branches. So all convolutions work on the small grid, which
+    gives a third more images per second on a CPU.
     """
 
     def __init__(self, inplanes: int, planes: int, stride: int) -> None:
@@ -86,8 +85,8 @@ class BasicBlock(nn.Module):
 class AveragePool(nn.Module):
     """The mean of each stride × stride cells, [B, C, H, W] -> [B, C, H // stride, W // stride].
 
-    On a GPU as a mean over axes of its own: the backward pass of PyTorch's pooling took a seventh of RN50's step on
-    an H200. On a CPU the library's is faster, by far.
+    On a GPU it is a plain mean: the backward pass of PyTorch's pooling took a seventh of RN50's step on an H200. On
+    a CPU PyTorch's pooling is much faster.
     """
 
     def __init__(self, stride: int) -> None:
@@ -99,7 +98,7 @@ class AveragePool(nn.Module):
 
 
 def mean_of_cells(x: Tensor, side: int) -> Tensor:
-    """F.avg_pool2d(x, side), channels_last: what is left at the right and below is left out."""
+    """F.avg_pool2d(x, side), channels_last: rows and columns that don't fill a cell are dropped."""
     high, wide = x.shape[2] // side, x.shape[3] // side
     x = x[:, :, : high * side, : wide * side].permute(0, 2, 3, 1)  # as channels_last has it in memory
     return x.unflatten(2, (wide, side)).unflatten(1, (high, side)).mean((2, 4)).permute(0, 3, 1, 2)
@@ -112,9 +111,9 @@ def _pool(stride: int) -> nn.Module:
 class AttentionPool2d(nn.Module):
     """Attention with one query, the mean of the grid, over mean and grid: [B, C, h, w] -> [B, embed_dim].
 
-    Keys and values are never formed. With one query, q·(Kx + b) = (Kᵀq)·x + q·b and Σ aᵢ(Vxᵢ) = V(Σ aᵢxᵢ):
-    each projection meets one vector a head instead of every cell, which is exact and leaves a 64th of the
-    work. A grid other than `grid`×`grid` gets resampled positions (`resize_positions`).
+    Keys and values are never computed. With one query, q·(Kx + b) = (Kᵀq)·x + q·b and Σ aᵢ(Vxᵢ) = V(Σ aᵢxᵢ), so each
+    projection is applied to one vector of each head instead of every cell. That is exact and takes a 64th of the
+    work. For a grid other than `grid`×`grid` the positions are resampled (`resize_positions`).
     """
 
     def __init__(self, grid: int, channels: int, heads: int, embed_dim: int) -> None:
@@ -151,15 +150,15 @@ class AttentionPool2d(nn.Module):
 class ModifiedResNet(nn.Module):
     """Images [B, 3, H, W] -> features [B, embed_dim].
 
-    image_size: side in pixels that the attention pooling's positions are made for; other sizes are taken as
-        they come and the positions resampled (a run may start on small images and end on large ones)
+    image_size: side in pixels that the attention pooling's positions are made for; for images of other sizes the
+        positions are resampled, so a run may start on small images and end on large ones
     layers: blocks in each stage; every stage but the first halves the grid and doubles the width
-    width: channels after the stem (half of them inside it), and planes of the first stage's blocks
+    width: channels after the stem (half as many inside it), and planes of the first stage's blocks
     heads: of the attention pooling; None for one head per 64 channels, as in all of the paper's models
     block: makes a block of (inplanes, planes, stride)
     stem_pool: average pooling at the stem's end, as in the paper; without it the stem's stride is 2, not 4
 
-    Names are OpenAI's below `visual.`.
+    Parameters are named as OpenAI's are after `visual.`.
     """
 
     def __init__(
@@ -206,5 +205,5 @@ class ModifiedResNet(nn.Module):
         return self.attnpool(x)
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it, a residual block being a layer."""
+        """Every parameter's name -> the number of layers above it; each residual block is a layer."""
         return layers_above(self, [block for stage in self.stages for block in getattr(self, stage)], ("attnpool",))

@@ -1,8 +1,7 @@
 """The text towers of CLIP: a causal Transformer (paper, section 2.4) and a bag of words (figure 3: "CBOW").
 
-Both read what the tokenizer writes: [SOS], the words, [EOS], then padding. [EOS] has the vocabulary's
-highest id, so the first maximum of a row is its place. Padding is what stands behind it; its id, 0, is also
-that of "!".
+Both take the tokenizer's output: [SOS], the words, [EOS], then padding. [EOS] has the vocabulary's highest id, so the
+first maximum of a row is its place. All that follows it is padding; the padding's id, 0, is also the id of "!".
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from torch import Tensor, nn
 
 from diptych.base.errors import UserError
 from diptych.base.quantities import Count
-from diptych.towers.depth import layers_above
+from diptych.towers.layers import layers_above
 from diptych.towers.transformer import Transformer
 
-# Parts of a batch of captions, and the fewest captions in one; see TextTransformer.forward. On fewer a GPU loses more
-# by waiting for twice the kernels than it gains by less padding.
+# Number of parts of a batch of captions, and the fewest captions in a part; see TextTransformer.forward. With fewer,
+# a GPU loses more time by launching twice the kernels than it gains by less padding.
 PARTS, MIN_PART, MIN_PART_GPU = 2, 32, 512
 
 
 def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
     """Tokens [B, L] without the columns that are padding in every row, and the place of each [EOS], [B].
 
-    Exact for towers in which no place looks at later ones. Raises UserError if more than `context_length`
-    columns are left.
+    Exact for towers in which no place depends on later ones. Raises UserError if more than `context_length` columns
+    are left.
     """
     ends = tokens.argmax(dim=-1)
     tokens = tokens[:, : int(ends.max()) + 1]
@@ -37,24 +36,24 @@ def trim(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
 
 
 def part_of(captions: int, device: str) -> int:
-    """How many captions of a batch go through the blocks at a time."""
+    """The number of captions of a batch that go through the blocks at a time."""
     return max(MIN_PART if device == "cpu" else MIN_PART_GPU, -(-captions // PARTS))
 
 
 def _length(ends: Tensor, tokens: Tensor) -> int:
-    """Of the longest caption, the ends being sorted."""
-    return tokens.shape[1] if len(ends) == len(tokens) else int(ends[-1]) + 1  # what is known makes no GPU wait
+    """The length of the longest caption, for sorted ends."""
+    return tokens.shape[1] if len(ends) == len(tokens) else int(ends[-1]) + 1  # without asking the GPU if possible
 
 
 class TextTransformer(nn.Module):
-    """Tokens int64 [B, L] -> features [B, embed_dim], read off [EOS], layer-normed and projected.
+    """Tokens int64 [B, L] -> features [B, embed_dim]: the output at [EOS], layer-normed and projected.
 
-    L is at most context_length after padding is cut; shorter input gives the same features, at less cost.
+    L is at most context_length after padding is cut; shorter input gives the same features at less cost.
     heads: None for one head per 64 channels, as in all of the paper's models
     activation: a module such as `torch.nn.GELU()`; None for OpenAI's QuickGELU
-    vocabulary: what the ids stand for, see `CLIP.vocabulary`
+    vocabulary: of the tokens, see `CLIP.vocabulary`
 
-    Names are OpenAI's top-level ones.
+    Parameters are named as OpenAI's are, without a prefix.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens, ends = trim(tokens, self.context_length)
-        # Short captions with short ones: sorted by length and cut a part at a time, little padding is left.
+        # Sorted by length and cut part by part, short captions are together and little padding is left.
         ends, order = ends.sort(stable=True)
         x = self.token_embedding(tokens[order]) + self.positional_embedding[: tokens.shape[1]]  # B×L×W
         size = part_of(len(tokens), x.device.type)
@@ -97,16 +96,15 @@ class TextTransformer(nn.Module):
         return features[order.argsort()]
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it; see `diptych.towers.depth`."""
+        """Every parameter's name -> the layers above it; see `layers.layers_above`."""
         return layers_above(self, list(self.transformer.resblocks), ("ln_final", "text_projection"))
 
 
 class CBOW(nn.Module):
-    """Tokens int64 [B, L] -> features [B, embed_dim]: words' embeddings averaged, normed and projected.
+    """Tokens int64 [B, L] -> features [B, embed_dim]: words' embeddings averaged, layer-normed and projected.
 
-    The mean is over what stands between [SOS] and [EOS]; a caption without a word is the zero vector before
-    the norm. There is neither order nor position, so `context_length` only bounds the input, as in the
-    Transformer that this tower stands in for.
+    The mean is over the tokens between [SOS] and [EOS]; a caption without words is the zero vector before the norm.
+    Order and position have no effect, so `context_length` only limits the input's length, as in the Transformer.
     """
 
     def __init__(
@@ -136,5 +134,5 @@ class CBOW(nn.Module):
         return self.ln_final(mean) @ self.text_projection
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it: none but the embedding's stands below the head."""
+        """Every parameter's name -> the number of layers above it; only the embedding is below the head."""
         return layers_above(self, [], ("ln_final", "text_projection"))

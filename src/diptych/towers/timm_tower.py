@@ -1,9 +1,10 @@
 """Any image model that timm lists, as an image tower.
 
-timm is an extra of its own (`pip install -e ".[timm]"`): it imports torchvision, which not every torch build has.
-A model's name comes from configs and checkpoints, so it is looked up in timm's own list and nothing is downloaded.
+timm is an optional dependency (`pip install -e ".[timm]"`): it imports torchvision, which some torch builds lack.
+A model's name may come from a checkpoint of someone else, so only names in timm's own list are allowed, and nothing
+is downloaded.
 
-    python -m diptych.towers.timm_tower NAME    # what to type for that model: its size, mean and deviation
+    python -m diptych.towers.timm_tower NAME    # prints what to type for that model: its size, mean and std
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from diptych.base.terminal import say, to_type
 class TimmTower(nn.Module):
     """Images [B, 3, H, W] -> features [B, embed_dim]: timm's pooled features, projected.
 
-    name: of timm's list, with a tag or without, such as `vit_small_patch16_224.augreg_in21k_ft_in1k`; the tag
-        only says which mean and deviation belong to it, since the weights start at random
-    image_size: side in pixels; models of a fixed size are made for it
-    mean, std: what the weights of that tag were trained with; the CLIP around the tower takes its own from its
-        config, where `python -m diptych.towers.timm_tower NAME` says them
+    name: of timm's list, with or without a tag, such as `vit_small_patch16_224.augreg_in21k_ft_in1k`; the tag only
+        selects mean and std, since the weights start at random
+    image_size: side in pixels; timm models of a fixed size are built for it
+    mean, std: with which the weights of that tag were trained. The CLIP around the tower has its own, from its
+        config; `python -m diptych.towers.timm_tower NAME` prints them
 
-    Names are timm's below `trunk.`. Raises UserError where timm is missing, doesn't list the name or can't build it.
+    Parameters are named as timm's are, after `trunk.`. Raises UserError where timm is missing, doesn't list the name
+    or can't build the model.
     """
 
     def __init__(self, name: str, image_size: int, embed_dim: int) -> None:
@@ -54,8 +56,8 @@ class TimmTower(nn.Module):
         return self.proj(self.trunk(images))
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it, by timm's own groups, the last of which may be a block or a
-        last norm alone; the latter goes with the projection."""
+        """Every parameter's name -> the number of layers above it, according to timm's own groups. timm's last group
+        is a block or only the last norm; the norm counts as part of the head, like the projection."""
         groups = importlib.import_module("timm.models").group_parameters(
             self.trunk, self.trunk.group_matcher(coarse=False), reverse=True
         )
@@ -65,7 +67,7 @@ class TimmTower(nn.Module):
 
 
 def _count_again(tower: nn.Module, _: Any) -> None:
-    """What timm counts and no state dict holds (indices of windows), lost where a tower was built without memory."""
+    """Compute timm's buffers that no state dict stores (indices of windows): a tower built on "meta" lacks them."""
     for module in tower.modules():
         getattr(module, "init_non_persistent_buffers", lambda: None)()
 
@@ -76,12 +78,12 @@ def _timm() -> ModuleType:
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch fails with the latter
         raise UserError(
             f"model=timm needs the package timm with torchvision ({error}): install them with"
-            ' `pip install -e ".[timm]"`, or take a model of ours, such as model=vit_b16.'
+            ' `pip install -e ".[timm]"`, or take another model, such as model=vit_b16.'
         ) from error
 
 
 def _look_up(name: str) -> dict[str, Any]:
-    """What timm says of a model: image_size, fixed_input_size, mean, std, classifier."""
+    """timm's description of a model: image_size, fixed_input_size, mean, std, classifier."""
     timm = _timm()
     known = timm.list_models()
     if not isinstance(name, str) or name.partition(".")[0] not in known:  # so no `hf-hub:`, no path
@@ -89,12 +91,12 @@ def _look_up(name: str) -> dict[str, Any]:
         hint = (
             f"did you mean {near[0]}?" if near else "`python -c 'import timm; print(timm.list_models())'` lists them."
         )
-        raise UserError(f"model.image.name={name} is no model that timm lists: {hint}")
+        raise UserError(f"model.image.name={name} is not in timm's list of models: {hint}")
     try:
         cfg = importlib.import_module("timm.models").get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise UserError(
-            f"timm says nothing of model.image.name={name} ({error}): take another tag or model."
+            f"timm has no description of model.image.name={name} ({error}): take another tag or model."
         ) from error
     classifier = [cfg.classifier] if isinstance(cfg.classifier, str) else list(cfg.classifier or ())
     return {
@@ -107,7 +109,7 @@ def _look_up(name: str) -> dict[str, Any]:
 
 
 def command(name: str) -> str:
-    """What to type to train with timm's model `name`."""
+    """The overrides to type to train with timm's model `name`."""
     given = _look_up(name)
     named = {"model.image.name": name, "model.image.image_size": given["image_size"]}
     pixels = {f"model.{key}": list(given[key]) for key in ("mean", "std")}

@@ -1,29 +1,33 @@
-"""The residual attention blocks that the vision and the text Transformer share.
+"""The residual attention blocks of the vision and the text Transformer.
 
-Pre-norm blocks as in GPT-2, named as in OpenAI's weights (`resblocks.N.attn.in_proj_weight`, ...) and
-initialised as OpenAI's text Transformer is. For the image tower the paper only says "a slightly different
-initialization scheme" (section 2.4); here it takes the same.
+Pre-norm blocks as in GPT-2, named as in OpenAI's weights (`resblocks.N.attn.in_proj_weight`, ...) and initialised
+as OpenAI's text Transformer is. For the image tower the paper only says "a slightly different initialization scheme"
+(section 2.4); here both are initialised alike.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.base.errors import UserError
-from diptych.towers.mlp import MLP
 
-# On a CPU, writing out softmax(q kᵀ) v is faster up to about this many tokens: the backward pass of the fused kernel
-# costs more than it saves there. In 16 bits it is faster beyond 500, where what it keeps for that pass grows large.
+# On a CPU, softmax(q kᵀ) v written out is faster than the fused kernel up to about this many tokens, since the fused
+# kernel's backward pass is slow there. In 16 bits it is faster even beyond 500 tokens, but then keeps a lot of
+# memory.
 PLAIN_ATTENTION_TOKENS, PLAIN_ATTENTION_TOKENS_16_BITS = 80, 257
 
 
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), the approximation of GELU that OpenAI's weights were trained with.
 
-    silu_rate: it is silu(silu_rate · x) / silu_rate, one fused pass that keeps one tensor for the backward pass and
-        not two; `MLP` reads it and leaves the two scalings to its products
+    silu_rate: it equals silu(silu_rate · x) / silu_rate, one fused pass that keeps one tensor for the backward pass
+        instead of two; `MLP` reads it and lets its matrix products multiply by the two factors
     """
 
     silu_rate = 1.702
@@ -33,9 +37,9 @@ class QuickGELU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, L, width] -> [B, L, width]; `causal` hides what comes later.
+    """Multi-head self-attention, [B, L, width] -> [B, L, width]; with `causal` no place sees later ones.
 
-    With `read`, int64 [B], only that place of each row asks: -> [B, 1, width], the same numbers at less cost.
+    With `read`, int64 [B], only that place of each row is computed: -> [B, 1, width], the same numbers at less cost.
     """
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
@@ -82,7 +86,7 @@ def pick(x: Tensor, read: Tensor) -> Tensor:
 
 
 def is_written_out(query: Tensor) -> bool:
-    """Whether attention over [B, H, L, D] is better written out than left to the fused kernel."""
+    """Whether attention over [B, H, L, D] is faster written out than in the fused kernel."""
     most = PLAIN_ATTENTION_TOKENS_16_BITS if query.element_size() == 2 else PLAIN_ATTENTION_TOKENS
     return query.device.type == "cpu" and query.shape[2] <= most
 
@@ -90,7 +94,7 @@ def is_written_out(query: Tensor) -> bool:
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """softmax(q kᵀ / √D) v over [B, H, L, D], written out.
 
-    Softmax sums in float32 whatever it reads; autocast would also hand its shares over in float32, twice the memory.
+    softmax sums in float32 for any input; under autocast it would also return float32, which takes twice the memory.
     """
     length, depth = query.shape[-2:]
     with torch.autocast(query.device.type, enabled=False):
@@ -99,6 +103,79 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) ->
             later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
             scores = scores.masked_fill(later, float("-inf"))
         return scores.softmax(-1) @ value
+
+
+class MLP(nn.Sequential):
+    """width -> inner, activation, -> width, under OpenAI's names: [..., width] -> [..., width].
+
+    inner: channels in between; None for 4 · width, as in all of OpenAI's models
+
+    The gradient of the second layer's weight needs the activation's output, four times as wide as the residual
+    stream, and the activation's own gradient needs its input, which is as wide. Only the input is kept; the backward
+    pass computes the output again. That gives the same numbers with about a quarter less memory in a block, and costs
+    one more elementwise pass.
+
+    An activation with a `silu_rate` is silu(rate · x) / rate, as QuickGELU is. The matrix products before and after
+    it multiply by the two factors, which costs them nothing, so there are no extra passes over the widest tensors.
+    """
+
+    c_fc: nn.Linear
+    gelu: nn.Module
+    c_proj: nn.Linear
+
+    def __init__(self, width: int, activation: nn.Module, inner: int | None = None) -> None:
+        inner = inner or 4 * width
+        parts = OrderedDict(c_fc=nn.Linear(width, inner), gelu=activation, c_proj=nn.Linear(inner, width))
+        super().__init__(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x)  # the compiler chooses what to compute again and what to fuse
+        rate = getattr(self.gelu, "silu_rate", None)
+        scale, activation = (1.0, self.gelu) if rate is None else (rate, F.silu)
+        wide = scaled_linear(x, self.c_fc.weight, self.c_fc.bias * scale, scale)
+        if not torch.is_grad_enabled():
+            return scaled_linear(activation(wide), self.c_proj.weight, self.c_proj.bias, 1 / scale)
+        return _ActivatedLinear.apply(wide, self.c_proj.weight, self.c_proj.bias, activation, 1 / scale)
+
+
+def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """scale · x Wᵀ + bias: [..., in] -> [..., out]"""
+    if scale == 1:
+        return F.linear(x, weight, bias)
+    return torch.addmm(bias, x.flatten(0, -2), weight.T, alpha=scale).unflatten(0, x.shape[:-1])
+
+
+class _ActivatedLinear(torch.autograd.Function):
+    """scaled_linear of activation(x). Under autocast the gradient's type is the type in which it was computed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor], scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.activation, ctx.scale = activation, scale
+        return scaled_linear(activation(x), weight, bias, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
+        into_x = into_weight = into_bias = None
+        if to_bias:
+            into_bias = gradient.flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.scale != 1:
+            gradient = gradient * ctx.scale
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(to_x)
+            activated = ctx.activation(x.view_as(x))  # not a leaf: hooks that count operations expect none
+        if to_weight:
+            rows = activated.detach().to(gradient.dtype).flatten(0, -2)
+            into_weight = (gradient.flatten(0, -2).T @ rows).to(weight.dtype)
+        if to_x:
+            into_activated = (gradient @ weight.to(gradient.dtype)).to(activated.dtype)
+            (into_x,) = torch.autograd.grad(activated, x, into_activated)
+        return into_x, into_weight, into_bias, None, None
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -122,7 +199,7 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     """`layers` residual attention blocks, [B, L, width] -> [B, L, width].
 
-    With `read`, int64 [B], the last block is computed for that place of each row alone -> [B, width].
+    With `read`, int64 [B], the last block is computed only for that place of each row -> [B, width].
     """
 
     def __init__(
@@ -142,7 +219,7 @@ class Transformer(nn.Module):
         self._initialise(width, layers)
 
     def _initialise(self, width: int, layers: int) -> None:
-        # The 2·layers branches add up on the residual path, so the last matrix of each starts smaller.
+        # 2·layers branches add up on the residual path, so the last matrix of each starts smaller.
         branch_std = width**-0.5 * (2 * layers) ** -0.5
         for name, parameter in self.named_parameters():
             if name.endswith("in_proj_weight"):

@@ -1,7 +1,7 @@
-"""The Vision Transformer of CLIP (paper, section 2.4): one extra LayerNorm before the blocks.
+"""The Vision Transformer of CLIP (paper, section 2.4), with one extra LayerNorm before the blocks.
 
-The same class makes SigLIP's (Zhai et al. 2023), which has neither that LayerNorm nor a class token and pools by
-attention, and any of the two with registers (Darcet et al. 2023).
+The same class is also SigLIP's (Zhai et al. 2023), which has neither that LayerNorm nor a class token and pools with
+attention. Both can have registers (Darcet et al. 2023).
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from diptych.base.errors import UserError
 from diptych.base.quantities import Count, Whole
-from diptych.towers.depth import layers_above
-from diptych.towers.mlp import MLP
-from diptych.towers.positions import resize_positions
-from diptych.towers.transformer import Attention, QuickGELU, Transformer
+from diptych.towers.layers import layers_above, resize_positions
+from diptych.towers.transformer import MLP, Attention, QuickGELU, Transformer
 
 __all__ = ["AttentionPool", "QuickGELU", "VisionTransformer"]
 
@@ -23,8 +21,8 @@ __all__ = ["AttentionPool", "QuickGELU", "VisionTransformer"]
 class AttentionPool(nn.Module):
     """Attention with one learned query, then x + mlp(norm(x)): [B, L, width] -> [B, width].
 
-    The pooling head of Zhai et al. 2022 ("Scaling Vision Transformers") and of SigLIP. As in `AttentionPool2d`,
-    keys and values are never formed: each projection meets one vector a head, which is exact.
+    The pooling head of Zhai et al. 2022 ("Scaling Vision Transformers") and of SigLIP. As in `AttentionPool2d`, keys
+    and values are never computed: each projection is applied to one vector of each head, which is exact.
     """
 
     def __init__(self, width: int, heads: int, activation: nn.Module) -> None:
@@ -52,24 +50,25 @@ class AttentionPool(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images [B, 3, H, W] -> features [B, embed_dim], read off the class token.
+    """Images [B, 3, H, W] -> features [B, embed_dim]: the output at the class token, or pooled.
 
-    image_size: side in pixels that the positions are made for; other sizes, also H ≠ W, are taken as they
-        come and the positions resampled to their grid (`resize_positions`)
+    image_size: side in pixels that the positions are made for; for images of other sizes, also with H ≠ W, the
+        positions are resampled to their grid (`resize_positions`)
     heads: None for one head per 64 channels, as in all of the paper's models
     activation: a module such as `torch.nn.GELU()`; None for OpenAI's QuickGELU
-    registers: learned tokens beside the patches, without a place and read by nobody at the end
-    pool: "class", a token of its own in front; "attention", SigLIP's: no such token, and `AttentionPool` over
-        the patches after the last norm
+    registers: number of learned tokens beside the patches; they have no place, and their output is not used
+    pool: "class", a learned token in front of the patches; "attention", as in SigLIP: no such token, and
+        `AttentionPool` over the patches after the last norm
     pre_norm, patch_bias, project, norm_eps: CLIP's ViT norms its tokens before the blocks, has no bias at the
-        patches, and projects what it read to embed_dim; SigLIP's does the opposite in all three, and its norms
-        take an eps of 1e-6
-    patch_dropout: share of the patches that a training step leaves out of each picture (`model.patches` draws)
+        patches, and projects its output to embed_dim; SigLIP's does the opposite in all three, and its norms have
+        an eps of 1e-6
+    patch_dropout: share of each image's patches that a training step leaves out (`model.patches` draws them)
     mlp_width: channels inside the blocks' MLPs; None for 4 · width (open_clip's g, bigG and e have others)
 
-    Names are OpenAI's below `visual.`; registers and attention pooling, which OpenAI's weights lack, are
-    `registers` and `attn_pool`. Raises UserError for an image size that patches don't tile, an unknown pool, a
-    patch_dropout that is no share, and an embed_dim that isn't the width where nothing projects.
+    Parameters are named as OpenAI's are after `visual.`; OpenAI's weights have no registers and no attention pooling,
+    which are `registers` and `attn_pool` here. Raises UserError for an image_size that is not a multiple of
+    patch_size, an unknown pool, a patch_dropout outside of 0 to 1, and an embed_dim other than the width where
+    project is false.
     """
 
     class_embedding: nn.Parameter | None
@@ -98,8 +97,8 @@ class VisionTransformer(nn.Module):
         _check(image_size, patch_size, pool, registers, patch_dropout)
         if not project and embed_dim != width:
             raise UserError(
-                f"Without a projection the tower gives its width of {width}, not embed_dim={embed_dim}: "
-                "set them alike, or model.image.project=true."
+                f"Without a projection the tower's features have its width of {width}, not embed_dim={embed_dim}: "
+                "set both to the same number, or model.image.project=true."
             )
         self.image_size = image_size
         self.embed_dim = embed_dim
@@ -120,18 +119,18 @@ class VisionTransformer(nn.Module):
                 module.eps = norm_eps
 
     def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
-        """kept: int64 [B, K], which patches are read, counted row by row; None for all."""
+        """kept: int64 [B, K], the numbers of the patches to encode, counted row by row; None for all."""
         x = self._read(self.ln_pre(self._tokens(images, kept)))
         return x if self.proj is None else x @ self.proj
 
     def patches_read(self, images: Tensor) -> tuple[int, int]:
-        """How many patches a picture of [B, 3, H, W] has, and how many of them a training step reads."""
+        """The number of patches of an image of [B, 3, H, W], and the number that a training step encodes."""
         side = self.conv1.kernel_size[0]
         patches = (images.shape[2] // side) * (images.shape[3] // side)
         return patches, max(1, round(patches * (1 - self.patch_dropout)))
 
     def _tokens(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
-        """[B, 3, H, W] -> [B, L, W]: the class token if any, registers, patches."""
+        """[B, 3, H, W] -> [B, L, W]: the class token if there is one, registers, patches."""
         side = self.conv1.kernel_size[0]
         grid = images.shape[2] // side, images.shape[3] // side
         tokens, ahead = self._patches(images, grid, kept), []
@@ -145,8 +144,8 @@ class VisionTransformer(nn.Module):
         return torch.cat([*(first.to(tokens.dtype).expand(len(tokens), -1, -1) for first in ahead), tokens], dim=1)
 
     def _patches(self, images: Tensor, grid: tuple[int, int], kept: Tensor | None) -> Tensor:
-        """conv1 as the matrix product that it is, [B, 3, H, W] -> [B, h·w or K, W]: convolutions are not made for
-        strides as large as the kernel, and in bfloat16 their backward pass takes ten times as long on a CPU."""
+        """conv1 as a matrix product, [B, 3, H, W] -> [B, h·w or K, W]: convolutions are slow where the stride is as
+        large as the kernel, and in bfloat16 their backward pass takes ten times as long on a CPU."""
         side, (high, wide) = self.conv1.kernel_size[0], grid
         x = images[:, :, : high * side, : wide * side].unflatten(3, (wide, side)).unflatten(2, (high, side))
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # B×(h·w)×(3·side·side)
@@ -163,21 +162,20 @@ class VisionTransformer(nn.Module):
         return self.attn_pool(self.ln_post(patches))
 
     def layers_above(self) -> dict[str, int]:
-        """Every parameter's name -> the layers above it; see `diptych.towers.depth`."""
+        """Every parameter's name -> the layers above it; see `layers.layers_above`."""
         return layers_above(self, list(self.transformer.resblocks), ("ln_post", "attn_pool", "proj"))
 
 
 def _check(image_size: int, patch_size: int, pool: str, registers: int, patch_dropout: float) -> None:
     if image_size % patch_size:
         raise UserError(
-            f"Patches of {patch_size} pixels don't tile an image of {image_size}: "
-            "choose an image_size that is a multiple of patch_size."
+            f"model.image.image_size={image_size} is not a multiple of patch_size={patch_size}: choose one that is."
         )
     if pool not in ("class", "attention"):
         raise UserError(f"model.image.pool={pool} is unknown: take class or attention.")
     if registers < 0:
-        raise UserError(f"model.image.registers={registers} is no number of tokens: take 0 or more.")
+        raise UserError(f"model.image.registers={registers} is negative: take 0 or more.")
     if not 0 <= patch_dropout < 1:
         raise UserError(
-            f"model.image.patch_dropout={patch_dropout} is no share of the patches: take 0 or more, below 1."
+            f"model.image.patch_dropout={patch_dropout} is not a share of the patches: take 0 or more, below 1."
         )
