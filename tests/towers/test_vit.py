@@ -87,7 +87,7 @@ def test_one_head_per_64_channels_unless_said() -> None:
 
 
 def test_patches_that_do_not_tile_are_refused() -> None:
-    with pytest.raises(UserError, match="Patches of 5 pixels"):
+    with pytest.raises(UserError, match="not a multiple of patch_size=5"):
         small_vit(patch_size=5)
 
 
