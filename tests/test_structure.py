@@ -75,7 +75,6 @@ SPLIT_LINES = {
     "interop/files.py",
     "launch/world.py",
     "data/io/pipe.py",
-    "packing/emoji_packages.py",
     "training/loggers.py",
 }
 

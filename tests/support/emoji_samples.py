@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from diptych.packing.emoji_concepts import Concept
-from diptych.packing.emoji_packages import Contents, Package
-from diptych.packing.emoji_splits import REDRAWN, SHIFTS, TRAIN
+from emoji_pairs.concepts import Concept
+from emoji_pairs.packages import Contents, Package
+from emoji_pairs.splits import REDRAWN, SHIFTS, TRAIN
 
 GROUPS = {"1": "people-body", "3": "animals-nature", "2": "component", "9": "flags"}
 

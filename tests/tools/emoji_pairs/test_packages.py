@@ -10,7 +10,7 @@ import pytest
 
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
-from diptych.packing.emoji_packages import Package, digest, fetch, load, pinned
+from emoji_pairs.packages import Package, digest, fetch, load, pinned
 
 CONTENTS = {"icons.json": b'{"icons": {}}', "chars.json": b"{}"}
 PIN = Package("@made/up", "1.2.3", tuple(CONTENTS), digest(CONTENTS), "", "", "", "", "up")

@@ -1,4 +1,4 @@
-"""Icons to pictures: SVG bodies rendered with resvg on white, stored as WebP."""
+"""From icons to pictures: SVG rendered with resvg on white, stored as WebP."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 from diptych.base.errors import UserError
-from diptych.packing.emoji_concepts import Concept, join
-from diptych.packing.emoji_packages import Contents, Package
+from emoji_pairs.concepts import Concept, join
+from emoji_pairs.packages import Contents, Package
 
 SIZE = 64
 QUALITY = 75  # WebP's; the mean error is in statistics.json
-# The 3D set gives names only; it draws what the flat set draws, name by name.
+# The 3D set has no code points; its names are those of the flat set.
 BORROWED_CODES = {"fluent-3d": "fluent-flat"}
-# Found by eye, each beside the same concept in noto: piano keys called "keyboard", and a tram whose colours
-# the package lost.
+# Found by eye, beside the same concept in noto: piano keys called "keyboard", and a tram whose colours are
+# missing in the package.
 WRONG = frozenset({("emojione-v1", "2328"), ("fxemoji", "2328"), ("fxemoji", "1f68b")})
 
 Sources = dict[str, dict[str, str]]  # style -> concept key -> SVG
@@ -72,8 +72,8 @@ def render(image: str) -> bytes:
 def drop_shared(drawings: Drawings) -> Drawings:
     """Leave out pictures that one style uses for several concepts.
 
-    Such a picture (one family for all families, one heart for three colours) is right under each of its
-    names: as a training pair it is a false negative of the others, and as a test it can't be answered.
+    Such a picture (one family for all families, one heart for three colours) has several right names: in training it
+    is a false negative of the others, and in an evaluation no answer is the right one.
     """
     kept: Drawings = {}
     for style, pictures in drawings.items():

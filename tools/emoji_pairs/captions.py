@@ -1,15 +1,15 @@
-"""Natural sentences from a label and its tags, by a seeded rule."""
+"""Captions from a label and its tags, drawn with a seed."""
 
 from __future__ import annotations
 
 import re
 from random import Random
 
-from diptych.packing.emoji_concepts import Concept
+from emoji_pairs.concepts import Concept
 
 CAPTIONS = 64  # a concept
-BARE = 0.35  # share of them that is the label alone
-TAGGED = 0.6  # of the sentences, the share that also names some tags
+BARE = 0.35  # share of captions that are the label alone
+TAGGED = 0.6  # share of the other captions that also name some tags
 
 FRAMES = (
     "{a}",
@@ -29,7 +29,7 @@ FRAMES = (
     "clip art of {a}",
 )
 
-# Last words of names that take no article: masses, games, adjectives, plurals that don't look it.
+# Last words of names that take no article: mass nouns, games, adjectives, irregular plurals.
 BARE_WORDS = re.compile(
     r"away|bacon|baseball|basketball|bread|broccoli|butter|camping|cooking|coral|dango|"
     r"dizzy|fog|foggy|football|garlic|hockey|ice|lacrosse|locked|luggage|maracas|meat|"
@@ -42,7 +42,7 @@ VOWEL_SOUND = re.compile(r"([aeiou]|hour|honest|heir|8|11\b|18|sos\b|ng\b|mri\b|
 
 
 def name_of(concept: Concept) -> str:
-    """The label as one says it, lower case: "flag: Germany" is a flag of germany."""
+    """The label as people say it, in lower case: "flag: Germany" is "flag of germany"."""
     name = concept.label.lower()
     for prefix in ("flag", "family"):
         name = re.sub(rf"^{prefix}: ", f"{prefix} of ", name)
@@ -50,7 +50,7 @@ def name_of(concept: Concept) -> str:
 
 
 def with_article(name: str) -> str:
-    """A cow face, an owl; plurals and masses stay bare (grapes, french fries, broccoli)."""
+    """A cow face, an owl; plurals and mass nouns get no article (grapes, french fries, broccoli)."""
     head = HEAD_END.split(name)[0].split()
     last = head[-1] if head else name
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is", "os", "as"))
@@ -61,7 +61,7 @@ def with_article(name: str) -> str:
 
 
 def sentence(concept: Concept, random: Random) -> str:
-    """One sentence; three in five name one to three tags that add to the label."""
+    """One sentence. TAGGED of them name one to three tags that say more than the label."""
     name = name_of(concept)
     text = random.choice(FRAMES).format(a=with_article(name))
     said = set(re.findall(r"\w+", name))
@@ -72,9 +72,9 @@ def sentence(concept: Concept, random: Random) -> str:
 
 
 def captions(concept: Concept, seed: int) -> list[str]:
-    """CAPTIONS captions, BARE of them the label alone; the same for the same concept and seed.
+    """CAPTIONS captions, a share of BARE being the label alone; the same for the same concept and seed.
 
-    Sentences are distinct as long as the concept has enough to say.
+    Sentences are distinct if the concept has enough tags.
     """
     random = Random(f"{seed}/captions/{concept.key}")
     bare = round(CAPTIONS * BARE)
@@ -89,5 +89,5 @@ def captions(concept: Concept, seed: int) -> list[str]:
 
 
 def caption(concept: Concept, style: str, seed: int) -> str:
-    """The one sentence that goes with a drawing of an evaluation set."""
+    """The caption of a drawing of an evaluation set."""
     return sentence(concept, Random(f"{seed}/caption/{concept.key}/{style}"))

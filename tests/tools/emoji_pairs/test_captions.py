@@ -5,7 +5,7 @@ from emoji_samples import concept
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.packing.emoji_captions import BARE, CAPTIONS, caption, captions, name_of, with_article
+from emoji_pairs.captions import BARE, CAPTIONS, caption, captions, name_of, with_article
 
 
 @pytest.mark.parametrize(

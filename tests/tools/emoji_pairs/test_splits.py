@@ -6,8 +6,8 @@ from emoji_samples import concept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.packing.emoji_drawings import Drawings, drop_shared
-from diptych.packing.emoji_splits import REDRAWN, SHIFTS, TRAIN, plan_sets, split
+from emoji_pairs.drawings import Drawings, drop_shared
+from emoji_pairs.splits import REDRAWN, SHIFTS, TRAIN, plan_sets, split
 
 ANIMALS = [concept(f"{number:04x}", f"animal {number}") for number in range(60)]
 KNOWN = [*ANIMALS, concept("ffff", "person", group="people-body")]

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from emoji_samples import concept
 
-from diptych.packing.emoji_drawings import SIZE, render
-from diptych.packing.emoji_shapes import luma, shapes
-from diptych.packing.emoji_splits import Splits
-from diptych.packing.emoji_variants import is_drawing, pixels, redraw, repaint, variants
+from emoji_pairs.drawings import SIZE, render
+from emoji_pairs.splits import Splits
+from emoji_pairs.variants import is_drawing, luma, pixels, redraw, repaint, shapes, variants
 
 RED, PALE, DARK_GREEN = "#e02020", "#e83030", "#003000"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from emoji_samples import concept
 
-from diptych.packing.emoji_concepts import Concept, code_points, concepts, join, slug
+from emoji_pairs.concepts import Concept, code_points, concepts, join, slug
 
 
 def icons(*names: str, aliases: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 # drawing), component, symbols and flags.
 CORE_GROUPS = frozenset({"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"})
 CLOCK_FACES = frozenset(f"{code:x}" for code in range(0x1F550, 0x1F568))  # twelve o'clock … eleven-thirty
-TRANSFORMS = ("hFlip", "vFlip", "rotate")  # of an alias: such a drawing is another one, and is left out
+TRANSFORMS = ("hFlip", "vFlip", "rotate")  # of an alias: it is another drawing then, and is left out
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Concept:
 def concepts(entries: list[dict[str, Any]], groups: Mapping[str, str], names: Mapping[str, str]) -> list[Concept]:
     """emojibase's data, group names and Unicode names -> concepts in emojibase's order.
 
-    What has no group (single regional indicators) or is a component (a skin tone, a hair style) is none.
+    Entries without a group (single regional indicators) and components (a skin tone, a hair style) are skipped.
     """
     found = []
     for entry in sorted(entries, key=lambda entry: entry.get("order", 0)):
@@ -50,17 +50,17 @@ def concepts(entries: list[dict[str, Any]], groups: Mapping[str, str], names: Ma
 
 
 def plain(text: str) -> str:
-    """Typographic quotes as typed ones."""
+    """The text with straight quotes instead of typographic ones."""
     return text.translate(str.maketrans("’“”", '\'""'))
 
 
 def code_points(code: str) -> str:
-    """A hexcode without the variation selector, which packages write or leave out at will."""
+    """A hexcode without the variation selector, which some packages leave out."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 
 def slug(name: str) -> str:
-    """A name as letters and digits alone: some packages hyphenate it, others don't."""
+    """A name's letters and digits: some packages hyphenate names, others don't."""
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", ascii_name.lower().replace("&", "and"))
 
@@ -70,7 +70,7 @@ def join(known: list[Concept], icons: Mapping[str, Any], chars: Mapping[str, str
 
     known: all concepts
     icons: the package's icons.json ("icons", "aliases")
-    chars: code points -> icon name; empty for a package that gives names only, which is matched by name
+    chars: code points -> icon name; empty for a package that has names only, and is matched by name
     """
     if not chars:
         return _by_name(known, icons)
@@ -82,8 +82,8 @@ def join(known: list[Concept], icons: Mapping[str, Any], chars: Mapping[str, str
 
 
 def _by_name(known: list[Concept], icons: Mapping[str, Any]) -> dict[str, str]:
-    """Labels come before Unicode's names and icons' own names before aliases; an icon goes to one concept
-    only, so that the insect isn't given the game of cricket that an old alias calls "cricket"."""
+    """Labels come before Unicode's names, and icons' own names before aliases. An icon is used for one concept
+    only: an old alias calls the game "cricket", and the insect must not get that icon."""
     labels = {concept.key: concept.label for concept in known}
     unicode_names = {concept.key: concept.unicode_name for concept in known}
     joined: dict[str, str] = {}
@@ -106,7 +106,7 @@ def _unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _resolve(icons: Mapping[str, Any], name: str | None) -> str | None:
-    """The icon that a name or an alias stands for; None when it is turned or mirrored, or isn't there."""
+    """The icon that a name or an alias stands for; None when it is turned, mirrored or missing."""
     alias = icons.get("aliases", {}).get(name)
     if alias is not None:
         return None if any(alias.get(turn) for turn in TRANSFORMS) else _resolve(icons, alias["parent"])

@@ -1,6 +1,6 @@
-"""Redrawn icons: what other hands might have made of the same shapes, in lines and in black and white.
+"""Icons redrawn in other styles: in lines, in black and white, or in their own colours with outlines.
 
-An icon is a stack of filled shapes. Shading (what is translucent, or a shade away from what was just painted) is left
+An icon is a stack of filled shapes. Shading (a translucent shape, or one almost in the colour just painted) is left
 out, and the rest gets other fills and strokes. Variants are training pictures only.
 """
 
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from random import Random
+from statistics import fmean
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
-from diptych.packing.emoji_drawings import SIZE, Sources, render
-from diptych.packing.emoji_shapes import Colour, Shape, luma, shapes
-from diptych.packing.emoji_splits import Drawing, Splits
+from emoji_pairs.drawings import SIZE, Sources, render
+from emoji_pairs.splits import Drawing, Splits
 
 WIDTHS = (0.022, 0.045)  # of strokes, against the picture's width
 SHADE = 0.16  # distance of two RGB colours (of 0–1) below which the later one shades the earlier
@@ -27,15 +30,23 @@ DARK = 0.3  # luma below which line art fills a shape with black
 THRESHOLDS = (0.35, 0.65)  # of black and white
 OUTLINED = 0.6  # share of drawings that also get the outlined version: what 25 MB leave room for
 LEVELS = 4  # of each channel in a stored variant
-WHITE = 230  # level above which paper is bare
-OVERLAP, INK = 0.75, 0.7  # a variant covers what its drawing does, and isn't a black blob
+WHITE = 230  # level of the emptiest ink: what is brighter is paper
+OVERLAP, INK = 0.75, 0.7  # least overlap with the drawing, largest share of black pixels
+SVG = "{http://www.w3.org/2000/svg}"
+SHAPES = frozenset(f"{SVG}{name}" for name in ("path", "circle", "ellipse", "rect", "polygon", "line", "use"))
+GRADIENTS = frozenset((f"{SVG}linearGradient", f"{SVG}radialGradient"))
+# Not painted at their place in the file.
+ASIDE = GRADIENTS | {f"{SVG}{name}" for name in ("defs", "clipPath", "mask", "symbol")}
+INHERITED = ("fill", "stroke", "stroke-width", "fill-opacity", "stroke-opacity")
+SEEN = 0.5  # opacity below which a paint is only shading
 
+Colour = tuple[float, float, float]  # red, green, blue, 0–1
 Paint = Callable[[Colour], tuple[str, str]]  # a shape's colour -> its new fill and stroke, as SVG names them
 Variants = dict[Drawing, dict[str, bytes]]  # of a training drawing: name -> WebP
 
 
 def redraw(splits: Splits, sources: Sources, seed: int) -> tuple[Variants, int]:
-    """Variants of the training drawings of seen concepts, and how many were left out as nobody would draw them."""
+    """Variants of the training drawings of seen concepts, and how many were left out as bad drawings."""
     kept: Variants = {}
     left_out = 0
     for concept in splits.seen:
@@ -100,7 +111,7 @@ def _restyle(shape: Shape, fill: str, line: str, stroke: float) -> None:
     if shape.fill is not None:
         element.attrib.update({"fill": fill, "stroke": line, "stroke-width": f"{stroke:g}"})
         return
-    # A stroke that is a band of its own: the line beneath, showing on both sides of it.
+    # The shape is a stroke only: draw a wider line beneath it, which shows on both sides.
     beneath = deepcopy(element)
     beneath.attrib.update({"fill": "none", "stroke": line, "stroke-width": f"{shape.width + stroke:g}"})
     shape.parent.insert(list(shape.parent).index(element), beneath)
@@ -124,15 +135,108 @@ def is_drawing(variant: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> bool:
 
 
 def _box(picture: NDArray[np.uint8]) -> NDArray[np.intp] | None:
-    """First row and column that isn't bare paper, and the ones after the last; None for an empty sheet."""
+    """First row and column with ink, and those after the last with ink; None for an empty sheet."""
     inked = np.argwhere((picture < WHITE).any(axis=2))
     return np.concatenate([inked.min(axis=0), inked.max(axis=0) + 1]) if len(inked) else None
 
 
 def encode(variant: NDArray[np.uint8]) -> bytes:
-    """Lossless WebP of LEVELS levels a channel: for a few flat areas and lines smaller than a lossy one."""
+    """Lossless WebP of LEVELS levels a channel: smaller than lossy WebP for a few flat areas and lines."""
     step = 255 / (LEVELS - 1)
     levels = (np.round(variant / step) * step).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(levels).save(out, "WEBP", lossless=True, method=4)
     return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A painted element.
+
+    fill, stroke: one colour each, None where it is hardly visible
+    width: of the stroke; scale: of the element's coordinates against the picture's
+    """
+
+    element: Element
+    parent: Element
+    fill: Colour | None
+    stroke: Colour | None
+    width: float
+    scale: float
+
+
+def luma(colour: Colour) -> float:
+    """Brightness, 0–1 (ITU-R BT.601)."""
+    red, green, blue = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def shapes(root: Element) -> list[Shape]:
+    """All shapes in the order in which they are painted."""
+    return list(_below(root, {}, 1.0, 1.0, _gradients(root)))
+
+
+def _below(
+    parent: Element,
+    given: Mapping[str, str],
+    opacity: float,
+    scale: float,
+    gradients: Mapping[str, tuple[Colour, float]],
+) -> Iterator[Shape]:
+    for element in parent:
+        if element.tag in ASIDE:
+            continue
+        style = {**given, **{name: element.attrib[name] for name in INHERITED if name in element.attrib}}
+        seen = opacity * float(element.get("opacity", 1))
+        larger = scale * _scale(element.get("transform", ""))
+        if element.tag in SHAPES:
+            fill = _seen(style.get("fill", "#000"), seen * float(style.get("fill-opacity", 1)), gradients)
+            stroke = _seen(style.get("stroke", "none"), seen * float(style.get("stroke-opacity", 1)), gradients)
+            yield Shape(element, parent, fill, stroke, float(style.get("stroke-width", 1)), larger)
+        else:
+            yield from _below(element, style, seen, larger, gradients)
+
+
+def _seen(paint: str, opacity: float, gradients: Mapping[str, tuple[Colour, float]]) -> Colour | None:
+    if paint == "none":
+        return None
+    if paint.startswith("url(#"):
+        if paint[5:-1] not in gradients:
+            return None
+        colour, alpha = gradients[paint[5:-1]]
+    else:
+        colour, alpha = _parse(paint)
+    return colour if opacity * alpha >= SEEN else None
+
+
+def _parse(text: str) -> tuple[Colour, float]:
+    """A colour as SVG writes it -> RGB and opacity."""
+    if text.startswith("rgba("):
+        red, green, blue, alpha = (float(number) for number in text[5:-1].split(","))
+    else:
+        (red, green, blue), alpha = ImageColor.getrgb(text)[:3], 1.0
+    return (red / 255, green / 255, blue / 255), alpha
+
+
+def _gradients(root: Element) -> dict[str, tuple[Colour, float]]:
+    """Gradients by id: mean colour and mean opacity of their stops, or of those of the gradient that one links to."""
+    elements = {element.get("id", ""): element for element in root.iter() if element.tag in GRADIENTS}
+    found = {}
+    for name, element in elements.items():
+        linked = element.get("href") or element.get("{http://www.w3.org/1999/xlink}href") or ""
+        stops = element.findall(f"{SVG}stop") or elements.get(linked[1:], element).findall(f"{SVG}stop")
+        if stops:
+            colours = [_parse(stop.get("stop-color", "#000"))[0] for stop in stops]
+            red, green, blue = (fmean(channel) for channel in zip(*colours, strict=True))
+            found[name] = (red, green, blue), fmean(float(stop.get("stop-opacity", 1)) for stop in stops)
+    return found
+
+
+def _scale(transform: str) -> float:
+    """How much longer a transform makes lines, averaged over directions."""
+    scale = 1.0
+    for name, text in re.findall(r"(matrix|scale)\(([^)]*)\)", transform):
+        numbers = [float(number) for number in re.findall(r"-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?", text)]
+        area = numbers[0] * numbers[3] - numbers[1] * numbers[2] if name == "matrix" else numbers[0] * numbers[-1]
+        scale *= math.sqrt(abs(area))
+    return scale

@@ -1,4 +1,4 @@
-"""The npm packages behind the embedded pairs: pinned by version and content, fetched with npm, read."""
+"""The npm packages that the embedded pairs are drawn from, pinned by version and content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diptych.base.errors import UserError
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned package. `files` are what is read of it; `sha256` is over these files, see `digest`."""
+    """One pinned package. `files` are those that are read; `sha256` is their `digest`."""
 
     package: str
     version: str
@@ -28,7 +28,7 @@ class Package:
     author: str
     licence: str
     source: str
-    style: str | None = None  # None: the names and tags, not drawings
+    style: str | None = None  # None: it has names and tags, no drawings
 
     @property
     def tarball(self) -> str:
@@ -40,13 +40,13 @@ Contents = dict[str, Any]  # file name -> its parsed JSON
 
 
 def pinned() -> list[Package]:
-    """The packages of `emoji_packages.json`: names and tags first, then a drawing style each."""
-    entries = json.loads(files(__package__).joinpath("emoji_packages.json").read_text(encoding="utf-8"))
+    """The packages of `packages.json`: first the one with names and tags, then one for each drawing style."""
+    entries = json.loads(files(__package__).joinpath("packages.json").read_text(encoding="utf-8"))
     return [Package(**{**entry, "files": tuple(entry["files"])}) for entry in entries]
 
 
 def digest(contents: dict[str, bytes]) -> str:
-    """SHA-256 over names, lengths and bytes in the order given: the same however a package was compressed."""
+    """SHA-256 over names, lengths and bytes in the order given. How a package was compressed makes no difference."""
     total = hashlib.sha256()
     for name, data in contents.items():
         total.update(f"{name}\0{len(data)}\0".encode())
@@ -55,7 +55,7 @@ def digest(contents: dict[str, bytes]) -> str:
 
 
 def load(pins: list[Package], folder: Path) -> Iterator[tuple[Package, Contents]]:
-    """Each package and its parsed files. Raises UserError when one is missing or isn't the pinned content."""
+    """Each package and its parsed files. Raises UserError when one is missing or has other content than is pinned."""
     for pin in pins:
         contents = _read(pin, folder)
         if (found := digest(contents)) != pin.sha256:
@@ -78,19 +78,19 @@ def _read(pin: Package, folder: Path) -> dict[str, bytes]:
     except (OSError, KeyError, EOFError, tarfile.TarError) as error:
         raise UserError(f"{pin.package} in {folder} can't be read ({error}): fetch it again.") from error
     raise UserError(
-        f"path={folder} has no {pin.tarball} and no {pin.package}/: put the packages there, or leave it out."
+        f"path={folder} has no {pin.tarball} and no {pin.package}/: put the packages there, or leave out path=."
     )
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
     member = tar.extractfile(name)
     if member is None:
-        raise KeyError(f"{name} is no file")
+        raise KeyError(f"{name} is not a file")
     return member.read()
 
 
 def fetch(pins: list[Package]) -> Path:
-    """Download with `npm pack` what the user's cache lacks -> the cache's folder.
+    """Download the packages that the user's cache lacks, with `npm pack` -> the cache's folder.
 
     Raises UserError when npm is missing or fails.
     """

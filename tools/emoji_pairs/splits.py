@@ -1,4 +1,4 @@
-"""Who is trained on and who is kept back: styles, concepts and single drawings."""
+"""Which styles, concepts and single drawings are trained on, and which are kept for evaluation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from diptych.packing.emoji_concepts import Concept
-from diptych.packing.emoji_drawings import Drawings
+from emoji_pairs.concepts import Concept
+from emoji_pairs.drawings import Drawings
 
 TRAIN = ("noto", "noto-v1", "twemoji", "emojione", "emojione-v1")
-# The three Fluent styles share their drawings, so all of them are kept from training.
+# The three Fluent styles share their drawings, so none of them is trained on.
 SHIFTS = ("fluent-flat", "fluent-3d", "fxemoji", "openmoji", "fluent-high-contrast")
 REDRAWN = "emojione-monotone"
 Drawing = tuple[str, str]  # concept key, style
@@ -28,7 +28,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class SetPlan:
-    """One evaluation set: its classes, its drawings in the order of their labels, what its number means."""
+    """One evaluation set: its classes, its drawings in the order of their labels, and what it measures."""
 
     name: str
     role: str
@@ -42,7 +42,7 @@ class SetPlan:
 
 
 def split(known: list[Concept], drawings: Drawings, seed: int, unseen: int, held_out: int) -> Splits:
-    """Draw `unseen` core concepts and `held_out` drawings; all else in a training style is trained on."""
+    """Draw `unseen` core concepts and `held_out` drawings; everything else in a training style is trained on."""
     core = [concept for concept in known if concept.core]
     kept_back = set(Random(f"{seed}/unseen").sample([concept.key for concept in core], unseen))
     seen = [concept for concept in core if concept.key not in kept_back]
@@ -57,9 +57,9 @@ def split(known: list[Concept], drawings: Drawings, seed: int, unseen: int, held
 
 
 def _hold_out(seen: list[Concept], drawings: Drawings, seed: int, count: int) -> set[Drawing]:
-    """At most one drawing a concept, and of those concepts only that keep two others to train on.
+    """At most one drawing of a concept, and only of concepts that keep two others to train on.
 
-    A drawing that another training style repeats pixel for pixel is none to hold out.
+    A drawing that another training style repeats pixel for pixel is not held out.
     """
     random = Random(f"{seed}/held-out")
     candidates = []
