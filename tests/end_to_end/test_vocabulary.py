@@ -15,8 +15,8 @@ import torch
 import diptych
 from diptych.base.errors import UserError
 from diptych.data.text.tokenizer import Tokenizer
+from diptych.data.tokenizer import learn, write
 from diptych.model.encode import tokenizer_for
-from diptych.packing.learn_vocabulary import learn, write
 
 IDS = 2500  # a text of more than ten thousand letters, longer than any other that a checkpoint describes itself with
 DRAW = random.Random(0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from texts import CORPUS, corpus
 
 from diptych.data.text.tokenizer import Tokenizer
-from diptych.packing.learn_vocabulary import learn, write
+from diptych.data.tokenizer import learn, write
 
 pytestmark = pytest.mark.slow
 OURS = Tokenizer()

@@ -31,8 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "data/pixels": set(),
     "data/stream": {"launch", "data/text", "data/io", "data/pixels"},
     "data/sets": {"data/io", "data/pixels", "data/stream"},
-    "data": {"data/io", "data/pixels", "data/stream", "data/sets"},
-    "packing": {"launch", "data/text", "data/io", "data/pixels", "data/stream", "data/sets"},
+    "data": {"data/text", "data/io", "data/pixels", "data/stream", "data/sets"},
+    "packing": {"launch", "data/io", "data/pixels", "data/stream", "data/sets"},
     "model": {"launch", "towers", "building", "evaluation", "interop", "data/text", "data/pixels", "data/sets"},
     "training": {
         "launch", "towers", "loss", "evaluation", "interop", "data/text", "data/stream", "data/sets", "model",
@@ -52,10 +52,6 @@ LIBRARIES = {
     "omegaconf": {"commands"},
     "lightning": {"commands", "training", "data"},
     "wandb": {"training"},
-}
-# Arrows that run against the others, each with its reason.
-AGAINST = {
-    ("data", "packing"): "`python -m diptych.data.tokenizer` and `.ngrams` are commands, and these are their names",
 }
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diptych.base.errors import UserError
+from diptych.data.ngrams import mine, ngrams
 from diptych.data.text.tokenizer import Tokenizer
-from diptych.packing.ngrams import mine, ngrams
 from diptych.towers.indicator import LabelTower, NGramTower
 
 NAMES = ["cow", "cow face", "O'clock", "red  apple"]

@@ -1,1 +1,1 @@
-"""From folders, tables and tars to shards with an index, and from shards to vocabularies."""
+"""From folders, tables and tars to shards with an index, and the check of shards."""

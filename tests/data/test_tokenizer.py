@@ -14,7 +14,7 @@ from texts import corpus
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
 from diptych.data.text.tokenizer import Tokenizer
-from diptych.packing.learn_vocabulary import learn, main, read_texts
+from diptych.data.tokenizer import learn, main, read_texts
 from samples import write_shards
 
 GERMAN = ["Ein Foto von einer Straße.", "Das Foto zeigt eine kleine Straße", "zwei Straßen, ein Straßenschild"] * 3
@@ -35,7 +35,7 @@ def test_ids_are_as_many_as_asked_for_and_no_two_stand_for_the_same() -> None:
 def test_the_same_texts_give_the_same_vocabulary() -> None:
     """In another process, too, where Rust's hashes have another seed."""
     code = (
-        "from texts import corpus; from diptych.packing.learn_vocabulary import learn; import hashlib; "
+        "from texts import corpus; from diptych.data.tokenizer import learn; import hashlib; "
         "print(hashlib.sha256(learn(corpus(400), 1500).text.encode()).hexdigest())"
     )
     folder = ROOT / "tests/support"
@@ -97,7 +97,7 @@ def test_the_modules_own_command(tmp_path: Path) -> None:
     [
         (b"ein Foto\n", ["--size", "514"], "leaves no room for a merge"),
         (b"\n \n", [], "No two letters stand together"),
-        (b"\xff\xfe\x00", [], "is no readable text in UTF-8"),
+        (b"\xff\xfe\x00", [], "is not readable as UTF-8 text"),
     ],
     ids=["size", "empty", "bytes"],
 )
