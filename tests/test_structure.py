@@ -72,7 +72,7 @@ def test_an_import_is_seen_however_it_is_written(line: str, name: str, tmp_path:
 SPLIT_LINES = {
     "interop/files.py",
     "launch/world.py",
-    "data/io/pipe.py",
+    "data/io/files.py",
     "training/loggers.py",
 }
 

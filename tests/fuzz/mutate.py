@@ -141,7 +141,7 @@ TARGETS = [
     "fsspec.open",
     "lightning.pytorch.loggers.CSVLogger",
     "webdataset.gopen.Pipe",
-    "diptych.data.io.pipe.Pipe",
+    "diptych.data.io.files.Pipe",
     "diptych.commands.cli.main",
     "diptych.towers.clip.torch.load",
     "diptych.towers.clip.CLIP.load_state_dict",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.data.io.files import is_local, local, shown
+from diptych.data.io.address import is_local, local, shown
 from diptych.data.stream import patterns
 from diptych.packing import energon, job
 from diptych.packing.checking import Expected

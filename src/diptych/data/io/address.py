@@ -1,4 +1,4 @@
-"""What an address says: its scheme, what may be printed of it, and whether it is well formed. Nothing is opened."""
+"""Addresses: their scheme, how messages print them, and whether they are valid. Nothing is opened here."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from unicodedata import category
 from urllib.parse import urlsplit
 
-TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of writing
+TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the writing direction
 HTTP = ("http", "https")
-_QUERY = re.compile(r"([?#])[^/?#=]*=.*", re.DOTALL)  # of an address that was typed without its scheme
+_QUERY = re.compile(r"([?#])[^/?#=]*=.*", re.DOTALL)  # of an address without its scheme
 BUCKETS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}  # scheme -> the package that fsspec needs for it
 
 
 def scheme(path: str) -> str:
-    """'' for a path, 'pipe' for a command, else what stands before '://', in small letters."""
+    """'' for a path, 'pipe' for a command, else the text before '://' in lower case."""
     if path.startswith("pipe:"):
         return "pipe"
     return path.split("://", 1)[0].lower() if "://" in path else ""
@@ -32,8 +32,7 @@ def local(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """The address as messages may print it: without user, password, query (signatures) or a command's arguments,
-    and `printable`."""
+    """The address for messages: `printable`, without user, password, query (signatures) and a command's arguments."""
     kind = "pipe" if path[:5].lower() == "pipe:" else scheme(path)
     if kind == "pipe":
         return printable(f"{path.split()[0]} …" if len(path.split()) > 1 else path)
@@ -41,23 +40,23 @@ def shown(path: str) -> str:
         return printable(_QUERY.sub(r"\1…", path))
     try:
         parts = urlsplit(path)
-        _ = parts.port  # a ':' or '/' in a password makes it wrong, and the password part of host or path
+        _ = parts.port  # invalid where a password has a ':' or '/': host or path would hold a part of it
     except ValueError:
         return f"{kind}://…"
-    if "://" in re.split(r"[?#]", path)[0].partition("://")[2]:  # an address within it may have a password of its own
+    if "://" in re.split(r"[?#]", path)[0].partition("://")[2]:  # the inner address may have a password too
         return f"{printable(kind)}://…"
     return printable(f"{kind}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
 def printable(text: str) -> str:
-    """Text from outside as messages may print it: what would steer a terminal, or is no UTF-8, as escapes. Blanks of
-    all kinds and what joins letters (Persian names and many emoji have some) stay."""
+    """Text from outside for messages: control characters and invalid UTF-8 become escapes. Spaces of all kinds and
+    joiners, as in Persian names and many emoji, stay."""
     if text.isprintable():
         return text
-    return "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
 
 
-def _steers(letter: str) -> bool:
+def _is_control(letter: str) -> bool:
     harmless = category(letter) in ("Zs", "Cf") and letter not in TURNS
     return not (letter.isprintable() or harmless)
 
@@ -67,23 +66,23 @@ def host(path: str) -> str:
 
 
 def fault(path: str) -> str | None:
-    """Why an address is not taken, as the end of a sentence; None for one that is well formed of a known kind."""
+    """Why an address is invalid, as the end of a sentence; None for a valid one of a known kind."""
     kind = scheme(path)
     if kind == "pipe":
         return None
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
-        return "holds a control character: write the address without it"
+        return "contains a control character: write the address without it"
     if kind == "":
-        return "begins with pipe: in capitals: write it in small letters" if path[:5].lower() == "pipe:" else None
+        return "begins with pipe: in capitals: write it in lower case" if path[:5].lower() == "pipe:" else None
     if kind == "file":
         return _file_fault(path)
     if kind not in (*HTTP, *BUCKETS):
         known = ", ".join(f"{name}://" for name in ("file", *HTTP, *BUCKETS))
-        return f"is of a kind that is not read: give a path or one of {known}"
+        return f"has an unknown scheme: give a path or one of {known}"
     if " " in path or "\\" in path:
-        return "holds a space or a backslash: write a space as %20 and steps as /"
+        return "contains a space or a backslash: write a space as %20 and separate folders by /"
     if kind in BUCKETS and "::" in path:
-        return "chains file systems by '::', which is not read: give the object itself"
+        return "chains file systems by '::', which is not supported: give the object itself"
     return _url_fault(path)
 
 
@@ -100,10 +99,10 @@ def _url_fault(path: str) -> str | None:
         parts = urlsplit(path)
         _ = parts.port
     except ValueError:
-        return "is no URL (its host or port can't be read): escape ':', '/' and '@' in a password"
+        return "is not a valid URL (its host or port can't be read): escape ':', '/' and '@' in a password"
     if not parts.hostname:
         return "names no host: write scheme://host/path"
-    # Without a path, 'http://x.json' would be an index whose neighbours are other hosts.
+    # Without a path 'http://x.json' would be an index whose neighbours are other hosts.
     if not parts.path.strip("/"):
         return "names no file on its host: write scheme://host/path"
     if parts.fragment:

@@ -1,9 +1,11 @@
-"""s3://, gs:// and gcs://: parts of objects, through fsspec. Credentials and endpoints are those that its packages
-find by themselves (AWS_*, FSSPEC_S3_ANON=true for public buckets, GOOGLE_APPLICATION_CREDENTIALS)."""
+"""s3://, gs:// and gcs://: parts of objects, through fsspec.
+
+Its packages find credentials and endpoints themselves: AWS_*, FSSPEC_S3_ANON=true for public buckets,
+GOOGLE_APPLICATION_CREDENTIALS.
+"""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import fsspec
@@ -16,14 +18,12 @@ FINAL = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsErr
 
 
 class Bucket:
-    """Asks for parts of objects. Raises Fault for what may pass by itself, UserError for what won't."""
+    """Reads parts of objects. Raises Fault for what a retry may cure, UserError for everything else."""
 
-    chunk = 2**22  # one request each; small ones would cost a round trip for little
+    chunk = 2**22  # bytes of one request; with smaller ones the round trips would cost more than the bytes
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.systems: dict[str, Any] = {}
-        self.owner = os.getpid()
 
     def connect(self, url: str, start: int, stop: int | None) -> _Object:
         system = self._system(url)
@@ -35,39 +35,34 @@ class Bucket:
         return _Object(url, file)
 
     def size(self, url: str) -> int | None:
+        """Bytes of the object; None where there is none."""
+        system = self._system(url)
         try:
-            return int(self._system(url).info(url)["size"])
+            return int(system.info(url)["size"])
         except FileNotFoundError:
             return None
-        except UserError:
-            raise
         except Exception as error:
             raise _fault(url, error) from error
 
     def _system(self, url: str) -> Any:
-        if self.owner != os.getpid():
-            self.systems, self.owner = {}, os.getpid()
+        """fsspec's file system, which fsspec itself keeps for the process. The retries are ours alone: they are
+        counted, and don't multiply with the packages' (gcsfs would add six)."""
         kind = scheme(url)
-        if kind not in self.systems:
-            # Retries are ours, so that they are counted and don't multiply (gcsfs keeps six of its own).
-            network = {"connect_timeout": self.timeout, "read_timeout": self.timeout, "retries": {"max_attempts": 0}}
-            options: dict[str, Any] = (
-                {"config_kwargs": network} if kind == "s3" else {"requests_timeout": self.timeout}
-            )
-            try:
-                system = fsspec.filesystem(kind, use_listings_cache=False, **options)
-            except ImportError as error:
-                raise UserError(
-                    f"{shown(url)} needs the package {BUCKETS[kind]}: pip install 'diptych[remote]'."
-                ) from error
-            system.retries = 1
-            self.systems[kind] = system
-        return self.systems[kind]
+        network = {"connect_timeout": self.timeout, "read_timeout": self.timeout, "retries": {"max_attempts": 0}}
+        options: dict[str, Any] = {"config_kwargs": network} if kind == "s3" else {"requests_timeout": self.timeout}
+        try:
+            system = fsspec.filesystem(kind, use_listings_cache=False, **options)
+        except ImportError as error:
+            raise UserError(
+                f"{shown(url)} needs the package {BUCKETS[kind]}: pip install 'diptych[remote]'."
+            ) from error
+        system.retries = 1
+        return system
 
 
 class _Object:
-    """One object, from a byte on. Every request is for the version that was there when it was opened: s3fs sends the
-    ETag along by itself, gcsfs is told the generation."""
+    """One object, read from a given byte. Every request asks for the version that was there when it was opened: s3fs
+    sends the ETag itself, gcsfs gets the generation."""
 
     def __init__(self, url: str, file: Any) -> None:
         self.url, self.file, self.at = url, file, file.tell()
@@ -92,14 +87,14 @@ class _Object:
 
 
 def _fault(url: str, error: Exception) -> Exception:
-    """The packages raise what their libraries do; what is certain to stay is named, the rest is tried again."""
+    """The packages raise whatever their libraries do. UserError for what no retry cures, Fault for the rest."""
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{shown(url)} does not exist: restore it or index the shards again.")
+        return UserError(f"{shown(url)} does not exist: restore it, or index the shards again.")
     if isinstance(error, PermissionError) or name in FINAL:
         return UserError(f"{shown(url)} is refused by its server ({name}): check the address and the credentials.")
     if name == "FileExpired":
         return UserError(
-            f"{shown(url)} changed on the server while it was read: restore it or index the shards again."
+            f"{shown(url)} changed on the server while it was read: restore it, or index the shards again."
         )
     return Fault(f"failed with {name}")

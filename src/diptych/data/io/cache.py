@@ -1,7 +1,7 @@
-"""Remote files, whole, in a folder of this machine: fetched once by whichever process asks first, then read locally.
+"""A local folder of whole remote files: the first process that needs one fetches it, all others read the copy.
 
-A file is fetched into NAME.partial, under a lock on that file, and renamed when it is whole: a crash leaves a
-.partial that nobody takes for the file, and frees the lock. The least recently opened make room for the next.
+A file is fetched into NAME.partial, under a lock on that file, and renamed when it is complete: a crash leaves a
+.partial, which no reader opens, and frees the lock. The least recently opened files are removed to make room.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import BinaryIO
 from diptych.base.errors import UserError
 from diptych.data.io.address import shown
 
-OURS = re.compile(r"[0-9a-f]{32}-")  # what else lies in the folder is not ours to remove
+OURS = re.compile(r"[0-9a-f]{32}-")  # other files in the folder are never removed
 Fetch = Callable[[], BinaryIO]
 
 
 class Cache:
-    """A folder of at most `limit` bytes, shared by every process of the machine. It should be on a local disk."""
+    """A folder of at most `limit` bytes that all processes of a machine share. It should be on a local disk."""
 
     def __init__(self, folder: str, limit: float) -> None:
         self.folder, self.limit = Path(folder), int(limit)
 
     def open(self, url: str, size: int, fetch: Fetch) -> BinaryIO:
-        """The file at `url` of `size` bytes, which `fetch` gives where it isn't here yet."""
+        """The file at `url` of `size` bytes; `fetch` opens it at its server where the folder lacks it."""
         if size > self.limit:
             raise UserError(
                 f"{shown(url)} of {size / 1e9:.3g} GB is more than data.files.cache_gb={self.limit / 1e9:g}:"
@@ -52,21 +52,21 @@ class Cache:
     def _fetch(self, path: Path, size: int, fetch: Fetch) -> None:
         partial = path.with_name(f"{path.name}.partial")
         with _locked(partial) as target:
-            if target is None:  # another process was faster
+            if target is None:  # another process has fetched it
                 return
-            if path.exists():  # so it was, and this .partial is the one that our own asking made
+            if path.exists():  # the same, and this .partial is new and empty
                 partial.unlink()
                 return
             try:
                 self._make_room(size, target)
                 with fetch() as source:
-                    left = size + 1  # one more would show that it is another file
+                    left = size + 1  # one byte more shows that it is another file
                     while left and (data := source.read(min(left, 2**20))):
                         left -= len(data)
                         target.write(data if left else data[:-1])
                 if left != 1:
                     came = "more bytes than" if not left else f"{size + 1 - left} bytes where"
-                    raise UserError(f"{path.name} came with {came} the {size} that were said: try again.")
+                    raise UserError(f"{path.name} came with {came} the {size} that were expected: try again.")
                 target.flush()
                 os.fsync(target.fileno())
                 partial.rename(path)
@@ -75,9 +75,9 @@ class Cache:
                 raise
 
     def _make_room(self, size: int, target: BinaryIO) -> None:
-        """Remove the least recently opened until `size` bytes fit, and let `target` stand for them from now on, so
-        that whoever makes room next counts them. Who is reading a removed file reads on: on Linux it stays until it
-        is closed."""
+        """Remove the least recently opened files until `size` bytes fit. `target` gets that length at once, so that
+        the next process to make room counts it. A removed file that is being read stays readable until it is closed
+        (Linux)."""
         with _held(self.folder):
             target.truncate(0)
             ours = [
@@ -96,7 +96,7 @@ class Cache:
 
 
 def _name(url: str, size: int) -> str:
-    """By hash, so that no address chooses a path; the last part is there for whoever looks into the folder."""
+    """A hash, so that no address chooses a path, and the address's last part, for people who look into the folder."""
     digest = hashlib.sha256(f"{size} {url}".encode()).hexdigest()[:32]
     last = re.sub(r"[^A-Za-z0-9._-]", "_", shown(url).rpartition("/")[2])
     return f"{digest}-{last[-80:]}"
@@ -107,7 +107,7 @@ def _hit(path: Path, size: int) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    if os.fstat(file.fileno()).st_size != size:  # nothing of ours leaves it like that: a hand or a disk did
+    if os.fstat(file.fileno()).st_size != size:  # changed by someone else, or by a faulty disk
         file.close()
         path.unlink(missing_ok=True)
         return None
@@ -118,7 +118,7 @@ def _hit(path: Path, size: int) -> BinaryIO | None:
 
 @contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO | None]:
-    """The .partial file under this process's lock; None where it was renamed or removed while we waited."""
+    """The .partial file, locked for this process; None where it was renamed or removed while this one waited."""
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         there = _stat(partial)
@@ -136,7 +136,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _remove(file: Path) -> bool:
-    """Whether it is gone; a .partial under someone's lock is being fetched and stays."""
+    """Whether the file is gone now. A locked .partial is being fetched, and stays."""
     if file.suffix == ".partial":
         try:
             with file.open("rb") as held:

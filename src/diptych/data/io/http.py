@@ -1,14 +1,12 @@
-"""http:// and https://: ranges of a file, by urllib3. Each worker process has its own connections."""
+"""http:// and https://: ranges of a file, through urllib3. Each worker process has its own connections."""
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import netrc
 import os
 import re
 import ssl
-import time
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -21,29 +19,28 @@ from diptych.base.masking import MaskedRecords
 from diptych.data.io.address import HTTP, fault, printable, scheme, shown
 from diptych.data.io.retry import Fault
 
-for _name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):  # all that urllib3 has
+for _name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):  # all of urllib3's loggers
     logging.getLogger(f"urllib3.{_name}").addFilter(MaskedRecords())
 
 REDIRECTS = 5
-MOST_SKIPPED = 256 * 2**20  # bytes thrown away, at most, to get into a file on a server that doesn't know ranges
+MOST_SKIPPED = 256 * 2**20  # bytes thrown away at most to reach a place in a file whose server ignores ranges
 RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
-PLAIN = ("", "identity")  # Content-Encoding of bytes that come as they are
+PLAIN = ("", "identity")  # Content-Encoding of unchanged bytes
 MOVED = (301, 302, 303, 307, 308)
-PASSING = (408, 425, 429)  # and 500 to 599
+TEMPORARY = (408, 425, 429)  # and 500 to 599
 
 
 class Http:
-    """Asks for parts of files. Raises Fault for what may pass by itself, UserError for what won't."""
+    """Reads parts of files. Raises Fault for what a retry may cure, UserError for everything else."""
 
     chunk = 2**18
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.pools: dict[str | None, urllib3.PoolManager] = {}
-        self.owner = os.getpid()
 
     def connect(self, url: str, start: int, stop: int | None) -> _Answer:
-        """The answer from byte `start` on; it may go on beyond `stop` where the server does not know ranges."""
+        """The answer from byte `start` on; it may continue beyond `stop` where the server ignores ranges."""
         wanted = None if start == 0 and stop is None else f"bytes={start}-{'' if stop is None else stop - 1}"
         response = self._ask(url, wanted)
         try:
@@ -60,7 +57,7 @@ class Http:
         return answer
 
     def size(self, url: str) -> int | None:
-        """Bytes of the file; None where there is none. By a GET of one byte: many servers refuse HEAD."""
+        """Bytes of the file; None where there is none. By a GET of one byte, since many servers refuse HEAD."""
         try:
             response = self._ask(url, "bytes=0-0")
         except _Missing:
@@ -91,7 +88,8 @@ class Http:
         if _encoded(url, response):
             response.close()
             raise UserError(
-                f"The server of {shown(url)} sends it encoded although it was asked not to: serve it as a plain file."
+                f"The server of {shown(url)} sends it with a Content-Encoding, which was not asked for: serve it as a"
+                " plain file."
             )
         return response
 
@@ -121,9 +119,7 @@ class Http:
             raise _fault(first, error, self.timeout) from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """The connections of this process; by way of the proxy that the environment names, where it does."""
-        if self.owner != os.getpid():  # after a fork: two processes on one socket would read each other's bytes
-            self.pools, self.owner = {}, os.getpid()
+        """The connections, through the proxy that the environment names, if any."""
         proxy = None if proxy_bypass(urlsplit(url).hostname or "") else getproxies().get(scheme(url))
         if proxy not in self.pools:
             self.pools[proxy] = urllib3.ProxyManager(proxy, maxsize=64) if proxy else urllib3.PoolManager(maxsize=64)
@@ -131,9 +127,11 @@ class Http:
 
 
 def _kept(scheme: str, host: str) -> str:
-    """The user and password, escaped, that ~/.netrc (or the file that NETRC names) keeps for a host; '' where there
-    are none. Not for plain http to another machine, on whose way anyone reads them. Raises UserError for a file that
-    can't be used."""
+    """The user and password, escaped, that ~/.netrc (or the file that NETRC names) has for a host; '' for none.
+
+    Always '' for plain http to another machine: anyone on the way could read them. Raises UserError for a file that
+    can't be read.
+    """
     if scheme != "https" and host not in ("localhost", "127.0.0.1", "::1"):
         return ""
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
@@ -154,7 +152,7 @@ class _Answer:
 
     def read(self, most: int) -> bytes:
         try:
-            # read1 gives what has come; read would wait for all of it, and lose it when the connection drops.
+            # read1 returns what has arrived; read waits for everything, and loses it when the connection drops.
             return self.response.read1(most, decode_content=False)
         except wrong.HTTPError as error:
             raise _fault("", error, self.timeout) from error
@@ -163,7 +161,7 @@ class _Answer:
         if length > MOST_SKIPPED:
             raise UserError(
                 f"The server of {shown(url)} ignores ranges, and the first {length} bytes would be fetched for"
-                " nothing: use a server with ranges, or data.files.cache=FOLDER."
+                " nothing: use a server that supports ranges, or data.files.cache=FOLDER."
             )
         self.skipped = length
         while length:
@@ -173,7 +171,7 @@ class _Answer:
             length -= len(data)
 
     def close(self, finished: bool) -> None:
-        """Gives the connection back where the answer was read to its end; else it can't be used again."""
+        """Return the connection to the pool where the answer was read to its end; else close it."""
         if finished and self.response.length_remaining == 0:
             self.response.drain_conn()
             self.response.release_conn()
@@ -186,12 +184,12 @@ class _Missing(UserError):
 
 
 def _extent(url: str, response: urllib3.BaseHTTPResponse, start: int) -> tuple[int | None, int | None]:
-    """The first byte that an answer holds (None: it holds none, `start` being past the end) and the file's length."""
+    """(first byte in the answer, or None where `start` is past the end; the file's length, or None where unknown)"""
     if response.status == 200:
         length = response.headers.get("Content-Length")
         if length is None and not getattr(response, "chunked", False):
             raise UserError(
-                f"The server of {shown(url)} does not say where the file ends, so that a cut would go unseen:"
+                f"The server of {shown(url)} does not say where the file ends, so a cut file would not be noticed:"
                 " serve it with Content-Length."
             )
         return 0, _number(length or "")
@@ -201,20 +199,19 @@ def _extent(url: str, response: urllib3.BaseHTTPResponse, start: int) -> tuple[i
         return None, total
     if said is None or said[1] is None or int(said[1]) != start or not start <= int(said[2]) < (total or 10**18):
         raise UserError(
-            f"The server of {shown(url)} answered a range with other bytes than were asked for:"
-            " serve it by a server that knows ranges."
+            f"The server of {shown(url)} answered a range with other bytes than were asked for: use a server that"
+            " supports ranges."
         )
     return start, total
 
 
 def _number(digits: str) -> int | None:
-    """A header's whole number. None for what is none: '²' is a digit to `isdigit`, and 5,000 of them too many to
-    `int`."""
+    """A whole number in a header; None for anything else. `isdigit` accepts '²', and `int` fails on 5,000 digits."""
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
 
 
 def _encoded(url: str, response: urllib3.BaseHTTPResponse) -> bool:
-    """Whether the bytes aren't the file's own. Some servers call a file that is gzip on their disk encoded by it."""
+    """Whether the bytes are not the file's own. Some servers give a .gz file the encoding gzip: that is its own."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     gzipped = encoding in ("gzip", "x-gzip") and urlsplit(url).path.endswith((".gz", ".tgz"))
     return encoding not in PLAIN and not gzipped
@@ -222,23 +219,20 @@ def _encoded(url: str, response: urllib3.BaseHTTPResponse) -> bool:
 
 def _refusal(url: str, response: urllib3.BaseHTTPResponse) -> Exception:
     status = printable(f"{response.status} {response.reason or ''}".strip()[:80])
-    if response.status in PASSING or response.status >= 500:
+    if response.status in TEMPORARY or response.status >= 500:
         return Fault(str(response.status), _asked(response.headers.get("Retry-After", "")))
     if response.status in (404, 410):
-        return _Missing(f"{shown(url)} does not exist ({status}): restore it or index the shards again.")
+        return _Missing(f"{shown(url)} does not exist ({status}): restore it, or index the shards again.")
     if response.status in (401, 403, 407):
         return UserError(f"{shown(url)} is refused by its server ({status}): check the address and the credentials.")
     return UserError(f"{shown(url)} can't be read ({status}): check the address.")
 
 
 def _asked(retry_after: str) -> float:
-    """Seconds of a Retry-After, which is a number or a date; 0 for none."""
-    seconds = _number(retry_after)
-    if seconds is not None:
-        return float(seconds)
+    """Seconds of a Retry-After header, a number or a date; 0 for one that can't be read."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
+        return float(urllib3.Retry().parse_retry_after(retry_after))
+    except (wrong.InvalidHeader, ValueError, OverflowError):
         return 0.0
 
 
@@ -251,8 +245,8 @@ def _redirected(url: str, at: str, location: str) -> str:
     if not location or kinds[1] not in HTTP or kinds == ("https", "http") or fault(target):
         name = printable(shown(target))[:200] if location and target else "no address"
         raise UserError(
-            f"{shown(url)} redirects to {name}, which is refused:"
-            " only http and https are followed, and https only to https."
+            f"{shown(url)} redirects to {name}, which is refused: redirects go to http or https, and from https only"
+            " to https."
         )
     return target
 
@@ -266,10 +260,10 @@ def _fault(url: str, error: wrong.HTTPError, timeout: float) -> Exception:
     if isinstance(error, wrong.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
         return UserError(
             f"{shown(url)} has a certificate that can't be trusted ({error.args[0].verify_message}):"
-            " name its authority in SSL_CERT_FILE."
+            " give its authority's certificate in SSL_CERT_FILE."
         )
     if isinstance(error, wrong.LocationValueError):
-        return UserError(f"{shown(url)} is no URL that can be asked for: check the address.")
+        return UserError(f"{shown(url)} is not a valid URL: check the address.")
     if isinstance(error, wrong.NameResolutionError):
         return Fault("its host was not found")
     if isinstance(error, wrong.NewConnectionError):

@@ -1,6 +1,7 @@
-"""Reading on after a fault: what may pass by itself is tried again from the byte that was reached, and counted.
+"""Retries: after a temporary fault, reading continues from the byte that it had reached, and the fault is counted.
 
-A source (HTTP, bucket) gives a `Body` from a byte on and raises `Fault` for what may pass, UserError for what won't.
+A source (HTTP, bucket) returns a `Body` that starts at a given byte. It raises `Fault` for what a retry may cure and
+UserError for everything else.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from diptych.base.errors import UserError
 from diptych.data.io.address import host, shown
 
 T = TypeVar("T")
-LONGEST = 60.0  # seconds; neither our doubling nor a server's Retry-After makes a worker wait longer at once
+LONGEST = 60.0  # seconds between two tries at most, whatever the backoff or a server's Retry-After says
 
 
 class Fault(Exception):
-    """What may pass by itself; asked: the seconds that the server wants to be left alone."""
+    """A temporary fault. asked: seconds to wait, from the server's Retry-After"""
 
     def __init__(self, reason: str, asked: float = 0.0) -> None:
         super().__init__(reason)
@@ -31,15 +32,18 @@ class Fault(Exception):
 
 
 class Body(Protocol):
-    """One answer of a server. total: bytes of the whole file; version: what changes when the file does; skipped:
-    bytes that were fetched only to be thrown away, since the server does not know ranges."""
+    """One answer of a server.
+
+    total: bytes of the whole file, if known; version: changes when the file does (ETag, generation)
+    skipped: bytes that were fetched and thrown away because the server ignores ranges
+    """
 
     total: int | None
     version: str | None
     skipped: int
 
     def read(self, most: int) -> bytes:
-        """Some bytes, at most `most`; none at the end."""
+        """The next bytes, at most `most`; none at the end."""
         ...
 
     def close(self, finished: bool) -> None: ...
@@ -54,22 +58,22 @@ class Source(Protocol):
 
 
 def delay(address: str, tries: int, backoff: float, asked: float = 0.0) -> float:
-    """Seconds to wait after the `tries`-th failure: doubling, and spread by address so that many workers whose
-    server went away don't come back all at once."""
+    """Seconds to wait after the `tries`-th failure: they double, and each address gets its own factor of 0.5–1.5, so
+    that the workers don't all ask a recovering server at once."""
     spread = 0.5 + zlib.crc32(f"{address} {tries}".encode()) / 2**32
     return min(max(backoff * 2.0 ** (tries - 1) * spread, asked), LONGEST)
 
 
 @dataclass
 class Patience:
-    """How often a fault is tried again, and the count of those that were: 'host: reason' -> times."""
+    """Retries at most `retries` times in a row. retried: 'host: reason' -> number of retries so far"""
 
     retries: int
     backoff: float
     retried: Counter[str] = field(default_factory=Counter)
 
     def keep_trying(self, address: str, call: Callable[[], T]) -> T:
-        """What `call` gives. Raises UserError, with address, reason and tries, after `retries` faults in a row."""
+        """The result of `call`. Raises UserError, with address, reason and tries, after too many faults in a row."""
         for tries in itertools.count(1):
             try:
                 return call()
@@ -84,11 +88,27 @@ class Patience:
         raise AssertionError("unreachable")
 
 
-class Resumed(io.RawIOBase):
+class RawReader(io.RawIOBase):
+    """A raw stream whose subclasses define one method, `take`."""
+
+    def take(self, most: int) -> bytes:
+        """The next bytes, at most `most`; none at the end."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.take(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Resumed(RawReader):
     """The bytes `start` to `stop` of a remote file, all of them or an error.
 
-    size: what the index says the whole file holds; another size, or a file that changes between two tries, is
-    refused: half of one file and half of another would be a lie.
+    size: the length of the whole file according to the index. Another length, or a file that changes between two
+    tries, is refused: the stream would return half of one file and half of another.
     """
 
     def __init__(
@@ -100,25 +120,17 @@ class Resumed(io.RawIOBase):
         self.body: Body | None = None
         self.seen: tuple[int | None, str | None] | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._take(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
     def readall(self) -> bytes:
-        """io's own would ask for 8 kB at a time, each a request to a bucket."""
-        return b"".join(iter(lambda: self._take(self.source.chunk), b""))
+        """RawIOBase's own asks for 8 kB at a time, and a bucket would get one request for each."""
+        return b"".join(iter(lambda: self.take(self.source.chunk), b""))
 
-    def _take(self, most: int) -> bytes:
+    def take(self, most: int) -> bytes:
         data = self.patience.keep_trying(self.url, lambda: self._next(most))
         self.at += len(data)
         return data
 
     def _next(self, most: int) -> bytes:
-        """Some bytes; none at the end. After a fault the next call connects anew."""
+        """The next bytes; none at the end. After a fault the next call connects again."""
         if self.at == self.end:
             self._see_the_end()
             return b""
@@ -131,21 +143,21 @@ class Resumed(io.RawIOBase):
             raise
         if data or self.at == self.end:
             return data
-        if self.end is None:  # an answer in chunks that ended as it should
+        if self.end is None:  # a chunked answer, which ended properly
             self.end = self.at
             return b""
         self._drop()
         raise Fault("ended early")
 
     def _see_the_end(self) -> None:
-        """A file that goes on behind the size its index gives is another one."""
+        """Refuse a file that is longer than its index says."""
         more = b""
         if self.stop is None and self.body is not None and self.body.total is None:
-            with suppress(Fault):  # every byte of the file is here
+            with suppress(Fault):  # all bytes of the file have arrived
                 more = self.body.read(1)
         if more:
             raise UserError(
-                f"{shown(self.url)} has more than the {self.size} bytes that its index says: restore it or index the"
+                f"{shown(self.url)} has more than the {self.size} bytes that its index says: restore it, or index the"
                 " shards again."
             )
 
@@ -164,20 +176,20 @@ class Resumed(io.RawIOBase):
         name = shown(self.url)
         if self.size is not None and body.total not in (None, self.size):
             raise UserError(
-                f"{name} has {body.total} bytes where its index says {self.size}:"
-                " it was cut or changed; restore it or index the shards again."
+                f"{name} has {body.total} bytes where its index says {self.size}: it was cut or changed; restore it,"
+                " or index the shards again."
             )
         if self.seen is None:
             self.seen = body.total, body.version
         elif self.seen[1] != body.version or (None not in (self.seen[0], body.total) and self.seen[0] != body.total):
-            raise UserError(f"{name} changed on the server while it was read: restore it or index the shards again.")
-        if body.total is None:  # an answer in chunks: no more of it than the index says, however long it goes on
+            raise UserError(f"{name} changed on the server while it was read: restore it, or index the shards again.")
+        if body.total is None:  # a chunked answer: the index says how much of it to read
             self.end = self.size if self.stop is None else self.stop
             return
         if max(self.at, self.stop or 0) > body.total:
             raise UserError(
                 f"{name} ends at byte {body.total} where {max(self.at, self.stop or 0)} were asked for:"
-                " restore it or index the shards again."
+                " restore it, or index the shards again."
             )
         self.end = body.total if self.stop is None else self.stop
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from diptych.base.errors import UserError
 from diptych.base.terminal import counted
-from diptych.data.io.files import Files, is_local
+from diptych.data.io.address import is_local
+from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet, Item
 from diptych.data.sets.pair_set import Place, pairs_at
 from diptych.data.stream.captions import BadSample, group_of

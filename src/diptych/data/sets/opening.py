@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from diptych.base.errors import UserError
-from diptych.data.io.files import Files, is_local
+from diptych.data.io.address import is_local
+from diptych.data.io.files import Files
 from diptych.data.sets.evalset import MARKS, EvalSet, benchmark_sets, folder_set
 from diptych.data.sets.pair_set import pair_set
 

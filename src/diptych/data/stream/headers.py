@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.base.errors import UserError
-from diptych.data.io.address import printable
-from diptych.data.io.files import Files, is_local, shown
+from diptych.data.io.address import is_local, printable, shown
+from diptych.data.io.files import Files
 from diptych.data.stream.seen import Again, Seen
 from diptych.data.stream.tar import BROKEN, Damage, Member, members, place
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.errors import UserError
-from diptych.data.io.address import is_remote
-from diptych.data.io.files import Files, is_local, local
+from diptych.data.io.address import is_local, is_remote, local
+from diptych.data.io.files import Files
 from diptych.data.stream.index import Index
 from diptych.data.stream.order import EDITION, Order
 

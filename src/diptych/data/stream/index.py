@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from diptych.base.errors import UserError
 from diptych.base.masking import masked_value
 from diptych.base.textfile import loads
-from diptych.data.io.address import printable
-from diptych.data.io.files import Files, is_local, shown
+from diptych.data.io.address import is_local, printable, shown
+from diptych.data.io.files import Files
 from diptych.data.stream.headers import Headers, Offsets, fit, read_headers
 from diptych.data.stream.patterns import listed
 from diptych.data.stream.tar import FOLDER

@@ -6,7 +6,8 @@ import tarfile
 from pathlib import Path
 
 from diptych.base.files import open_regular
-from diptych.data.io.files import Files, local
+from diptych.data.io.address import local
+from diptych.data.io.files import Files
 from diptych.data.stream.headers import Offsets
 from diptych.data.stream.index import Index
 from diptych.data.stream.shards import Damaged, parsed, read

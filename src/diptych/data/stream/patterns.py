@@ -11,7 +11,7 @@ from pathlib import Path
 from webdataset.shardlists import expand_urls
 
 from diptych.base.errors import UserError
-from diptych.data.io.files import is_local, local, shown
+from diptych.data.io.address import is_local, local, shown
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 INDEX = "index.json"

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from diptych.base.errors import UserError
-from diptych.data.io.files import Files, is_local, shown
+from diptych.data.io.address import is_local, shown
+from diptych.data.io.files import Files
 from diptych.data.stream.headers import Offsets, unpacked
 from diptych.data.stream.index import Index, Shard
 from diptych.data.stream.tar import BROKEN as BROKEN_BY
