@@ -34,8 +34,7 @@ import simple_tokenizer
 from photos import encoded, photo
 
 from diptych.data.pixels.decode import decode
-from diptych.data.pixels.image import train_image
-from diptych.data.pixels.resize import box_crop, take
+from diptych.data.pixels.image import box_crop, take, train_image
 
 SIZES = [(640, 480), (480, 640), (800, 600), (1024, 768), (1600, 1200)]
 SIZE, COUNT, ROUNDS = 224, 8, 9

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diptych.base import seeding
-from diptych.data.pixels.resize import Crop, box_crop, centre_crop, square_crop
+from diptych.data.pixels.image import Crop, box_crop, centre_crop, square_crop
 
 
 def train_image(data: bytes, size: int, *, seed: int, crop: str, scale: tuple[float, float] = (0.9, 1.0)) -> Tensor:

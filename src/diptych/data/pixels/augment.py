@@ -1,13 +1,13 @@
-"""Augmentation of a whole batch on the device, each sample's draws from its own seed: for small, drawn sets.
+"""Augmentation of a whole batch on the device, for small sets of drawings. A sample's seed decides its draws.
 
-CLIP itself crops and nothing else (paper, section 2.5). Where pictures are few, variety is what limits, and
-this makes it: one resampling for scale, aspect, shear, rotation, shift, flip and size; colour; line art.
+CLIP itself only crops (paper, section 2.5). A small set lacks variety, and this adds it: scale, aspect, shear,
+rotation, shift, flip and size in one resampling; colour; line art.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,48 +21,43 @@ from diptych.base.batch import Batch
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
 
 
+@dataclass(eq=False)
 class Drawings:
     """Random geometry, colour and line-art versions.
 
-    sizes: (share of the training, pixels) in rising order: the size from that share on
+    sizes: (share of the training, pixels): the size from that share on
     rotate: degrees; shift: of the half width; shear: tangent; aspect: of each side
-    scale: size of the drawing on its paper, against the original
-    flip, grey, permute: chances of a mirror image, of grey, of permuted colour channels
+    scale: size of the drawing on its canvas, relative to the original
+    flip, grey, permute: probabilities of a mirror image, of grey, of permuted colour channels
     brightness, contrast: largest relative change
-    edges, one_colour: chances of the outlined version (over white, pale or full colours) and of the version in
-        black on white (dark parts filled, with outlines or without)
+    edges, one_colour: probabilities of the outlined version (over white, pale or full colours) and of the version in
+        black on white (dark parts filled, with or without outlines)
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[tuple[float, int]] = ((0.0, 32),),
-        rotate: float = 14.0,
-        shift: float = 0.1,
-        scale: tuple[float, float] = (0.6, 1.1),
-        aspect: float = 0.08,
-        shear: float = 0.08,
-        flip: float = 0.5,
-        grey: float = 0.25,
-        permute: float = 0.25,
-        brightness: float = 0.2,
-        contrast: float = 0.3,
-        edges: float = 0.15,
-        one_colour: float = 0.15,
-    ) -> None:
-        self.sizes = sorted((float(share), int(size)) for share, size in sizes)
-        self.rotate, self.shift, self.scale = rotate, shift, scale
-        self.aspect, self.shear, self.flip = aspect, shear, flip
-        self.grey, self.permute = grey, permute
-        self.brightness, self.contrast = brightness, contrast
-        self.edges, self.one_colour = edges, one_colour
+    sizes: Sequence[tuple[float, int]] = ((0.0, 32),)
+    rotate: float = 14.0
+    shift: float = 0.1
+    scale: tuple[float, float] = (0.6, 1.1)
+    aspect: float = 0.08
+    shear: float = 0.08
+    flip: float = 0.5
+    grey: float = 0.25
+    permute: float = 0.25
+    brightness: float = 0.2
+    contrast: float = 0.3
+    edges: float = 0.15
+    one_colour: float = 0.15
+
+    def __post_init__(self) -> None:
+        self.sizes = sorted((float(share), int(size)) for share, size in self.sizes)
 
     @property
     def by_progress(self) -> bool:
-        """Whether a picture depends on the share of the training that is over."""
+        """Whether the result depends on the share of the training that is done."""
         return len(self.sizes) > 1
 
     def describe(self) -> str:
-        """One sentence for the report: what was done to the pictures."""
+        """The augmentation in words, for the report."""
         sizes = ", then ".join(f"{size} px from {share:.0%}" for share, size in self.sizes)
         return (
             f"beyond CLIP's square crop: rotation ±{self.rotate:g}°, scale {self.scale[0]:g}–{self.scale[1]:g},"
@@ -93,15 +88,15 @@ class Drawings:
         matrix[:, 0, 0], matrix[:, 0, 1] = across * cos, down * (shear * cos - sin)
         matrix[:, 1, 0], matrix[:, 1, 1] = across * sin, down * (shear * sin + cos)
         matrix[:, :, 2] = self.shift * signed[:, 5:7]
-        # Halve first where the target is half as large or less: bilinear sampling alone would alias.
+        # Halve first where the target is at most half as large: bilinear sampling alone would alias.
         while images.shape[-1] >= 2 * size:
             images = F.avg_pool2d(images, 2)
         grid = F.affine_grid(torch.from_numpy(matrix).float(), [len(draws), 3, size, size], align_corners=False)
-        # What lies beyond the picture is white, as paper is.
+        # Beyond the image is white, like paper.
         return 1 - F.grid_sample(1 - images, grid.to(images), padding_mode="zeros", align_corners=False)
 
     def _coloured(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Permuted channels, then grey, contrast about the mean and brightness: together one affine map a sample."""
+        """Permuted channels, then grey, contrast about the mean and brightness: one affine map per sample."""
         eye = torch.eye(3, device=images.device, dtype=images.dtype)
         mixed = torch.where(_broadcast(draws[:, 3] < self.permute, 2), eye[torch.argsort(draws[:, :3], dim=1)], eye)
         luma = torch.tensor(LUMA, device=images.device, dtype=images.dtype).expand(3, 3)
@@ -115,11 +110,11 @@ class Drawings:
         return coloured.clamp_(0, 1).view_as(images)
 
     def _line_art(self, images: Tensor, draws: Tensor) -> Tensor:
-        """draws [B, 5]: which version, how thick, how pale, which threshold, with outlines or without"""
+        """draws [B, 5]: version, thickness, paleness, threshold, with or without outlines"""
         thick = draws[:, 1] < 0.5
         chosen = (draws[:, 0] < self.edges).nonzero()[:, 0]
         if len(chosen):
-            # A quarter on white, a quarter in full colour, the rest paled.
+            # A quarter on white, a quarter in full colour, the rest in between.
             tint = _broadcast((2 * draws[chosen, 2] - 0.5).clamp(0, 1), 3)
             drawn = images[chosen]
             images[chosen] = (1 - (1 - drawn) * tint) * (1 - _outlines(drawn, thick[chosen]))
@@ -156,11 +151,11 @@ def _outlines(images: Tensor, thick: Tensor) -> Tensor:
 
 
 def _largest(channels: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 1, H, W]; a reduction over three numbers is slow, two maxima are not."""
+    """[B, 3, H, W] -> [B, 1, H, W]; two maxima are faster than a reduction over three numbers."""
     red, green, blue = channels.split(1, dim=1)
     return torch.maximum(torch.maximum(red, green), blue)
 
 
 def _black_on_white(images: Tensor, threshold: Tensor) -> Tensor:
-    """[B, 1, H, W]: black where the picture is darker than its threshold, soft enough to keep a slope."""
+    """[B, 1, H, W]: black where the image is darker than its threshold, with soft edges."""
     return _luma(images).sub_(_broadcast(threshold, 3)).mul_(12).add_(0.5).clamp_(0, 1)

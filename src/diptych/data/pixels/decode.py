@@ -1,9 +1,9 @@
 """From encoded bytes to pixels: RGB, upright, transparency over white.
 
-JPEG goes through libjpeg-turbo without Pillow's copies (simplejpeg), which gives Pillow's pixels at half the cost;
-everything else, and the JPEGs that simplejpeg gets wrong (CMYK) or does not know, goes through Pillow. Two guards are
-held to the header, before any pixel is decoded: the number of pixels, and how long a picture is for its width, since
-what is made of a long one grows with that.
+simplejpeg (libjpeg-turbo) decodes JPEGs: Pillow's pixels at half the cost, without Pillow's copies. Pillow decodes
+everything else, and the JPEGs that simplejpeg gets wrong (CMYK) or does not know. Two limits are checked in the
+header, before any pixel is decoded: the number of pixels, and the ratio of the sides, on which the memory for
+resizing depends.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import ExifTags, Image, ImageOps
 from diptych.data.pixels.jpeg import too_many_scans, without_oddities
 
 LONGEST = 1000  # times the shorter side
-STRIP = 1 << 23  # pixels of a large picture that are turned into RGB at once
-_PROGRAMS = ("EPS",)  # formats that are programs: Pillow hands them to Ghostscript
+STRIP = 1 << 23  # pixels of a large image that are converted to RGB at once
+_PROGRAMS = ("EPS",)  # formats that are programs: Pillow runs them in Ghostscript
 _JPEG = b"\xff\xd8\xff"
 _APP1, _SCAN = 0xE1, 0xDA
 _T = Image.Transpose
@@ -36,29 +36,29 @@ _TURNS = {
     6: _T.ROTATE_270,
     7: _T.TRANSVERSE,
     8: _T.ROTATE_90,
-}  # what sets a picture of that EXIF orientation upright
+}  # EXIF orientation -> what makes the image upright
 
 
 class BadImage(ValueError):
-    """The bytes are not an image that can be read; the message is a reason to count by."""
+    """The bytes can't be decoded. The message is a reason under which samples are counted."""
 
 
 class Picture(NamedTuple):
-    """pixels: uint8 [h, w, 3]; width, height: of the whole picture, of which `pixels` may be a reduced decode"""
+    """pixels: uint8 [h, w, 3], perhaps decoded at a reduced size; width, height: of the whole image"""
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
 
 
-# Upright width and height of a picture -> how many times smaller it may be decoded: 1, 2, 4 or 8.
+# Width and height of an upright image -> how many times smaller it may be decoded: 1, 2, 4 or 8.
 Reduction = Callable[[int, int], int]
 
 
 def decode(data: bytes, reduction: Reduction | None = None) -> Picture:
-    """Bytes of any format that Pillow reads -> the first frame's pixels.
+    """Bytes in any format that Pillow reads -> the first frame's pixels.
 
-    reduction: JPEGs are decoded at that fraction, which skips the frequencies above it; without it, whole
+    reduction: decode JPEGs that many times smaller, without their high frequencies; None: at full size
     Raises BadImage with a reason of a few words.
     """
     if not data:
@@ -72,20 +72,20 @@ def decode(data: bytes, reduction: Reduction | None = None) -> Picture:
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Raises BadImage where there is too little memory for a picture: it costs the picture and not the run."""
+    """Raise BadImage where memory runs out: that costs the image and not the run."""
     try:
         yield
     except MemoryError as error:
         raise BadImage("image needs more memory than there is") from error
-    except RuntimeError as error:  # torch's way to say it
+    except RuntimeError as error:  # how torch reports it
         if "allocate memory" not in str(error):
             raise
         raise BadImage("image needs more memory than there is") from error
 
 
 def picture_of(image: Image.Image) -> Picture:
-    """Any Pillow image -> RGB, upright, transparency over white. Raises BadImage, also for more than 8 bits a channel
-    and for what `decode` refuses by its header."""
+    """Any Pillow image -> RGB, upright, transparency over white. Raises BadImage, also for more than 8 bits per
+    channel and for sizes that `decode` refuses."""
     _check(*image.size)
     _scale_transparency(image)
     image = _upright(image)
@@ -94,14 +94,14 @@ def picture_of(image: Image.Image) -> Picture:
     if rows >= height:
         return Picture(np.array(_flat(image)), width, height)
     pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):  # what lies between a large picture and its RGB would be as large again
+    for top in range(0, height, rows):  # the intermediate images of a large image would be as large as it is
         strip = image.crop((0, top, width, min(height, top + rows)))
         pixels[top : top + rows] = np.asarray(_flat(strip))
     return Picture(pixels, width, height)
 
 
 def _check(width: int, height: int) -> None:
-    """The guards by the header. Raises BadImage."""
+    """Check the size against both limits. Raises BadImage."""
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise BadImage("image too large to decode safely")
     if max(width, height) > LONGEST * min(width, height):
@@ -109,10 +109,10 @@ def _check(width: int, height: int) -> None:
 
 
 def _jpeg(data: bytes, reduction: Reduction | None) -> Picture | None:
-    """None for what Pillow shall read: CMYK, which simplejpeg inverts, and what simplejpeg does not know."""
+    """None for what Pillow must read: CMYK, which simplejpeg inverts, and what simplejpeg does not know."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except (ValueError, KeyError):  # a kind of sampling that it has no name for
+    except (ValueError, KeyError):  # an unknown kind of chroma subsampling
         return None
     if colours not in ("YCbCr", "Gray", "RGB"):
         return None
@@ -121,7 +121,7 @@ def _jpeg(data: bytes, reduction: Reduction | None) -> Picture | None:
     upright = (height, width) if orientation >= 5 else (width, height)
     times = reduction(*upright) if reduction else 1
     least = {"min_height": -(-height // times), "min_width": -(-width // times)}
-    try:  # strict is the default: what libjpeg only warns of, such as an early end, would be grey or smeared pixels
+    try:  # strict by default: where libjpeg only warns, as for an early end, pixels would be grey or smeared
         pixels = simplejpeg.decode_jpeg(data, **least)
     except ValueError as error:
         whole = without_oddities(data, str(error))
@@ -134,31 +134,31 @@ def _jpeg(data: bytes, reduction: Reduction | None) -> Picture | None:
 
 
 def _orientation(data: bytes) -> int:
-    """1 to 8 as Pillow finds it in EXIF or XMP; 1 for none and for tags that can't be read."""
+    """1 to 8, as Pillow finds it in EXIF or XMP; 1 without one, and for tags that can't be read."""
     if not _has_tags(data):
         return 1
     try:
         found = Image.open(io.BytesIO(data), formats=("JPEG", "MPO")).getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken tags make Pillow raise anything; they don't make the pixels wrong
+    except Exception:  # Pillow raises anything for broken tags; the pixels are still right
         return 1
     return found if found in _TURNS else 1
 
 
 def _has_tags(data: bytes) -> bool:
-    """Whether EXIF or XMP may be ahead of the pixels; opening with Pillow only to see that would cost more."""
+    """Whether EXIF or XMP may come before the pixels. It is much faster than to open the image with Pillow."""
     at = 2
     while data[at : at + 1] == b"\xff" and len(data) > at + 4:
         marker = data[at + 1]
         if marker in (_APP1, _SCAN):
             return marker == _APP1
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True  # laid out in an unusual way: let Pillow see
+    return True  # an unusual layout: ask Pillow
 
 
 def _opened(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken tags, which cost no pixel
+            warnings.simplefilter("ignore")  # about broken tags, which change no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_formats())
             _check(*image.size)
@@ -172,20 +172,20 @@ def _opened(data: bytes) -> Image.Image:
         raise BadImage("image too large to decode safely") from error
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # Pillow's plug-ins raise whatever their format makes them raise
+    except Exception as error:  # Pillow's plug-ins raise anything
         raise BadImage("not a readable image") from error
 
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """All that Pillow reads by itself."""
+    """All formats that Pillow reads without another program."""
     Image.preinit()
     Image.init()
     return tuple(name for name in Image.ID if name not in _PROGRAMS)
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """A TIFF's tiles may be far larger than its picture, and one of them is decoded whole."""
+    """Refuse a TIFF whose tiles are far larger than its image: a tile is decoded whole."""
     tags: Any = getattr(image, "tag_v2", {})
     across, down = (tags.get(tag, 0) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
     if Image.MAX_IMAGE_PIXELS is not None and across * down > Image.MAX_IMAGE_PIXELS:
@@ -193,13 +193,13 @@ def _check_tiles(image: Image.Image) -> None:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How a PNG that isn't loaded yet stores its pixels, as Pillow names it; "" for anything else."""
+    """Pillow's name for how a PNG, not loaded yet, stores its pixels; "" for anything else."""
     tile = getattr(image, "tile", None) if image.format == "PNG" else None
     return str(tile[0].args) if tile and isinstance(tile[0].args, str) else ""
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """A PNG's transparent value has as many bits as its pixels, which Pillow scales to 8, without the value."""
+    """Scale a PNG's transparent value to 8 bits: Pillow scales the pixels, but not that value."""
     value, mode = image.info.get("transparency"), _raw_mode(image)
     bits = {"L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "RGB;16B": 16}.get(mode)
     if bits is None or value is None or isinstance(value, bytes):
@@ -214,9 +214,8 @@ def _sixteen_bits(image: Image.Image) -> bool:
 
 
 def _with_alpha(image: Image.Image, data: bytes) -> Image.Image:
-    """The PNG of 16 bits a colour whose transparent colour has 16 bits too: transparent are the pixels whose upper
-    and lower bytes are that colour's. Pillow gives the upper ones, and the lower ones where it is told that they
-    are."""
+    """A PNG with 16 bits per colour: transparent are the pixels whose upper and lower bytes equal the transparent
+    colour's. Pillow gives the upper bytes, and the lower ones if the tiles' mode says so."""
     colour = np.array(image.info.pop("transparency"))
     other = Image.open(io.BytesIO(data), formats=("PNG",))
     other.info.pop("transparency")
@@ -237,7 +236,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The mode is asked first: a transparent value says nothing about how many bits its picture has."""
+    """RGB over white. The mode decides first: a transparent value does not tell the number of bits."""
     if image.mode.startswith(("I", "F")):
         raise BadImage(f"image of mode {image.mode}, which has more than 8 bits a channel")
     try:

@@ -1,8 +1,8 @@
-"""JPEGs that libjpeg warns of although their pixels are whole: what it warned of is taken out, and nothing else.
+"""JPEGs that libjpeg warns about although no pixel is lost: the cause of the warning is removed, and nothing else.
 
-Whole are the pixels where the warning is about what stands between the segments of the header, about a header's field
-that no pixel depends on, or about bytes between the last pixel and the end mark. Any other warning (an early end, a
-wrong code, a restart mark out of turn) means that pixels were lost.
+No pixel is lost where the warning is about bytes between the header's segments, about a header field that no pixel
+depends on, or about bytes between the last pixel and the end marker. Any other warning (an early end, a wrong code, a
+restart marker out of order) means lost pixels.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 _SCAN, _END, _JFIF, _PROFILE = 0xDA, 0xD9, 0xE0, 0xE2
 _ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _OTHERS = {"unknown JFIF revision number": _JFIF, "bad ICC marker": _PROFILE, "Invalid SOS parameters": _SCAN}
-MOST = 16  # things that may be wrong with one file
-MORE = 200  # blocks that are tried
-SCANS = 100  # encoders write a dozen; each one more costs a walk over all pixels
+MOST = 16  # warnings about one file that are removed
+MORE = 200  # extra blocks that are tried
+SCANS = 100  # encoders write a dozen; each costs a pass over all pixels
 
 
 def too_many_scans(data: bytes) -> bool:
-    """What follows the end mark, such as a video, is only looked at to save time."""
+    """Whether the JPEG has more than SCANS scans. The first count, which is fast, includes what follows the end
+    marker, such as a video."""
     if data.count(b"\xff\xda") <= SCANS:
         return False
     return sum(marker == _SCAN for _, marker, _ in _markers(data)) > SCANS
 
 
 def without_oddities(data: bytes, warning: str) -> bytes | None:
-    """The same picture, byte for byte but for what libjpeg warned of; None where pixels may be lost."""
+    """The same bytes without what libjpeg warned about; None where pixels may be lost."""
     for _ in range(MOST):
         less = _without(data, warning)
         if less is None:
@@ -52,12 +53,12 @@ def _without(data: bytes, warning: str) -> bytes | None:
 
 
 def _cut(data: bytes, count: int, marker: int) -> bytes | None:
-    """Without the `count` stray bytes before the first marker of the kind that has any."""
+    """Without the `count` stray bytes, which precede the first such marker that has bytes before it."""
     scanned = False
     for at, found, gap in _markers(data):
         if found == marker and (gap or scanned):
             while data[at - 1] == 0xFF:
-                at -= 1  # a marker may be filled up with these
+                at -= 1  # fill bytes before a marker
             less = data[: at - count] + data[at:]
             if not scanned:
                 return less
@@ -67,17 +68,17 @@ def _cut(data: bytes, count: int, marker: int) -> bytes | None:
 
 
 def _is_stray(stray: bytes, data: bytes, end: int) -> bool:
-    """Whether these bytes, which stood before the end mark, are none of the picture's own.
+    """Whether these bytes, found before the end marker, are not image data.
 
-    Where the picture was damaged before, its last blocks are left over and look like any bytes. But they can be
-    decoded as more of the picture, up to their last bits. And an encoder fills its last byte up with ones, while
-    where a decoder that lost its place stops, there is a zero three times of four.
-    data, end: the picture without them, and where its end mark is
+    After earlier damage an image's last blocks are left over, and look like any bytes. But they can be decoded as
+    more of the image, up to their last bits. Also, an encoder fills its last byte with ones; where a decoder that
+    lost its place stops, a zero follows in three of four cases.
+    data, end: the JPEG without these bytes, and the place of its end marker
     """
     if len(stray) > 3 and len(set(stray)) == 1:
         return True
     mark = data[end:]
-    for last in range(end, max(end - 16, 2), -1):  # the decoder reads some bytes ahead and doesn't count them
+    for last in range(end, max(end - 16, 2), -1):  # the decoder reads some bytes ahead without counting them
         if "premature end" in (_warning(data[: last - 1] + mark) or ""):
             whole = _warning(data[:last] + mark) is None and _filled_up(data[:last], mark)
             return whole and not _goes_on(data[:end] + stray, mark)
@@ -85,9 +86,9 @@ def _is_stray(stray: bytes, data: bytes, end: int) -> bool:
 
 
 def _goes_on(data: bytes, mark: bytes) -> bool:
-    """Whether some more blocks make the picture end in the last of these bytes; `mark` follows them."""
+    """Whether an image of some more blocks would end in the last of these bytes. mark: the end marker"""
     frame = _frame(data)
-    if frame is None:  # progressive: no count of blocks says where a scan ends
+    if frame is None:  # progressive: the number of blocks doesn't tell where a scan ends
         return False
     height, width, parts = struct.unpack_from(">HHB", data, frame + 5)
     factors = [data[frame + 11 + 3 * part] for part in range(parts)] if parts > 1 else [0x11]
@@ -103,25 +104,25 @@ def _goes_on(data: bytes, mark: bytes) -> bool:
     enough = bisect_left(counts, True, key=lambda count: "premature end" in (_warning(taller(count) + mark) or ""))
     if not 0 < enough < len(counts):
         return False
-    last = taller(counts[enough - 1])  # the most blocks that these bytes suffice for
+    last = taller(counts[enough - 1])  # the largest number of blocks for which these bytes suffice
     return "premature end" in (_warning(last[:-1] + mark) or "") and _filled_up(last, mark)
 
 
 def _sides(count: int, widest: int, highest: int) -> tuple[int, int]:
-    """Width and height of a picture of so many blocks, or 0, 0."""
+    """Width and height, in blocks, of an image of so many blocks; 0, 0 if there is none."""
     return next(((n, count // n) for n in range(1, widest) if count % n == 0 and count // n < highest), (0, 0))
 
 
 def _frame(data: bytes) -> int | None:
-    """Where the header of a picture is whose pixels are all in one scan."""
+    """The place of the frame header of an image with a single scan; None for a progressive one."""
     return next((at for at, marker, _ in _markers(data) if marker in (0xC0, 0xC1)), None)
 
 
 def _filled_up(data: bytes, mark: bytes) -> bool:
-    """Whether the bits that the decoder doesn't use of the last byte are all ones; `mark` follows it."""
+    """Whether all unused bits of the last byte are ones. mark: the end marker"""
     if data[-2:] == b"\xff\0":
         data = data[:-1]
-    # The last bits of a progressive picture are of such fine detail that some of them change no pixel.
+    # Some of a progressive image's last bits hold such fine detail that they change no pixel.
     bits = 7 if _frame(data) else 1
     whole = simplejpeg.decode_jpeg(data + mark, strict=False)
     for bit in range(bits):
@@ -135,7 +136,7 @@ def _filled_up(data: bytes, mark: bytes) -> bool:
 
 
 def _warning(data: bytes) -> str | None:
-    """The first thing that libjpeg has to say of the picture, which is decoded at an eighth to save time."""
+    """libjpeg's first warning or error; None for none. It decodes at an eighth of the size, to save time."""
     try:
         simplejpeg.decode_jpeg(data, min_height=1, min_width=1)
     except ValueError as error:
@@ -144,7 +145,7 @@ def _warning(data: bytes) -> str | None:
 
 
 def _patched(data: bytes, marker: int) -> bytes | None:
-    """With all headers of the kind as they should be, or without them; None where that changes nothing."""
+    """With all headers of that kind corrected or removed; None where that changes nothing."""
     parts, kept = list[bytes](), 0
     for at, found, _ in _markers(data):
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -164,12 +165,12 @@ def _patched(data: bytes, marker: int) -> bytes | None:
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, bool]]:
-    """(position of the 0xFF before it, marker, whether other bytes stand before it) up to the end mark."""
+    """(place of its 0xFF, marker, whether other bytes precede it) for each marker up to the end marker."""
     at, gap = 2, False
     while (at := data.find(b"\xff", start := at)) >= 0 and at + 1 < len(data):
         gap = gap or at > start
         marker = data[at + 1]
-        if marker in (0, 0xFF):  # a stuffed byte, which is data, or filling
+        if marker in (0, 0xFF):  # a stuffed byte, which is data, or a fill byte
             gap, at = gap or not marker, at + (1 if marker else 2)
             continue
         yield at, marker, gap
