@@ -163,9 +163,12 @@ def current(name: str) -> str:
 
 
 def first(name: str) -> str:
-    """The name that a `_target_` had before it moved: it stays the same when the next version moves it again."""
+    """The name that a `_target_` had before it moved: it stays the same when the next version moves it again.
+
+    Where several modules became one, the line that comes first in MOVED decides.
+    """
     parts = name.split(".")
-    before = {now: old for old, now in MOVED.items()}
+    before = {now: old for old, now in reversed(MOVED.items())}
     for size in range(len(parts), 0, -1):
         if (old := before.get(".".join(parts[:size]))) is not None:
             return ".".join([old, *parts[size:]])
