@@ -1,15 +1,15 @@
-"""The order: which sample stands where in which step. A pure function, without files, ranks or workers.
+"""The order: which sample is at which place of which step. A pure function, without files, ranks or workers.
 
-Shards are permuted by (seed, epoch) and laid end to end; the line is turned, as a ring, by a drawn number of samples
-and cut into K canonical streams of equal length; each stream is cut into blocks, and samples are shuffled inside
-their block. The global batch at a step takes B/K samples from each stream. Ranks and workers own whole streams, so no
-layout that divides K changes a batch.
+Shards are permuted by (seed, epoch) and put end to end in a line. The line is rotated by a random number of samples
+and cut into K canonical streams of equal length. Each stream is cut into blocks, and samples are shuffled inside
+their block. The global batch of a step takes B/K samples from each stream. Ranks and workers own whole streams, so
+every layout that divides K gives the same batches.
 
-The turn makes every sample as likely as any other to be in the remainder of an epoch. Without it shards of one length
-that the streams divide lose the same samples in every epoch, however they are permuted.
+The rotation makes every sample equally likely to be in the remainder that an epoch leaves out. Without it, shards of
+one length that the streams divide would lose the same samples in every epoch, whatever their permutation.
 
-A block lies within one shard, or is made of whole pieces of several small ones, so that going on anywhere opens
-one shard a stream, and what a stream holds is bounded.
+A block is a part of one shard, or several small shards' whole pieces. So a resume at any step opens one shard per
+stream, and the memory of a stream is bounded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from diptych.base.errors import UserError
 from diptych.base.terminal import counted
 from diptych.data.stream.index import Index, open_index
 
-EDITION = 2  # of the order. A checkpoint carries it: a run never goes on with other batches
-BLOCK = 2048  # samples that a stream holds, encoded, to shuffle: about 100 MB of web images
+EDITION = 2  # of the order. A checkpoint stores it: a run never continues with other batches
+BLOCK = 2048  # encoded samples that a stream holds to shuffle: about 100 MB of web images
+PARTS = np.dtype([("shard", np.int64), ("copy", np.int64), ("size", np.int64), ("start", np.int64)])
 
 
 class Run(NamedTuple):
-    """Samples first … last-1 of a shard. copy: 0, or how often the epoch has had this shard before (weights)."""
+    """Samples first … last-1 of a shard. copy: how often the epoch took this shard before; above 0 by weights only"""
 
     shard: int
     first: int
@@ -43,14 +44,16 @@ class Run(NamedTuple):
 class Order:
     """The order of one epoch.
 
-    index: the shards, their counts and weights, or the path of an index.json. A shard of weight 2.25 stands in each
-        epoch twice whole, and a third time with a quarter of it, another one each epoch
+    index: the shards, their counts and weights, or the path of an index.json. Each epoch takes a shard of weight 2.25
+        twice whole, and one quarter of it a third time, each epoch another quarter
     batch_size: the global batch, over all ranks
     streams: K; must divide the batch, and be a multiple of ranks × workers
-    block: samples shuffled together, at most
+    block: number of samples shuffled together, at most
 
-    samples: in the epoch, weights applied; steps: whole batches of it; remainder: samples left out of it
-    Raises UserError when the batch can't be made from the streams or the set.
+    samples: of the epoch, weights applied; steps: its whole batches; remainder: samples that it leaves out
+    parts: the line, as records (PARTS): `size` samples of a shard from `start` on, which continue at the shard's
+        beginning after its end; ends: where in the line each part ends
+    Raises UserError if the streams or the set don't fit the batch.
     """
 
     def __init__(
@@ -65,7 +68,10 @@ class Order:
             )
         self.index, self.batch_size = index, batch_size
         self.seed, self.epoch, self.streams, self.block = seed, epoch, streams, block
-        self._lay(index)
+        self.counts = np.array(index.counts(), dtype=np.int64)
+        self.parts = self._line()
+        self.ends = np.cumsum(self.parts["size"])
+        self.samples = int(self.parts["size"].sum())
         if batch_size > self.samples:
             raise UserError(
                 f"data.batch_size={batch_size} is more than the {counted(self.samples, 'sample')} of the shards:"
@@ -83,61 +89,56 @@ class Order:
         self.remainder = self.samples - self.length * streams
         self._lines: dict[int, Line] = {}
 
-    def _lay(self, index: Index) -> None:
-        """Lay the epoch's parts of shards end to end: arrays shard, copy, size, start (where in the shard the part
-        begins; it wraps at the shard's end), ends (where in the line it ends)."""
-        counts = np.array(index.counts(), dtype=np.int64)
-        weights = np.array([shard.weight for shard in index.shards])
+    def _line(self) -> NDArray[np.void]:
+        """The epoch's parts of shards, permuted and rotated."""
+        weights = np.array([shard.weight for shard in self.index.shards])
         whole = np.floor(weights).astype(np.int64)
-        shards = np.repeat(np.arange(len(counts)), whole)
-        copies = np.concatenate([np.arange(n) for n in whole]) if (whole > 1).any() else np.zeros_like(shards)
-        parts: list[tuple[NDArray[np.int64], ...]] = [(shards, copies, counts[shards], np.zeros_like(shards))]
+        shards = np.repeat(np.arange(len(whole)), whole)
+        parts = np.zeros(len(shards), PARTS)
+        parts["shard"], parts["size"] = shards, self.counts[shards]
+        parts["copy"] = np.arange(len(shards)) - np.repeat(np.cumsum(whole) - whole, whole)
         if (share := weights - whole).any():
-            parts.append(self._shares(counts, share, whole))
-        shards, copies, sizes, starts = (np.concatenate(column) for column in zip(*parts, strict=True))
-        line = seeding.permutation(len(shards), self.seed, self.epoch, 1)
-        self.shard, self.copy, self.size, self.start = shards[line], copies[line], sizes[line], starts[line]
-        self.counts = counts
-        self.samples = int(self.size.sum())
-        if self.samples:
-            self._turn(int(seeding.uniform_one(self.seed, self.epoch, 5) * self.samples))
-        self.ends = np.cumsum(self.size)
+            parts = np.concatenate([parts, self._shares(share, whole)])
+        parts = parts[seeding.permutation(len(parts), self.seed, self.epoch, 1)]
+        samples = int(parts["size"].sum())
+        begin = int(seeding.uniform_one(self.seed, self.epoch, 5) * samples)
+        return self._rotated(parts, begin) if samples else parts
 
-    def _turn(self, begin: int) -> None:
-        """Let the line begin at its place `begin`, which cuts a part; what stood before comes at the line's end."""
-        ends = np.cumsum(self.size)
+    def _rotated(self, parts: NDArray[np.void], begin: int) -> NDArray[np.void]:
+        """The line that starts at place `begin`, which cuts a part; what was before it comes at the end."""
+        ends = np.cumsum(parts["size"])
         at = int(np.searchsorted(ends, begin, side="right"))
-        before = begin - int(ends[at] - self.size[at])  # samples of that part which move to the end
-        line = np.concatenate([np.arange(at, len(ends)), np.arange(at + 1)])
-        self.shard, self.copy, self.size, self.start = (
-            column[line] for column in (self.shard, self.copy, self.size, self.start)
-        )
-        self.size[0] -= before
-        self.size[-1] = before
-        self.start[0] = (self.start[0] + before) % self.counts[self.shard[0]]
+        before = begin - int(ends[at] - parts["size"][at])  # samples of that part which move to the end
+        parts = np.concatenate([parts[at:], parts[: at + 1]])
+        parts["size"][0] -= before
+        parts["size"][-1] = before
+        parts["start"][0] = (parts["start"][0] + before) % self.counts[parts["shard"][0]]
+        return parts
 
-    def _shares(
-        self, counts: NDArray[np.int64], share: NDArray[np.float64], whole: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], ...]:
-        """The fractions of weights: of every shard about its share, in all exactly the rounded sum, so that every
-        epoch is equally long; and another part each epoch, so that all samples have their turn."""
-        line = seeding.permutation(len(counts), self.seed, self.epoch, 3)
-        sizes = np.zeros_like(counts)
-        for value in np.unique(share[share > 0]):  # each source by itself, since a share is a source's
+    def _shares(self, share: NDArray[np.float64], whole: NDArray[np.int64]) -> NDArray[np.void]:
+        """The parts that the weights' fractions take. Their sizes sum to exactly the rounded total, so that all
+        epochs are equally long, and each epoch takes other parts, so that all samples get their turn."""
+        line = seeding.permutation(len(share), self.seed, self.epoch, 3)
+        sizes = np.zeros_like(self.counts)
+        for value in np.unique(share[share > 0]):  # each source alone: all its shards have the same share
             own = line[share[line] == value]
-            sizes[own] = np.diff(np.floor(np.cumsum(counts[own]) * value + 1e-6), prepend=0).astype(np.int64)
-        turn = (seeding.uniform(self.seed, 4, np.arange(len(counts))) + self.epoch * share) % 1.0
+            sizes[own] = np.diff(np.floor(np.cumsum(self.counts[own]) * value + 1e-6), prepend=0).astype(np.int64)
+        turn = (seeding.uniform(self.seed, 4, np.arange(len(share))) + self.epoch * share) % 1.0
         taken = np.flatnonzero(sizes)
-        return taken, whole[taken], sizes[taken], np.floor(turn * counts).astype(np.int64)[taken]
+        parts = np.zeros(len(taken), PARTS)
+        parts["shard"], parts["copy"], parts["size"] = taken, whole[taken], sizes[taken]
+        parts["start"] = np.floor(turn * self.counts).astype(np.int64)[taken]
+        return parts
 
     def runs(self, begin: int, end: int) -> Iterator[Run]:
-        """The line from `begin` to `end`, as runs of shards, before any shuffle."""
+        """The line from `begin` to `end`, as runs of shards, before the shuffle."""
         at = int(np.searchsorted(self.ends, begin, side="right"))
         while begin < end:
             until = min(end, int(self.ends[at]))
             if until > begin:
-                number, copy, count = int(self.shard[at]), int(self.copy[at]), int(self.counts[self.shard[at]])
-                first = int(self.start[at]) + begin - int(self.ends[at] - self.size[at])
+                number, copy, size, start = self.parts[at].item()
+                count = int(self.counts[number])
+                first = start + begin - int(self.ends[at] - size)
                 last = first + until - begin
                 if first < count:
                     yield Run(number, first, min(last, count), copy)
@@ -146,15 +147,9 @@ class Order:
             begin, at = max(begin, until), at + 1
 
     def at(self, epoch: int) -> Order:
-        """The same set's order in another epoch."""
-        return Order(
-            self.index,
-            seed=self.seed,
-            epoch=epoch,
-            batch_size=self.batch_size,
-            streams=self.streams,
-            block=self.block,
-        )
+        """The order of another epoch."""
+        sizes = {"batch_size": self.batch_size, "streams": self.streams, "block": self.block}
+        return Order(self.index, seed=self.seed, epoch=epoch, **sizes)
 
     def left_out(self) -> set[tuple[int, int]]:
         """The remainder, as (shard, sample)."""
@@ -163,7 +158,7 @@ class Order:
         return {(run.shard, n) for gap in gaps for run in self.runs(*gap) for n in range(run.first, run.last)}
 
     def segments(self, stream: int, start: int, stop: int) -> Iterator[Run]:
-        """A stream's line from place `start` to `stop`, before the shuffle."""
+        """A stream from place `start` to `stop`, before the shuffle."""
         begin = stream * self.stride
         return self.runs(begin + start, begin + min(stop, self.length))
 
@@ -174,7 +169,7 @@ class Order:
         return self._lines[stream]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """The global batch of a step of this epoch, as (shard, sample), stream by stream. Raises IndexError."""
+        """The global batch of one of this epoch's steps, as (shard, sample), stream by stream. Raises IndexError."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is not in this epoch, whose {counted(self.steps, 'step')} count from 0.")
         samples = []
@@ -190,7 +185,7 @@ class Order:
 
 
 def left_out_of_all(orders: Iterable[Order]) -> int:
-    """How many samples of a set without weights stand in none of these epochs; none is asked for after that is 0."""
+    """The number of samples, of a set without weights, that all of these epochs leave out. It stops at 0."""
     left: set[tuple[int, int]] | None = None
     for order in orders:
         left = order.left_out() if left is None else left & order.left_out()
@@ -210,23 +205,23 @@ class Line:
         return len(self.starts) - 1
 
     def find(self, place: int) -> int:
-        """The block that a place of the stream lies in."""
+        """The block that holds a place of the stream."""
         return int(np.searchsorted(self.starts, place, side="right")) - 1
 
     def size(self, block: int) -> int:
         return int(self.starts[block + 1] - self.starts[block])
 
     def runs(self, block: int) -> list[Run]:
-        """What is read for a block, in reading order."""
+        """The samples of a block, in reading order."""
         return list(self.order.segments(self.stream, int(self.starts[block]), int(self.starts[block + 1])))
 
     def shuffled(self, block: int) -> NDArray[np.int64]:
-        """Which of the block's samples, in reading order, is emitted first, second, …"""
+        """Places in the block's reading order: the first sample to be emitted, the second, …"""
         return _permutation(self.size(block), self.order.seed, self.order.epoch, 2, self.stream, block)
 
 
 def _pieces(order: Order, stream: int) -> list[int]:
-    """How many samples in a row the stream takes from each part of the line."""
+    """The number of samples that the stream takes from each part of the line, in order."""
     begin = stream * order.stride
     end = begin + order.length
     first, last = np.searchsorted(order.ends, (begin, end), side="right")
@@ -235,9 +230,9 @@ def _pieces(order: Order, stream: int) -> list[int]:
 
 
 def _blocks(pieces: list[int], block: int) -> NDArray[np.int64]:
-    """Cut a large piece evenly, join small ones: [blocks + 1] places."""
+    """Cut a large piece evenly, join small ones -> the places between blocks [blocks + 1]."""
     sizes: list[int] = []
-    room = 0  # left in the last block, when it may be joined
+    room = 0  # in the last block, for more small pieces
     for piece in pieces:
         if piece <= room:
             sizes[-1] += piece
