@@ -1,4 +1,4 @@
-# Everything from a bare clone; `make help` lists it.
+# Every task, from a fresh clone; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ STEPS ?=
 BENCH ?=
 COV ?=
 TORCH_INDEX ?=
-# The CPU build where no NVIDIA driver is found; the default build, unconstrained, where one is.
+# torch's CPU build, unless there is an NVIDIA driver: then the default build, without constraints.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 CONSTRAINTS := $(if $(GPU),,-c constraints-cpu.txt)
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
@@ -18,35 +18,35 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo study test test-slow peers peers-table bench-peers bench bench-loader lint figures clean
 
-help: ## this list
+help: ## list these tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## .venv with everything; nothing to do the second time
+setup: $(READY) ## install everything into .venv (again: does nothing)
 	@echo "Ready. Type next:"
 	@echo "  . $(BIN)/activate"
-	@echo "  python src/train.py recipe=demo   # as make demo: a small CLIP and its report, some five minutes of two cores"
-	@echo "  python src/plan.py model=vit_b32  # what a training of the paper's size would take"
+	@echo "  python src/train.py recipe=demo   # as make demo: train a small CLIP and write its report, about five minutes on two cores"
+	@echo "  python src/plan.py model=vit_b32  # the cost of a training of the paper's size"
 
 $(READY): pyproject.toml constraints-cpu.txt
-	@echo "Installing into $(VENV): torch is the largest, 1.2 GB in all for a CPU, several for a GPU."
+	@echo "Installing into $(VENV): 1.2 GB for a CPU, several GB for a GPU, most of it torch."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check $(INDEX) -e ".[dev]" $(CONSTRAINTS)
 	@touch $(READY)
 
-demo: $(READY) ## train on the embedded pairs, then tables and report.html (RECIPE=demo_long STEPS=n)
+demo: $(READY) ## train on the embedded pairs, print tables, write report.html (RECIPE=demo_long STEPS=n)
 	$(BIN)/python src/train.py recipe=$(RECIPE) $(if $(STEPS),trainer.max_steps=$(STEPS))
 
-study: $(READY) ## CLIP, a supervised baseline and Visual N-Grams at equal compute: the robustness table (STEPS=n)
+study: $(READY) ## train CLIP, a supervised baseline and Visual N-Grams at equal compute: the robustness table (STEPS=n)
 	$(BIN)/python src/study.py $(STEPS)
 
-test: $(READY) ## the fast suite (COV=1: with line coverage of src/diptych, which takes half as long again)
+test: $(READY) ## run the fast tests (COV=1: with line coverage of src/diptych, which takes 1.5 times as long)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-test-slow: $(READY) ## the long proofs
+test-slow: $(READY) ## run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not alone" --durations=10 -n 2 --dist loadgroup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and alone" --durations=10
 
-peers: $(PEERS)/.ready ## .venv-peers with open_clip, transformers and CLIP_benchmark, to compare with; nothing to do the second time
+peers: $(PEERS)/.ready ## install open_clip, transformers and CLIP_benchmark into .venv-peers, for comparisons (again: does nothing)
 
 $(PEERS)/.ready: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
@@ -54,13 +54,13 @@ $(PEERS)/.ready: tests/peers/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps clip_benchmark==1.6.2
 	@touch $@
 
-peers-table: $(READY) $(PEERS)/.ready ## the nine models beside their peers: parameters and largest differences
+peers-table: $(READY) $(PEERS)/.ready ## compare the nine models with open_clip and transformers: parameters and largest differences
 	$(BIN)/python tests/peers/table.py
 
-bench: $(READY) $(PEERS)/.ready $(if $(filter order,$(BENCH)),$(LOADERS)/.ready) ## ratios to named peers in one run, kept in benchmarks/results.md (BENCH=step-fp32 for one)
+bench: $(READY) $(PEERS)/.ready $(if $(filter order,$(BENCH)),$(LOADERS)/.ready) ## measure ratios to other projects, written to benchmarks/results.md (BENCH=step-fp32 for one)
 	$(BIN)/python benchmarks/results.py $(BENCH)
 
-bench-peers: $(LOADERS)/.ready ## .venv-bench with the loaders of others; nothing to do the second time
+bench-peers: $(LOADERS)/.ready ## install other projects' data loaders into .venv-bench (again: does nothing)
 
 $(LOADERS)/.ready: benchmarks/requirements.txt benchmarks/requirements-order.txt
 	$(PYTHON) -m venv $(LOADERS)
@@ -70,23 +70,23 @@ $(LOADERS)/.ready: benchmarks/requirements.txt benchmarks/requirements-order.txt
 	done
 	@touch $@
 
-bench-loader: $(READY) $(LOADERS)/.ready ## the loader beside open_clip's, Megatron-Energon's and SPDL's; ten minutes
+bench-loader: $(READY) $(LOADERS)/.ready ## compare the data loader with open_clip's, Megatron-Energon's and SPDL's; ten minutes
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/loader.py
 
-lint: $(READY) ## ruff, format, mypy, notebooks without output, every config composes
+lint: $(READY) ## check with ruff and mypy, that notebooks have no output, and that every config composes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/checks/notebooks.py notebooks/*.ipynb
 	$(BIN)/python tests/checks/configs.py
 
-figures: $(READY) ## the README's figures from the newest runs of demo and study
+figures: $(READY) ## draw the README's figures from the newest runs of demo and study
 	$(BIN)/python -c "from pathlib import Path; from diptych.report.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/evidence/results.png'))"
 	$(BIN)/python -c "from pathlib import Path; from diptych.report.robustness import robustness_figure; \
 	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/evidence/robustness.png'))"
 
-clean: ## remove the environments and caches; runs stay
+clean: ## remove the environments and caches; keep the runs
 	rm -rf $(VENV) $(PEERS) $(LOADERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
