@@ -1,5 +1,7 @@
-"""Memory of one step by `trainer.accumulate`: the most bytes of tensors alive at once, beyond weights and gradients,
-and the operations, as ratios to k = 1. Counted, not timed, so the numbers are the same on any machine.
+"""Memory and operations of one step for each `trainer.accumulate`, as ratios to k = 1.
+
+Memory is the peak of bytes in live tensors, without weights and gradients. Both are counted, not timed, so the
+numbers are the same on any machine.
 
     python benchmarks/accumulation.py
 """
@@ -15,7 +17,7 @@ from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 
-BATCH, PARTS, IDS = 64, (1, 2, 4, 8, 16), 1000  # few ids: an embedding's gradient is as large as its table, always
+BATCH, PARTS, IDS = 64, (1, 2, 4, 8, 16), 1000  # few ids: an embedding's gradient is as large as its table
 
 
 def step(model: CLIP, rows: int, parts: int) -> None:
@@ -28,7 +30,7 @@ def step(model: CLIP, rows: int, parts: int) -> None:
 
 
 def measured(model: CLIP, rows: int, parts: int) -> tuple[int, int]:
-    """Bytes alive at once, and operations, of one step."""
+    """Returns the peak bytes in live tensors, and the operations, of one step."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with Live() as live:

@@ -1,7 +1,7 @@
-"""Contenders in processes of their own, which are asked in turns.
+"""Runs the contenders of a benchmark in separate processes and times them in turns.
 
-What one does to its process, such as telling the C library to keep freed memory, must not serve the other; and what
-each holds at most can be read off the system.
+A setting of one process, such as telling the C library to keep freed memory, must not help the other contender. Also,
+the system then reports the peak memory of each.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Self
 import torch
 from loss import status
 
-PATH = list(sys.path)  # as this program began, before a peer's packages came to it
+PATH = list(sys.path)  # as at the start, before a peer's packages are added
 Actions = dict[str, Callable[[], object]]
 
 
 class Contender:
-    """A process that made `actions` and does one whenever it is asked; each was done twice before the first question.
+    """A process that makes actions and runs one whenever it is asked. Each action runs twice as a warm-up.
 
-    first: what it imports, which is no part of what it holds; make: gives the actions by name. Both are functions at
-    the top of a module, and args are picklable.
+    first: does the imports, which don't count as memory; make: returns the actions by name. Both are functions at
+    the top level of a module, and args are picklable.
     """
 
     def __init__(self, first: Callable[[], object], make: Callable[..., Actions], *args: object) -> None:
-        ctypes.CDLL(None).malloc_trim(0)  # what this process has freed is for those that come
+        ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system for the new process
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), first, make, args))
-        path, sys.path = sys.path, PATH  # a new process is handed it
+        path, sys.path = sys.path, PATH  # a new process inherits it
         self.process.start()
         sys.path = path
-        theirs.close()  # so that a process that dies is an end of file here
+        theirs.close()  # so that the end of the process is an EOFError here
         try:
             self.pipe.recv()
         except EOFError:
@@ -54,12 +54,12 @@ class Contender:
         self.process.join()
 
     def seconds(self, action: str) -> float:
-        """What the action takes, by the contender's own clock."""
+        """Runs the action and returns its seconds, measured in the contender's process."""
         self.pipe.send(action)
         return float(self.pipe.recv())
 
     def memory(self) -> int:
-        """Bytes held at most since it was ready, beyond what it had before it made anything."""
+        """Peak bytes since the warm-up, minus the bytes before it made anything."""
         self.pipe.send("")
         return int(self.pipe.recv())
 
@@ -77,7 +77,7 @@ def _serve(
     actions = make(*args)
     for action in [*actions.values()] * 2:
         action()
-    Path("/proc/self/clear_refs").write_text("5")  # the mark of the most resident memory starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
     pipe.send(None)
     try:
         while True:
@@ -88,7 +88,7 @@ def _serve(
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds, with all that a GPU was asked for before and by it."""
+    """Seconds of the action; waits for the GPU before and after it."""
     wait()
     start = time.perf_counter()
     action()
@@ -102,7 +102,7 @@ def wait() -> None:
 
 
 def alternating(asked: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The seconds that each says, round by round."""
+    """The seconds of each contender, round by round."""
     seconds: dict[str, list[float]] = {who: [] for who in asked}
     for _ in range(rounds):
         for who, ask in asked.items():

@@ -1,10 +1,10 @@
-"""Pictures and captions a second in inference, ours beside open_clip's, in one run.
+"""Pictures and captions per second in inference, ours and open_clip's, in one run.
 
 python benchmarks/embed.py [MODEL …] [--precision fp32|bf16-mixed] [--batch 64] [--threads 2] [--rounds 5]
 
-Same weights, pictures, and captions of 5 to 34 tokens; features are compared before anything is timed. Both run in
-eval mode without autograd; open_clip's texts have 77 places, as its tokenizer gives them. Each has a process of its
-own, which is asked in turns; medians of the rounds' ratios, and the spread.
+Both have the same weights, pictures, and captions of 5 to 34 tokens, and run in eval mode without autograd.
+open_clip's texts have 77 tokens, as its tokenizer returns them. The features are compared before anything is timed.
+Each runs in its own process, in turns. Prints the median and the spread of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from diptych.towers.clip import OPENAI_MEAN, OPENAI_STD
 
 
 def furthest(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference, relative to the largest number."""
+    """The largest difference, relative to the largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def encoders(mine: bool, name: str, size: int, precision: str) -> dict[str, Callable[[], Tensor]]:
-    """Both of a model, over the batch; in eval mode, without autograd."""
+    """The image and the text encoder of a model, applied to the batch."""
     both = pair(name)
     model = both[0 if mine else 1].eval()
     if mine:
@@ -48,7 +48,7 @@ def encoders(mine: bool, name: str, size: int, precision: str) -> dict[str, Call
 
 
 def asked(mine: bool, name: str, size: int, precision: str) -> Actions:
-    """In a process of its own; ours keeps freed memory, as embedding and evaluation do."""
+    """Runs in its own process; ours keeps freed memory, as embedding and evaluation do."""
     if mine:
         keep_freed_memory()
     return {**encoders(mine, name, size, precision)}

@@ -1,15 +1,15 @@
-"""What a GPU is to show, in one command: parity with the CPU, steps beside open_clip's, and pairs a second from tars.
+"""All GPU checks in one command: parity with the CPU, steps compared with open_clip's, pairs per second from tars.
 
 python benchmarks/gpu.py [MODEL …] [--batch 256] [--rounds 10] [--steps 60] [--compile] [--device cuda]
 
 1. Loss and gradients of the small models in fp32 (TF32 off), on the device and on the CPU.
-2. A training step in bf16-mixed: time beside open_clip's in alternating rounds, the share of what a large product
-   reaches, and the most memory it had in use. --compile adds both through torch.compile. Without open_clip ours is
-   timed alone, and that is said.
-3. `python src/train.py` on shards of JPEGs of 512 × 384 written for it: pairs a second and the share of waiting.
+2. A training step in bf16-mixed, in alternating rounds with open_clip's: time, the fraction of the speed of a large
+   matrix product, and peak memory. --compile adds both with torch.compile. Without open_clip, a line says so and only
+   ours is timed.
+3. `python src/train.py` on shards of generated 512 × 384 JPEGs: pairs per second and the fraction of time it waits.
 
-Needs no network and torch 2.10 or newer. What can't be done is named in a sentence and the rest goes on; `--device
-cpu` runs the same program where there is no GPU, to see that it works and not to time anything.
+Needs torch 2.10 or newer and no network. If a part can't run, a line says so and the rest continues. `--device cpu`
+runs the same program without a GPU, only to test that it works.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def parity(device: str) -> None:
 
 
 def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tuple[str, nn.Module, Step]]:
-    """Who is timed, one after the other: ours, ours through torch.compile, and open_clip's alike."""
+    """Yields what is timed: ours, ours with torch.compile, and the same two of open_clip."""
     from step import NAMES, ours, peer_package, theirs, whole
 
     import diptych
@@ -80,7 +80,7 @@ def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tu
             raise ImportError(f"it has no {name}")
         create = partial(peer_package().create_model, NAMES[name], precision="fp32", force_quick_gelu=True)
     except ImportError as error:
-        print(f"open_clip is not to be had, and ours is timed alone: {error}")
+        print(f"open_clip is not available, only ours is timed: {error}")
         return
     peer = create().train().to(device)
     yield "open_clip", peer, partial(whole, *theirs(peer, size, "bf16-mixed", device))
@@ -121,7 +121,7 @@ def times(name: str, device: str, size: int, rounds: int, compiled: bool) -> Non
 
 
 def held(model: nn.Module) -> int:
-    """Bytes of a model that has made no step yet."""
+    """Bytes of a model before its first step."""
     return sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
 
 
@@ -146,7 +146,7 @@ def from_tars(device: str, name: str, size: int, steps: int) -> None:
 
 
 def shards(folder: Path, count: int) -> str:
-    """JPEGs of a size that crawls keep, with some structure, and captions, in eight tars."""
+    """Writes eight tars of JPEGs of a usual web-crawl size, with some structure, and captions."""
     import webdataset
     from PIL import Image
 
@@ -169,13 +169,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--compile", action="store_true", help="both through torch.compile, too")
+    parser.add_argument("--compile", action="store_true", help="also time both with torch.compile")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("No GPU is to be seen here: `--device cpu` runs the same program, slowly.")
+        sys.exit("No GPU was found: `--device cpu` runs the same program, slowly.")
     if lacking := missing(NEEDED):
-        sys.exit(f"{', '.join(lacking)} can't be imported, and nothing is built without: install diptych first.")
+        sys.exit(f"{', '.join(lacking)} can't be imported: install diptych first.")
     name = torch.cuda.get_device_name() if given.device == "cuda" else "the CPU"
     print(f"torch {torch.__version__}, {name}")
     parity(given.device)

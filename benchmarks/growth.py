@@ -1,12 +1,11 @@
-"""How pairs a second change as batch, captions, pictures, towers and ranks grow, beside what operations would say.
+"""How pairs per second change with batch, caption length, picture size, towers and ranks, and with the operations.
 
 python benchmarks/growth.py [--out docs/evidence/growth.png] [--rounds 3]
 
-A training step of ViT-B/32 in fp32, as in `step.py`, with one thing changed at a time; every caption has the same
-length. Rounds go through all points, so that a machine that changes its speed changes every point. The line beside
-the measured one has everywhere the share of the cores' speed that the best point of the series has: where the
-measured one is below, something else than arithmetic costs. Ranks have one thread each and share the batch by DDP
-over gloo.
+Measures a training step of ViT-B/32 in fp32, as in `step.py`, and changes one thing at a time. All captions have the
+same length. Each round measures all points, so that a change of the machine's speed affects all of them. The dashed
+line assumes everywhere the arithmetic speed of the series' best point: where the measured line is below it, something
+other than arithmetic costs time. Ranks have one thread each and share the batch by DDP over gloo.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ RANKS = (1, 2)
 
 
 def prepared(point: Point, rank: int = 0, world: int = 1) -> tuple[CLIP, Callable[[], Tensor]]:
-    """A model and its forward pass over a rank's share of the point's batch."""
+    """A model, and its forward pass over a rank's part of the point's batch."""
     torch.manual_seed(0)
     model = diptych.create_model(point.model, image__image_size=point.side).train()
     model.to(memory_format=torch.channels_last)
@@ -70,7 +69,7 @@ def prepared(point: Point, rank: int = 0, world: int = 1) -> tuple[CLIP, Callabl
 
 
 def seconds(point: Point, rank: int = 0, world: int = 1) -> float:
-    """Of a step, after one that warms up."""
+    """Seconds of one step, after a warm-up step."""
     keep_freed_memory()  # as training does, on every rank
     model, forward = prepared(point, rank, world)
     optimiser = adamw(model)
@@ -90,7 +89,7 @@ def on_rank(rank: int, world: int) -> float:
 
 
 def measured(rounds: int) -> dict[str, dict[str, float]]:
-    """Pairs a second of every point, the median of rounds that go through all of them."""
+    """Pairs per second of every point: the median over rounds."""
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for series, points in SERIES.items():
@@ -106,7 +105,7 @@ def measured(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def by_operations(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """What every point would reach with the share of the cores' speed that the best of its series has."""
+    """Pairs per second of every point at the arithmetic speed of the best point of its series."""
     lines = {}
     for series, points in SERIES.items():
         need = {name: operations(point) for name, point in points.items()}

@@ -1,13 +1,14 @@
-"""Milliseconds a picture on one core, from JPEG bytes to a training square of 224, against open_clip's transform.
+"""Milliseconds per picture on one core, from JPEG bytes to a 224 × 224 training crop, ours and open_clip's.
 
 python benchmarks/image.py [--levels]
 
-Both draw Inception's box of 0.9 to 1 of the area. open_clip's (Pillow, torchvision) ends in a normalised float
-tensor, ours in bytes, which the device normalises once the batch is there. The pictures are made here: 8 a size, of
-JPEG quality 75, 85 or 95. Rounds over all pictures alternate between the peer, ours and ours with fast=True; times
-are medians of rounds, by the process's own time. The shares are of ours without fast; the last column is ours with
+Both take Inception's random box of 0.9 to 1 of the area. open_clip (Pillow, torchvision) returns a normalised float
+tensor; ours returns bytes, and the device normalises the finished batch. The pictures are generated: 8 per size, with
+JPEG quality 75, 85 or 95. Rounds over all pictures alternate between open_clip, ours, and ours with fast=True. Times
+are medians of rounds, in CPU time. The percentages are those of ours without fast. The last column is ours with
 CLIP's square crop.
---levels: how far the pixels are from Pillow's instead of how long they take.
+
+--levels prints the difference of the pixels from Pillow's instead of the times.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def pictures(width: int, height: int) -> list[bytes]:
 
 
 def open_clip() -> Callable[[bytes], torch.Tensor]:
-    """The peer's transform for training, behind Pillow's open as its loader has it."""
+    """open_clip's transform for training, with Pillow's open before it, as in its loader."""
     site = simple_tokenizer.installed()
     if site is None:
         raise SystemExit("open_clip is not there: `make peers` installs it.")
@@ -62,7 +63,7 @@ def open_clip() -> Callable[[bytes], torch.Tensor]:
 
 
 def milliseconds(work: Callable[[int], object]) -> float:
-    """A picture, over all of a size."""
+    """Milliseconds per picture, over all pictures of one size."""
     begin = time.process_time()
     for number in range(COUNT):
         work(number)
@@ -70,7 +71,7 @@ def milliseconds(work: Callable[[int], object]) -> float:
 
 
 def timed(data: Sequence[bytes], peer: Callable[[bytes], object]) -> dict[str, float]:
-    """Medians over the rounds of every way."""
+    """Milliseconds of every variant: medians over the rounds."""
     crop: dict[str, Any] = {"crop": "resized", "scale": (0.9, 1.0)}
     decoded = [decode(each) for each in data]
     boxes = [box_crop(each.width, each.height, SIZE, number, (0.9, 1.0)) for number, each in enumerate(decoded)]
@@ -86,7 +87,7 @@ def timed(data: Sequence[bytes], peer: Callable[[bytes], object]) -> dict[str, f
     for round_ in range(ROUNDS + 1):
         for name, way in ways.items():
             taken = milliseconds(way)
-            if round_:  # the first warms up
+            if round_:  # the first round is a warm-up
                 times[name].append(taken)
     return {name: statistics.median(values) for name, values in times.items()}
 

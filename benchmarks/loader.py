@@ -1,13 +1,13 @@
-"""Images a second from web-size JPEG shards to batches of 224 px: ours, open_clip's, Megatron-Energon's and SPDL's.
+"""Images per second from web-size JPEG shards to batches of 224 px: ours, open_clip, Megatron-Energon and SPDL.
 
 python benchmarks/loader.py [--quick] [--rounds 3] [--only ours] [--out FILE]
 
-Each loader runs in a process of its own over the same shards and hands over the same number of images with their
-tokens (open_clip's tokenizer, or ours). The first table is of one process on one core, no workers: images a second
-of processor time over a whole epoch, medians over interleaved rounds; the ratio is to open_clip's. The second, of
-one and two workers on two cores: images a second of wall time once it runs, seconds from the start of the process to
-the first batch, also in the middle of an epoch, and memory. The notes under the tables say how each was set and what
-differs. Peers come from `make bench-peers`.
+Each loader runs in its own process over the same shards and returns the same number of images with their tokens
+(of open_clip's tokenizer, or ours). The first table is for one process on one core, without workers: images per
+second of CPU time over a whole epoch, medians over interleaved rounds, and the ratio to open_clip. The second is for
+one and two workers on two cores: images per second of wall time at steady state, seconds from the start of the
+process to the first batch, also in the middle of an epoch, and memory. The notes under the tables list settings and
+differences. `make bench-peers` installs the peers.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ All but ours' "square" draw a box of 0.9-1 of the area and resize it, bicubic. F
 
 
 class Runs:
-    """Starts loaders as processes over one folder of shards and reads what they print."""
+    """Starts loaders as processes over one folder of shards and reads their output."""
 
     def __init__(self, folder: Path, images: int, batch: int) -> None:
         self.folder, self.images, self.batch = folder, images // batch * batch, batch
         self.log: list[dict[str, Any]] = []
 
     def __call__(self, loader: str, setting: str, *, cores: int = 1, **options: Any) -> Any:
-        """What a run printed, with the peak memory of its processes in MiB where it had workers."""
+        """A run's output, with the peak memory of its processes in MiB if it had workers."""
         python = ROOT / ".venv/bin/python" if loader == "ours" else PEERS / "bin/python"
         command = [str(python), str(ROOT / "benchmarks/loaders/run.py"), loader, setting, str(self.folder)]
         options = {"images": self.images, "batch": self.batch, "began": time.time(), **options}
@@ -83,7 +83,7 @@ class Runs:
 
 
 class Memory:
-    """Looks once a second at the memory of a session's processes: sums and single ones, at their peak, in MiB."""
+    """Samples the memory of a session's processes once per second: the peak of the sum and of each, in MiB."""
 
     def __init__(self, session: int) -> None:
         self.session, self.peak, self.done = session, {"memory": 0.0, "memory_a_worker": 0.0}, threading.Event()
@@ -94,11 +94,11 @@ class Memory:
         while not self.done.wait(1.0):
             each = {int(path.name): self._unshared(path) for path in Path("/proc").glob("[0-9]*")}
             self.peak["memory"] = max(self.peak["memory"], sum(each.values()))
-            each.pop(self.session, None)  # the process that the workers hand their batches to
+            each.pop(self.session, None)  # the process that receives the workers' batches
             self.peak["memory_a_worker"] = max(self.peak["memory_a_worker"], *each.values())
 
     def _unshared(self, process: Path) -> float:
-        """MiB that would be free without the process; 0 for one of another session, or gone."""
+        """MiB that the process alone uses; 0 if it is of another session, or has ended."""
         try:
             if os.getsid(int(process.name)) != self.session:
                 return 0.0
@@ -114,7 +114,7 @@ class Memory:
 
 
 def pinned(cores: int) -> list[str]:
-    """The command before a command that keeps it to its first cores."""
+    """The prefix of a command that limits it to the first cores."""
     own = sorted(os.sched_getaffinity(0))[-cores:]
     return ["taskset", "-c", ",".join(map(str, own))] if shutil.which("taskset") else []
 
@@ -127,7 +127,7 @@ def environment(loader: str) -> dict[str, str]:
 
 
 def ffmpeg() -> Path:
-    """FFmpeg's libraries of PyAV's wheel under the names by which SPDL looks for them: the wheel adds a hash."""
+    """Links the FFmpeg libraries of PyAV's wheel under the names that SPDL expects: the wheel adds a hash to them."""
     links = PEERS / "ffmpeg"
     links.mkdir(exist_ok=True)
     for file in next(PEERS.glob("lib/python3*/site-packages/av.libs")).iterdir():
@@ -139,7 +139,7 @@ def ffmpeg() -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, without a name of the machine."""
+    """The hardware that the numbers depend on, without the machine's name."""
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     site = next(PEERS.glob("lib/python3*/site-packages"))
     peers = {each.name: each.version for each in metadata.distributions(path=[str(site)]) if each.name in PACKAGES}
@@ -154,7 +154,7 @@ def machine() -> dict[str, Any]:
 
 
 def one_core(run: Runs, forms: dict[str, list[str]], rounds: int) -> dict[str, float]:
-    """Loader and setting -> images a second of processor time: medians; prints the table."""
+    """Loader and setting -> median images per second of CPU time; prints the table."""
     rates: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for loader, settings in forms.items():
@@ -173,7 +173,7 @@ def one_core(run: Runs, forms: dict[str, list[str]], rounds: int) -> dict[str, f
 
 
 def two_cores(run: Runs, forms: dict[str, str]) -> None:
-    """Prints the table of one and two workers on two cores, the first batch, and memory."""
+    """Prints the table for one and two workers on two cores: speed, first batch, memory."""
     deep = run.images // run.batch - 6
     print(
         f"\n{'':<25}{'1 worker':>9}{'2 workers':>10}{'gain':>6}{'first s':>9}{'deep s':>8}{'MiB':>7}{'a worker':>9}"
@@ -191,7 +191,7 @@ def two_cores(run: Runs, forms: dict[str, str]) -> None:
 
 
 def resumed(run: Runs, loader: str, setting: str, step: int) -> float | None:
-    """Seconds to the first batch of a process that goes on at `step`; None where the loader can't."""
+    """Seconds to the first batch of a process that resumes at `step`; None if the loader can't."""
     if loader == "ours":
         return float(run(loader, setting, cores=2, workers=2, start=step, images=2 * run.batch)["first"])
     if loader != "energon":

@@ -1,15 +1,15 @@
-"""Peak extra memory and time, forward and backward, of the loss in tiles and of the dense one, in one run.
+"""Peak extra memory and time, forward and backward, of the tiled loss and the dense loss, in one run.
 
 python benchmarks/loss.py [--loss clip|siglip] [--n 32768] [--dense 16384] [--threads 1] [--rounds 3]
 
-The dense clip loss is tile=None, whose formula open_clip's ClipLoss has too; the dense siglip loss is its formula
-over one matrix, since ours has no dense way. The dense loss runs at --dense pairs; where that is below --n, its
-figures at --n are those times the square of the ratio, marked ~. Before anything is timed, gradients are compared: of
-both in fp32 at --dense pairs, and of each with float64 at 2,048, at scales of 20 and 100.
+The dense clip loss is tile=None, the same formula as open_clip's ClipLoss. The dense siglip loss is the formula over
+one matrix, since ours has no dense version. The dense loss runs at --dense pairs. If that is below --n, its numbers
+at --n are extrapolated by the square of the ratio, marked ~. Before anything is timed, gradients are compared: both
+in fp32 at --dense pairs, and each with float64 at 2,048 pairs, at scales of 20 and 100.
 
-Memory: for each loss and size a process of its own, in which the system's mark of the most resident memory is reset
-once the features are there and a small loss has been run. Time: rounds alternate between the losses in one process;
-medians, and the spread from least to most.
+Memory: each loss and size runs in its own process, which resets the system's peak of resident memory after the
+features exist and a small loss has run. Time: rounds alternate between the losses in one process; medians, minimum
+and maximum.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ LOSSES: dict[str, dict[str, Callable[..., Tensor]]] = {
 
 
 def inputs(n: int, scale: float, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Texts that lie nearer to their images than to others, yet not so near that nothing is left to learn:
-    image, text, scale, bias"""
+    """Texts that are closer to their own images than to others, but not so close that nothing is left to learn.
+    Returns image, text, scale, bias."""
     draw = torch.Generator().manual_seed(0)
     image = F.normalize(torch.randn(n, D, generator=draw), dim=1)
     text = F.normalize(image + 0.3 * torch.randn(n, D, generator=draw), dim=1)
@@ -62,7 +62,7 @@ def inputs(n: int, scale: float, dtype: torch.dtype = torch.float32) -> list[Ten
 
 
 def step(loss: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
-    """Forward and backward -> gradients, of those that have any"""
+    """Forward and backward -> the gradients, of the inputs that have one"""
     for x in values:
         x.grad = None
     loss(*values).backward()
@@ -74,15 +74,15 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def status(name: str) -> int:
-    """A line of the process's memory in bytes."""
+    """A field of the process's /proc/self/status, in bytes."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def peak(loss: Callable[..., Tensor], n: int) -> int:
-    """Bytes beyond the features that a forward and backward needs at most, the gradients included."""
-    step(loss, inputs(256, SCALE))  # threads and libraries take their own
+    """Peak bytes of a forward and backward, without the features but with the gradients."""
+    step(loss, inputs(256, SCALE))  # threads and libraries allocate their memory
     values = inputs(n, SCALE)
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
@@ -106,7 +106,7 @@ def show_differences(loss: str, n: int) -> None:
 
 
 def times(loss: str, sizes: dict[str, list[int]], rounds: int) -> dict[tuple[str, int], list[tuple[float, float]]]:
-    """Seconds of the clock and of the process's own, for each loss and size, round by round."""
+    """Wall seconds and CPU seconds for each loss and size, round by round."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for name in sizes:

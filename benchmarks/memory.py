@@ -1,14 +1,14 @@
-"""What a training step holds at its worst moment, as `src/plan.py` predicts it and as it is counted.
+"""Peak memory of a training step, as predicted by `src/plan.py` and as measured.
 
 python benchmarks/memory.py [MODEL …] [--batch 256] [--precision bf16-mixed] [--ranked] [--device cuda]
 
-Of each model: the whole batch at once, in four micro-batches, with every block computed again, with half of the
-patches left out, and with an average of the weights on the CPU. Captions fill the context, as the plan's do. A step
-is forward, loss, backward and fused AdamW, after two that warm up, in a process that does nothing else. Counted is
-the most that the GPU's allocator had given out at once, weights, gradients and optimiser's state included. On a CPU
-it is the most that the process held, beyond what it had before the model was made; attention is then left to the
-fused kernel, as on the GPU that a plan is made for, and the average lies in the same memory and is added to the plan.
---ranked wraps the towers in DDP on one rank: its buckets hold all gradients throughout, as on any number of ranks.
+Measures each model with the whole batch at once, in four micro-batches, with activation checkpointing, with half of
+the patches dropped, and with an average of the weights on the CPU. Captions fill the context, as in the plan. A step
+is forward, loss, backward and fused AdamW, after two warm-up steps, in a process that does nothing else. On a GPU the
+peak is that of its allocator, with weights, gradients and optimiser state. On a CPU it is the peak of the process,
+minus its memory before the model was made. Attention then uses the fused kernel, as on the GPU of a plan, and the
+average is in the same memory and is added to the plan. --ranked wraps the towers in DDP on one rank: its buckets hold
+all gradients throughout, as on any number of ranks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def full(size: int, side: int, context: int) -> tuple[Tensor, Tensor]:
 
 
 def planned(row: Row, name: str, size: int, precision: str, device: str, ranked: bool) -> float:
-    """Bytes. Of ranks one says what one alone in DDP holds, but for the other's features."""
+    """Predicted bytes. For ranks, those of one rank alone in DDP, without the other rank's features."""
     ranks = 2 if ranked else 1
     model, layout = row.model(name), replace(row.layout, ranks=ranks, batch=ranks * size)
     counts = count(model, model.context_length, precision == "bf16-mixed", layout.recompute)
@@ -102,18 +102,18 @@ def step(row: Row, name: str, size: int, precision: str, device: str, ranked: bo
 
 
 def as_on_gpu(*of: object) -> Actions:
-    """`step` in a process of a CPU."""
+    """`step`, in a CPU process with the GPU's settings."""
     transformer.is_written_out = lambda query: False
     return step(*of)  # type: ignore[arg-type]
 
 
 def settled() -> None:
-    """What torch loads for its first step is no part of what a model holds."""
+    """Runs a first step, because what torch loads for it isn't part of a model's memory."""
     step(ROWS["at once"], "rn_tiny", 2, "bf16-mixed", "cpu")["step"]()
 
 
 def on_cpu(*of: object) -> tuple[float, list[float]]:
-    """Bytes, and seconds of three steps."""
+    """Peak bytes, and the seconds of three steps."""
     with Contender(settled, as_on_gpu, *of) as process:
         seconds = [process.seconds("step") for _ in range(3)]
         return process.memory(), seconds
@@ -129,7 +129,7 @@ def on_gpu(*of: object) -> tuple[float, list[float]]:
 
 
 def one(name: str, row: str, size: int, precision: str, device: str, ranked: bool) -> None:
-    """A row, in the process that has nothing else on the GPU."""
+    """One row of the table, from a process with nothing else on the GPU."""
     if ranked:
         dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     of = ROWS[row], name, size, precision, device
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("No GPU is to be seen here: `--device cpu` counts what a process holds.")
+        sys.exit("No GPU was found: `--device cpu` measures the memory of a process.")
     if given.row:
         one(given.models[0], given.row, given.batch[0], given.precision, given.device, given.ranked)
         return

@@ -1,17 +1,17 @@
-"""Which samples come at which step, on six layouts, with damaged samples, and after a resume on another layout.
+"""Which samples each step gets: on six layouts, with damaged samples, and after a resume on another layout.
 
 python benchmarks/order.py [LOADER …]
 
 Ours, lancedb's StreamingDataset, Megatron-Energon, MosaicML Streaming and webshart read the same 203 small pairs in
-eight tars (lancedb and Streaming from their own copy), once whole and once with two pictures (1 %) cut in half. Each
-decodes through its own hook and is told to leave out what fails, where it can be. A rank's batch is the global batch
-of 8 over its ranks, shuffles are on with a seed where there are any, and four streams, splits or canonical nodes are
-asked for where the number can be chosen.
+eight tars (lancedb and Streaming from their own copy), once intact and once with two pictures (1 %) cut in half. Each
+decodes through its own hook, and skips failures if it has an option for that. A rank's batch is the global batch of 8
+divided by the ranks. Shuffling is on, with a seed, if available. Where the number of streams, splits or canonical
+nodes can be chosen, it is four.
 
-sequences   how many different sequences of global batches the six layouts give; a batch is a set of samples here
-steps       of a rank, over all layouts, with damaged samples; where ranks differ, a synchronous training hangs
-lost        samples of the epoch that were neither handed over nor told of, at most over layouts, with damaged samples
-resume      stopped at step 7 on 2 ranks with a worker each, resumed on one rank with two workers
+sequences   number of different sequences of global batches over the six layouts; a batch is a set of samples here
+steps       steps of a rank, over all layouts, with damaged samples; if ranks differ, synchronous training hangs
+lost        samples of the epoch that were neither returned nor reported: the most over layouts, with damaged samples
+resume      stopped at step 7 on 2 ranks with one worker each, resumed on one rank with two workers
 
 The peers run in `.venv-bench` (`make bench-peers`).
 """
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-bench"
 SAMPLES, SHARD, BATCH, STREAMS, HALT = 203, 26, 8, 4, 7
 DAMAGED = (60, 140)
-LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (4, 0)]  # ranks, workers a rank
+LAYOUTS = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (4, 0)]  # ranks, workers per rank
 EPOCH = SAMPLES // BATCH
 VERSIONS = {
     "lancedb": "lancedb",
@@ -57,7 +57,7 @@ Case = dict[str, Any]
 
 
 def write(folder: Path, damaged: tuple[int, ...]) -> Path:
-    """The pairs as tars; the pictures of `damaged` end in the middle."""
+    """Writes the pairs as tars; the pictures of `damaged` are cut in the middle."""
     folder.mkdir()
     draw = torch.Generator().manual_seed(0)
     with ShardWriter(str(folder / "%03d.tar"), maxcount=SHARD, verbose=0) as sink:
@@ -76,12 +76,12 @@ def image(data: bytes, seed: int) -> Tensor:
 
 
 def no_tokens(texts: list[str]) -> Tensor:
-    """Stands for the tokenizer: the order is the same whatever is made of a caption."""
+    """Replaces the tokenizer: the order does not depend on the tokens."""
     return torch.zeros(len(texts), 1, dtype=torch.int64)
 
 
 def ours(folder: Path, case: Case) -> Case:
-    """What each rank's own loader hands over. A run's report and metrics.json say what is left out of an epoch."""
+    """The batches of each rank's loader. A run's report and metrics.json show what an epoch leaves out."""
     index, ranks, reported, remainder = open_index(str(folder / "*.tar")), [], 0, 0
     for rank in range(case["ranks"]):
         place = Place(rank, case["ranks"])
@@ -119,7 +119,7 @@ def peer(name: str) -> Callable[[Path, Case], Case]:
 
 
 def together(ranks: list[Keys]) -> list[list[str]]:
-    """The set of samples at each global step, as far as all ranks come."""
+    """The set of samples at each global step, up to the last step that all ranks reach."""
     return [sorted(key for keys in step for key in keys) for step in zip(*ranks, strict=False)]
 
 
@@ -215,7 +215,7 @@ def main() -> None:
         "sequences",
         "with 1 % damaged",
         "steps of a rank",
-        "lost without a word",
+        "lost without a message",
         "resume on another layout",
     ]
     print(f"six layouts (ranks × workers): {', '.join(f'{ranks}×{workers}' for ranks, workers in LAYOUTS)}\n")

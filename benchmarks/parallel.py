@@ -1,10 +1,10 @@
-"""A training step on paper beside counters on this machine, then on 256 and 1,024 GPUs.
+"""Compares the plan of a training step with measurements on this machine, then plans for 256 and 1,024 GPUs.
 
 python benchmarks/parallel.py
 
-First the bytes that 2 and 4 gloo ranks really send in a step, by the kernel's count (TCP_INFO of each process's
-sockets), beside `diptych.plan.wire`; then the memory that a process really takes, beside `diptych.plan.memory`; then
-the model alone for the paper's nine models at batch 32,768. The text beside the figures is docs/evidence/scale.md.
+First the bytes that 2 and 4 gloo ranks send in a step, counted by the kernel (TCP_INFO of each process's sockets),
+and those of `diptych.plan.wire`. Then the memory of a process, and that of `diptych.plan.memory`. Then only the plan,
+for the paper's nine models at batch 32,768. docs/evidence/scale.md explains the numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BATCH = 32_768
 
 
 def cases(world: int) -> Iterator[tuple[str, counted.Case]]:
-    """What is run on `world` ranks: 64 pairs each, 512 where the loss is alone."""
+    """The cases on `world` ranks: 64 pairs each, 512 for the loss alone."""
     alone, model = Layout(world, 512 * world), Layout(world, 64 * world)
     ring = replace(alone, ring=True, tile=128)
     sharded = replace(model, shard=world)
@@ -78,7 +78,7 @@ def show_wire() -> None:
             print(f"W = {world} {name:<36}{columns}{modelled(case, NCCL) / 1e6:9.3f}", flush=True)
 
 
-# Wider than the kernel's plain attention on a CPU, so that it keeps what a GPU's keeps.
+# Wide enough that the CPU's attention kernel stores what a GPU's stores, instead of the plain kernel.
 TRIED = {
     "vit_b16": {
         "image.image_size": 160, "image.width": 512, "image.layers": 6, "text.layers": 6, "text.context_length": 96,
@@ -100,8 +100,8 @@ def held() -> Iterator[tuple[str, str, Layout]]:
 
 
 def peak(name: str, layout: Layout) -> float:
-    """Bytes that training steps add at most to this process, which has run a small model's before: what torch loads
-    for its first step is no part of it."""
+    """Peak bytes that training steps add to this process. A small model's step ran before, because what torch loads
+    for a first step doesn't count."""
     torch.set_num_threads(1)
     _train(counted.small("rn_tiny"), Layout(1, 2))
     before = _resident()
@@ -110,7 +110,7 @@ def peak(name: str, layout: Layout) -> float:
 
 
 def _train(model: CLIP, layout: Layout) -> None:
-    """Two steps: the second has the optimiser's state from its start."""
+    """Runs two steps: the second has the optimiser's state from its start."""
     optimiser, loss = torch.optim.AdamW(model.parameters(), fused=True), ContrastiveLoss(tile=None)
     if layout.recompute:
         for block in blocks_of(model):
@@ -129,7 +129,7 @@ def _resident() -> float:
 
 
 def show_memory() -> None:
-    """Each in a process of its own, whose allocator gives back what is freed."""
+    """Measures each in its own process, whose allocator returns freed memory."""
     print(f"\nMB of a step on one rank, fp32, batch {PAIRS}\n{'':<30}{'counted':>9}{'model':>9}{'':>8}")
     environment = {
         **os.environ,
@@ -147,7 +147,7 @@ def show_memory() -> None:
 
 
 def fitting(counts: Counts, ranks: int, replicas: int | None, machine: Machine) -> Step:
-    """The step in as few micro-batches as fit."""
+    """The step with the fewest micro-batches that fit."""
     step = None
     for micro in (2**n for n in range(20)):
         if BATCH % (ranks * micro):

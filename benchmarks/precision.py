@@ -1,9 +1,9 @@
-"""The error of each precision: loss and gradient of one step of the small models, against float64.
+"""The error of each precision: loss and gradient of one step of the small models, relative to float64.
 
     python benchmarks/precision.py
 
-The gradient's error is |g − g64| / |g64| over all parameters at once. The batch is 32 seeded pictures and captions,
-the weights are those that a run starts from. Nothing here is a time.
+The gradient's error is |g − g64| / |g64| over all parameters at once. The batch is 32 seeded pictures and captions;
+the weights are a run's initial weights. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def step(model: torch.nn.Module, precision: str, parts: int) -> tuple[float, Ten
     with plugin.forward_context():
         image, text = features(model, *batch(), parts=parts, dtype=tower_dtype(precision))
         loss = ContrastiveLoss()(image, text, model.logit_scale.exp())
-    scale = 1024.0 if precision == "16-mixed" else 1.0  # a scale at which nothing overflows or vanishes
+    scale = 1024.0 if precision == "16-mixed" else 1.0  # a scale without overflow or underflow
     (loss * scale).backward()
     return loss.item(), torch.cat([p.grad.double().flatten() / scale for p in model.parameters()])
 

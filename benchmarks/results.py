@@ -1,8 +1,8 @@
-"""Run the benchmarks and keep what they say in results.md.
+"""Runs the benchmarks and writes their output to results.md.
 
 python benchmarks/results.py [NAME …]
 
-Without names all of them, an hour on two cores; with names those alone, and the other sections stay.
+Without names it runs all of them, one hour on two cores. With names it runs only those and keeps the other sections.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def machine() -> str:
 
 
 def sections() -> dict[str, str]:
-    """What the file holds, by name."""
+    """The sections of the file, by name."""
     parts = re.split(r"^## (\S+)\n", FILE.read_text() if FILE.is_file() else "", flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

@@ -1,4 +1,4 @@
-"""Recall@k of 100,000 × 100,000 pairs: time, peak memory, and equality with one large product on a part.
+"""Recall@k of 100,000 × 100,000 pairs: time, peak memory, and equality with one large product for a part of them.
 
 .venv/bin/python benchmarks/retrieval.py [PAIRS]
 """
@@ -18,7 +18,7 @@ D, PART = 512, 4000
 
 
 def brute_force(image: torch.Tensor, text: torch.Tensor, k: int) -> float:
-    """Text to image, by all scores at once and a sort."""
+    """Text to image, from all scores at once and a sort."""
     best = (text @ image.T).argsort(dim=1, descending=True, stable=True)[:, :k]
     return (best == torch.arange(len(text))[:, None]).any(dim=1).double().mean().item()
 

@@ -1,10 +1,11 @@
-"""Each of our savings alone: a training step without it, over one with all of them, in alternating rounds.
+"""Each of our optimisations: the time of a training step without it, relative to one with all, in alternating rounds.
 
 python benchmarks/savings.py [MODEL …] [--precision fp32|bf16-mixed|bf16-true] [--batch 32] [--threads 2] [--rounds 5]
 
-A step is that of `step.py`. A saving is taken away by putting the longer way in its place; beside its ratio stands
-how far that moves the gradient, |g − g'| / |g'| over all parameters. What the C library does with freed memory is
-one for a whole process: there, two take turns; the last row is open_clip's step with and without it.
+A step is that of `step.py`. An optimisation is removed by using the longer computation instead. Each row has the
+ratio and the change of the gradient, |g − g'| / |g'| over all parameters. What the C library does with freed memory
+is a setting of the whole process, so two processes take turns for it. The last row is open_clip's step with and
+without it.
 """
 
 from __future__ import annotations
@@ -38,32 +39,32 @@ def set_to(module: object, name: str, value: object) -> Iterator[None]:
 
 
 def padded(self: text_tower.TextTransformer, tokens: Tensor) -> Tensor:
-    """All places of all captions."""
+    """Computes all 77 positions of all captions."""
     x = self.token_embedding(tokens) + self.positional_embedding
     last = self.transformer(x, read=tokens.argmax(dim=-1))
     return self.ln_final(last) @ self.text_projection
 
 
 def whole_last_block(self: transformer.Transformer, x: Tensor, read: Tensor | None = None) -> Tensor:
-    """Every place of the last block is computed, and one read."""
+    """Computes every position of the last block, although only one is used."""
     x = self.resblocks(x)
     return x if read is None else transformer.pick(x, read)[:, 0]
 
 
 def output_kept(self: MLP, x: Tensor) -> Tensor:
-    """The activation's input and output both wait for the backward pass."""
+    """Stores both the input and the output of the activation for the backward pass."""
     rate = transformer.QuickGELU.silu_rate
     wide = scaled_linear(x, self.c_fc.weight, self.c_fc.bias * rate, rate)
     return scaled_linear(F.silu(wide), self.c_proj.weight, self.c_proj.bias, 1 / rate)
 
 
 def unscaled(activation: Callable[[Tensor], Tensor]) -> Callable[[MLP, Tensor], Tensor]:
-    """The activation scales for itself, in passes of its own."""
+    """Scales inside the activation, in extra passes over memory."""
     return lambda self, x: _ActivatedLinear.apply(self.c_fc(x), self.c_proj.weight, self.c_proj.bias, activation, 1.0)
 
 
 def without() -> dict[str, Callable[[], AbstractContextManager]]:
-    """Our savings, each as what takes it away."""
+    """Our optimisations, each as a context that removes it."""
     quick = transformer.QuickGELU()
     return {
         "captions without their padding": partial(set_to, text_tower.TextTransformer, "forward", padded),
@@ -79,13 +80,13 @@ def without() -> dict[str, Callable[[], AbstractContextManager]]:
 
 
 def compare(name: str, size: int, precision: str, rounds: int) -> None:
-    """Each saving alone: the step without it over the step with all, and how far that moves the gradient."""
+    """Times the step without each optimisation relative to the step with all, and compares the gradients."""
     keep_freed_memory()
     torch.manual_seed(0)
     model = diptych.create_model(name).train()
     step = ours(model, size, precision)
     untouched, moved = gradient(step[0], model)[1], {}
-    for title, removed in without().items():  # before any step moves the weights
+    for title, removed in without().items():  # before any step changes the weights
         with removed():
             moved[title] = f"   gradient {apart(gradient(step[0], model)[1], untouched):.1e}"
     print(f"\n{name}, batch {size}, {precision}: a step without one of ours, over one with all of them")

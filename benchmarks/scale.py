@@ -1,10 +1,10 @@
-"""400 million pairs on 256 ranks × 8 workers: what an epoch asks of store, network and memory, and what breaks first.
+"""400 million pairs on 256 ranks × 8 workers: load on store, network and memory, and the first bottleneck.
 
 python benchmarks/scale.py
 
 Lines marked R come from our real code over a synthetic index: `open_index` of 40,000 shards (sparse files of the
-right sizes), `Stream`, `Order` and the walk of every block of an epoch. Lines marked A are arithmetic on them, and on
-the limits named in the last table, which are assumptions. The text beside the figures is docs/evidence/scale.md.
+right sizes), `Stream`, `Order` and the walk of every block of an epoch. Lines marked A are computed from those, and
+from the limits in the last table, which are assumptions. docs/evidence/scale.md explains the numbers.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from diptych.data.stream.worker import Place, Stream
 
 MIB = 2.0**20
 STEP = 100_000
-# Assumed: an object store's requests a second for one prefix, a file server's look-ups, a node's link of 25 Gbit,
-# and what the whole store gives, in bytes a second.
+# Assumed: an object store's requests per second for one prefix, a file server's look-ups, a node's link of 25 Gbit,
+# and the bytes per second of the whole store.
 REQUESTS, LOOKUPS, LINK, STORE = 5_500, 20_000, 25e9 / 8, 100e9
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A training set and what reads it."""
+    """A training set, and the ranks and workers that read it."""
 
     pairs: int = 400_000_000
-    samples: int = 10_000  # a shard, on average
+    samples: int = 10_000  # per shard, on average
     pair_bytes: float = 50_000
     ranks: int = 256
     workers: int = 8
     ranks_a_node: int = 8
     streams: int = 2_048
     batch: int = 32_768
-    rate: float = 1_000  # pairs a second and rank
+    rate: float = 1_000  # pairs per second and rank
     block: int = BLOCK
 
     @property
@@ -63,8 +63,8 @@ class Setup:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the order of one epoch asks for. runs: requests for a row of samples; shared: shards that more than one
-    worker opens; block: samples of the largest block"""
+    """The reads of one epoch. runs: requests for a range of samples; shared: shards that more than one worker opens;
+    block: samples of the largest block"""
 
     steps: int
     remainder: int
@@ -76,9 +76,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Load:
-    """What that comes to. requests: a second, all readers, data and SHARD.idx; held: bytes of encoded samples that a
-    worker keeps; node: bytes of all workers of a node, held and interpreters; network: bytes a second into a node;
-    lookups: questions about files at the start; first: seconds until all blocks that the first batch needs are in"""
+    """The load of an epoch. requests: per second, of all readers, for data and SHARD.idx; held: bytes of encoded
+    samples in a worker; node: bytes of all workers of a node, with their interpreters; network: bytes per second into
+    a node; lookups: file look-ups at the start; first: seconds until all blocks of the first batch are read"""
 
     requests: float
     held: float
@@ -89,7 +89,7 @@ class Load:
 
 
 def synthetic(setup: Setup) -> Index:
-    """Shards of unequal counts and sizes: log-normal about the means, as a download's failures leave them."""
+    """Shards of unequal counts and sizes: log-normal around the means, as after a download with failures."""
     draw = np.random.default_rng(0)
     counts = np.maximum(1, setup.samples * draw.lognormal(-0.02, 0.2, setup.shards)).astype(int)
     sizes = (counts * setup.pair_bytes * draw.lognormal(-0.005, 0.1, setup.shards)).astype(int)
@@ -98,7 +98,7 @@ def synthetic(setup: Setup) -> Index:
 
 
 def walked(setup: Setup, index: Index) -> Epoch:
-    """R: every block of every stream of an epoch, by the order's own lines."""
+    """R: every block of every stream of an epoch, from the order itself."""
     order = Order(index, seed=0, epoch=0, batch_size=setup.batch, streams=setup.streams, block=setup.block)
     readers: dict[int, set[int]] = {}
     runs = largest = 0
@@ -114,8 +114,8 @@ def walked(setup: Setup, index: Index) -> Epoch:
 
 
 def load(setup: Setup, epoch: Epoch, interpreter: float) -> Load:
-    """A: requests, bytes and seconds. Each run asks twice, for SHARD.idx and for the bytes; a worker keeps one block
-    of each of its streams, since the next fills as the last empties."""
+    """A: requests, bytes and seconds. Each run needs two requests, for SHARD.idx and for the bytes. A worker keeps
+    one block of each of its streams, since the next one fills while the last one empties."""
     held = setup.streams / setup.readers * epoch.block * setup.pair_bytes
     workers_a_node = setup.workers * setup.ranks_a_node
     nodes = setup.ranks / setup.ranks_a_node
@@ -130,7 +130,7 @@ def load(setup: Setup, epoch: Epoch, interpreter: float) -> Load:
 
 
 def sparse(index: Index, folder: Path) -> tuple[Path, int]:
-    """The index on disk and, beside it, files of the right sizes with nothing in them; the index's bytes."""
+    """Writes the index and empty files of the right sizes beside it; returns the bytes of the index."""
     entries = []
     for number, shard in enumerate(index.shards):
         path = folder / shard.path
@@ -146,12 +146,12 @@ def sparse(index: Index, folder: Path) -> tuple[Path, int]:
 
 
 def resident() -> float:
-    """Bytes of this process now; its peak would count what it was forked from."""
+    """Resident bytes of this process now; its peak would include those of the process it was forked from."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
 
 
 def started(setup: Setup, path: str) -> dict[str, float]:
-    """R: what a rank does before it reads: seconds and bytes of each step up to a worker that stands at STEP."""
+    """R: what a rank does before it reads: seconds and bytes of each stage until a worker is at STEP."""
     found = {"interpreter": resident()}
     begin = time.perf_counter()
     index = open_index(path)
@@ -235,7 +235,7 @@ def describe(setup: Setup, epoch: Epoch, ours: Load, start: dict[str, float], wr
 
 
 def compare(setup: Setup, start: dict[str, float]) -> None:
-    """The same for other settings, and the share of each assumed limit that they use."""
+    """The same for other settings, and the fraction of each assumed limit that they use."""
     heads = {"requests/s": 11, "of limit": 9, "MiB held": 9, "GiB/node": 9, "link": 6, "look-ups s": 11, "first s": 8}
     print(f"\n{'':<23}" + "".join(f"{head:>{width}}" for head, width in heads.items()) + f"{'shared':>8}")
     for name, other in variants(setup):
@@ -253,7 +253,7 @@ def compare(setup: Setup, start: dict[str, float]) -> None:
 
 def main() -> None:
     setup = Setup()
-    if len(sys.argv) > 1:  # the process that `started` measures: nothing else has been made in it
+    if len(sys.argv) > 1:  # the process that `started` measures: it contains nothing else
         print(json.dumps(started(setup, sys.argv[1])))
         return
     index = synthetic(setup)

@@ -1,11 +1,11 @@
-"""Going on at step 100,000 of 400 million pairs: what a worker opens, reads and holds, and how long it takes.
+"""Resume at step 100,000 of 400 million pairs: what a worker opens, reads and holds, and how long it takes.
 
 python benchmarks/seek.py [--json]
 
-Real code over a made-up set: an index.json of 40,000 unequal shards in a real file, and shards whose bytes are made
-when they are read, since 20 TB fit nowhere here: one JPEG of web size with its caption, again and again, as tar
-members. The process stands for one of 256 ranks × 8 workers and owns one of 2,048 streams. Timed from a new worker's
-start to its first part, in a process of its own; memory is the worker's peak.
+Real code over an artificial set: an index.json of 40,000 unequal shards in a real file, and shards whose bytes are
+generated when they are read, since 20 TB don't fit on this disk: one web-size JPEG with its caption, repeated, as tar
+members. The process is one of 256 ranks × 8 workers and owns one of 2,048 streams. The time is from the start of a
+new worker, in its own process, to its first part of a batch. Memory is the worker's peak.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def sample() -> bytes:
 
 
 class MadeUp(Files):
-    """Shards that are one sample again and again; `log` gets a line for each that is opened."""
+    """Shards that repeat one sample; `log` gets a line for each shard that is opened."""
 
     def __init__(self, unit: bytes, counts: dict[str, int], log: Path) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _Again(io.RawIOBase):
 
 
 class Weighed(Pairs):
-    """Pairs that leave their process's peak memory, in kB, in a file."""
+    """Pairs that write their process's peak memory, in kB, to a file."""
 
     peak: Path
 
@@ -110,7 +110,7 @@ class Weighed(Pairs):
 
 
 def opens(stream: Stream) -> int:
-    """How many shards a stream needs to go on from STEP, at most."""
+    """The largest number of shards that a stream opens to resume at STEP."""
     epoch, within = divmod(STEP, stream.steps_per_epoch)
     order = stream.order(epoch)
     most = 0

@@ -2,10 +2,10 @@
 
 python benchmarks/shards.py [FOLDER]
 
-Made once, from seeds, into a cache folder under the system's temporary folder, where the benchmarks look for it.
-Pictures are 640×480 to 1600×1200 (4:3 and 3:2, upright and lying), JPEG quality 75 to 95, of clouds at many scales
-with shapes on top: about as many bytes a pixel as photographs have. Captions are mostly plain English, some with
-quotes, emoji or entities.
+They are generated once, from seeds, into a cache folder under the system's temporary folder, where the benchmarks
+look for them. Pictures are 640×480 to 1600×1200 (4:3 and 3:2, portrait and landscape), JPEG quality 75 to 95: noise
+at many scales with shapes on top, with about as many bytes per pixel as photographs. Captions are mostly plain
+English, some with quotes, emoji or entities.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from webdataset import ShardWriter
 
 from diptych.data.stream.index import scan
 
-SHARDS, SAMPLES, SMALL = 8, 150, 18  # samples a shard; SMALL: of the quick set
+SHARDS, SAMPLES, SMALL = 8, 150, 18  # samples per shard; SMALL: of the quick set
 WORDS = (
     "a the of in with on and photo old red blue small large wooden street house market river mountain dog cat bird "
     "woman man child bicycle train boat flower tree garden table kitchen window light morning evening winter summer "
@@ -35,7 +35,7 @@ EXTRAS = ["", "", "", "", "", "", " | Shop", " – “detail”", " 🌄", " &am
 
 
 def folder(quick: bool = False) -> Path:
-    """Where the shards are, made if they are not there yet: *.tar, SHARD.idx and index.json."""
+    """The folder of the shards, which are made if they don't exist yet: *.tar, SHARD.idx and index.json."""
     path = Path(tempfile.gettempdir()) / f"diptych-benchmark-{'quick' if quick else 'full'}-1"
     if not (path / "index.json").exists():
         make(path, SMALL if quick else SAMPLES)
@@ -43,7 +43,7 @@ def folder(quick: bool = False) -> Path:
 
 
 def make(path: Path, samples: int, shards: int = SHARDS) -> None:
-    """Write the shards, as many at a time as there are cores, then the index."""
+    """Write the shards, one process per core, then the index."""
     path.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(write, [path] * shards, range(shards), [samples] * shards))
@@ -89,7 +89,7 @@ def picture(draw: random.Random) -> bytes:
 
 
 def octave(noise: np.random.Generator, cells: int, size: tuple[int, int]) -> Image.Image:
-    """Random colours on a grid of `cells` across, drawn out to `size`."""
+    """Random colours on a grid `cells` wide, enlarged to `size`."""
     grid = noise.integers(0, 256, (max(2, cells * size[1] // size[0]), cells, 3), dtype=np.uint8)
     return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
 

@@ -1,11 +1,11 @@
-"""How far the order is from a uniform shuffle, when the shards are sorted: the worst case.
+"""Distance of the order from a uniform shuffle, for sorted shards: the worst case.
 
 python benchmarks/shuffle.py
 
-A million samples in 1,000 shards; 100 classes, sorted, so that a shard holds one class and ten in a row the same.
-For each order: the variance of a class's count in a batch of 1,024, as a multiple of that of a uniform draw (1 is
-as good as uniform, 10 means batches as uneven as uniform ones of a tenth of the size). Beside it webdataset's usual
-shuffle, simulated: shards permuted, then a buffer of 5,000 from which each sample is drawn, one a reader.
+A million samples in 1,000 shards, with 100 sorted classes, so a shard has one class, and ten shards in a row have the
+same. For each order: the variance of a class's count in a batch of 1,024, relative to that of a uniform draw (1 is as
+good as uniform; 10 means batches as uneven as uniform ones of a tenth of the size). For comparison, webdataset's
+usual shuffle is simulated: shards permuted, then a buffer of 5,000 per reader, from which each sample is drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHARDS, SIZE, CLASSES, BATCH, BATCHES = 1000, 1000, 100, 1024, 120
 
 
 def ours(streams: int, block: int) -> NDArray[np.int64]:
-    """Classes [BATCHES, BATCH] of batches spread over an epoch."""
+    """The classes [BATCHES, BATCH] of batches spread over an epoch."""
     index = Index(tuple(Shard(f"{n}.tar", SIZE, 0) for n in range(SHARDS)))
     order = Order(index, seed=0, epoch=0, batch_size=BATCH, streams=streams, block=block)
     steps = np.linspace(0, order.steps - 1, BATCHES).astype(int)
@@ -29,7 +29,7 @@ def ours(streams: int, block: int) -> NDArray[np.int64]:
 
 
 def buffered(readers: int, buffer: int) -> NDArray[np.int64]:
-    """webdataset's: each reader shuffles its own shards; batches are taken from the readers in turn."""
+    """webdataset's shuffle: each reader shuffles its own shards; batches come from the readers in turn."""
     rng = np.random.default_rng(0)
     shards = rng.permutation(SHARDS)
     streams = []

@@ -1,10 +1,10 @@
-"""Seconds until the program answers: `--help`, a mistake, and the demo's first step; each a process of its own.
+"""Seconds until the program answers: `--help`, an error, and the demo's first step, each in a new process.
 
 python benchmarks/startup.py [--rounds 5]
 
-Beside them `import open_clip` from `.venv-peers` and `import torch`, on the same files in the page cache. The first
-round warms that cache and is not counted. The first step's time is from the start of the process to the line that the
-run prints after it.
+For comparison: `import open_clip` from `.venv-peers` and `import torch`, also from the page cache. The first round
+warms that cache and isn't counted. The first step's time is from the start of the process to the line that the run
+prints after that step.
 """
 
 from __future__ import annotations

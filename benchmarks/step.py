@@ -1,18 +1,17 @@
-"""One training step beside open_clip's, in one run: time, memory, and the share of what the cores can multiply.
+"""One training step, ours and open_clip's, in one run: time, memory, and the fraction of the peak arithmetic speed.
 
 python benchmarks/step.py [MODEL …] [--precision fp32|bf16-mixed|bf16-true] [--batch 32] [--threads 2] [--rounds 5]
 
-Both start from the same weights, pictures and captions of 5 to 34 tokens, and their loss and gradients are compared
-before anything is timed; in bf16, where equality has no meaning, each is compared with the fp32 gradient. A step is
-forward, loss, backward and AdamW, as each trainer does it: open_clip with its defaults (texts of 77 places, pictures
-as normalised floats), ours as `conf/optim/adamw.yaml` says, normalising bytes itself. Both bf16 precisions are beside
-open_clip's autocast, the one that it has with fp32 weights. Each has a process of its own, which is asked for a step
-in turns; ours has told the C library to keep freed memory, as training does. Medians, and the spread from least to
-most. Memory is the most that the process held in those steps, beyond what it had before the model was made. Share of
-peak: the operations of our forward pass times three, over what a large matrix product of the same precision does,
-timed in the same rounds.
+Both start from the same weights, pictures and captions of 5 to 34 tokens. Their loss and gradients are compared
+before anything is timed; in bf16 they can't be equal, so each is compared with the fp32 gradient. A step is forward,
+loss, backward and AdamW, as in each trainer: open_clip with its defaults (texts of 77 tokens, pictures as normalised
+floats), ours with `conf/optim/adamw.yaml`, from bytes that it normalises itself. Both bf16 precisions are compared
+with open_clip's autocast, its only one with fp32 weights. Each runs in its own process, one step in turns. Ours tells
+the C library to keep freed memory, as training does. Prints medians, minimum and maximum. Memory is the peak of the
+process in those steps, minus its memory before the model was made. The fraction of the peak is the operations of our
+forward pass times three, relative to a large matrix product of the same precision, timed in the same rounds.
 
-open_clip comes from `.venv-peers` (`make peers`), onto the same torch.
+open_clip comes from `.venv-peers` (`make peers`) and uses the same torch.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ Step = Callable[[], Tensor]
 
 
 def peer_package() -> Any:
-    """The peer's package, installed or from the peers' environment, behind everything of ours. Raises ImportError."""
+    """open_clip's package, installed or from the peers' environment, whose path comes last. Raises ImportError."""
     sys.path += map(str, (HERE.parent / ".venv-peers/lib").glob("python*/site-packages"))
     sys.path.append(str(HERE.parent / "tests/peers"))
     import openings  # noqa: F401  before whatever imports torchvision
@@ -133,7 +132,7 @@ def whole(forward: Step, optimizer: torch.optim.Optimizer) -> None:
 
 
 def gradient(forward: Step, model: nn.Module, rename: Callable[[str], str] = str) -> tuple[float, dict[str, Tensor]]:
-    """The loss, and the gradient by parameter in our names."""
+    """The loss, and the gradient of each parameter, under our names."""
     loss = forward()
     loss.backward()
     found = {rename(name): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -149,7 +148,7 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def pair(name: str) -> tuple[CLIP, nn.Module]:
-    """Our model and the peer's, of one start: random, with a seed."""
+    """Our model and open_clip's, with the same random weights, from a seed."""
     peer = peer_package()
     torch.manual_seed(0)
     model = peer.create_model(NAMES[name], precision="fp32", force_quick_gelu=True)
@@ -159,7 +158,7 @@ def pair(name: str) -> tuple[CLIP, nn.Module]:
 
 
 def our_step(name: str, size: int, precision: str, keep: bool = True) -> Actions:
-    """In the process that is ours."""
+    """Runs in our process."""
     if keep:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -175,13 +174,13 @@ def their_step(name: str, size: int, precision: str, keep: bool = False) -> Acti
 
 
 def imports() -> None:
-    """What either contender has before it makes a model."""
+    """The imports of either contender, before it makes a model."""
     peer_package()
     import open_clip.loss  # noqa: F401
 
 
 def necessary(model: CLIP, size: int) -> float:
-    """Operations of a step that no arithmetic identity spares us: our own forward pass times three."""
+    """Operations that a step can't avoid: our own forward pass times three."""
     images, tokens = batch(size, model.image_size)
     device = model.logit_scale.device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -192,7 +191,7 @@ def necessary(model: CLIP, size: int) -> float:
 def product(
     precision: str, side: int = 2048, device: str = "cpu", times: int = 1
 ) -> tuple[Callable[[], object], float]:
-    """A matrix product, `times` in a row, and its operations."""
+    """A matrix product, repeated `times`, and its operations."""
     x = torch.randn(side, side, dtype=torch.float32 if precision == "fp32" else torch.bfloat16, device=device)
     return (lambda: [x @ x for _ in range(times)]), times * 2.0 * side**3
 
@@ -202,8 +201,8 @@ def spread(seconds: list[float]) -> str:
 
 
 def exact(name: str, size: int = 2) -> tuple[float, float]:
-    """How far loss and gradient are apart in float64: what is left is mathematics. On a batch norm's few numbers fp32
-    rounding grows along the depth, so a ResNet's fp32 gradients say little."""
+    """Differences of loss and gradient in float64, without fp32 rounding. On a batch norm of few values fp32 rounding
+    grows with depth, so a ResNet's fp32 gradients say little."""
     mine, model = (each.double() for each in pair(name))
     left, right = ours(mine, size, "64"), theirs(model, size, "64")  # type: ignore[arg-type]
     (loss, gradients), (their_loss, their_gradients) = gradient(left[0], mine), gradient(right[0], model, to_ours)
@@ -225,7 +224,7 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
         print(f"open_clip's {apart(found[1][1], single[1]):.1e}")
     need = necessary(mine, size)
     del mine, model, left, right, found, single
-    multiply, operations = product(precision, times=10)  # one alone would be timed on threads that just woke up
+    multiply, operations = product(precision, times=10)  # one product would be timed on threads that just woke up
     multiply()
     with (
         Contender(imports, our_step, name, size, precision) as one,
@@ -244,7 +243,7 @@ def compare(name: str, size: int, precision: str, rounds: int) -> None:
 
 
 def arguments(size: int, precisions: tuple[str, ...]) -> argparse.Namespace:
-    """What is typed behind a benchmark of models; sets the threads. size: the batch where none is typed."""
+    """Parses the command line of a benchmark of models, and sets the threads. size: the default batch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=["vit_b32"], choices=[*NAMES, []])
     parser.add_argument("--batch", type=int, default=size)

@@ -1,12 +1,12 @@
-"""Captions a second on one core, ours against open_clip's tokenizer, in one run.
+"""Captions per second on one core, our tokenizer and open_clip's, in one run.
 
 python benchmarks/tokenizer.py [--peer FOLDER]
 
-FOLDER holds open_clip as an installed package; without it, `.venv-peers` of `make peers`. Captions go through in
-batches of 512 to int64 rows of 77. All are distinct, and no round sees a caption again, so that no cache of captions
-helps; both keep words they have seen, and start each round with what the rounds before taught them. The first round
-is cold for both and shown apart. The ratio is of medians over the interleaved rounds after it, by the process's own
-time; ids are compared on every caption.
+FOLDER has open_clip as an installed package; without it, `.venv-peers` of `make peers` is used. Captions are
+tokenized in batches of 512 to int64 rows of 77. All are distinct, also over rounds, so that a cache of captions
+doesn't help. Both cache words, and keep this cache from round to round. The first round is cold for both and shown
+separately. The ratio is that of medians over the interleaved rounds after it, in CPU time. Ids are compared for every
+caption.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from diptych.data.text import bpe
 from diptych.data.text.tokenizer import Tokenizer
 
 COUNT, ROUNDS, BATCH, WORDS = 20_000, 6, 512, 20_000
-# Of a hundred mixed captions; the rest are plain ASCII. Web captions in English have fewer of every kind.
+# Of a hundred mixed captions; the rest are plain ASCII. English web captions have fewer of each kind.
 MIXED = {texts.quoted: 15, texts.script: 15, texts.emoji: 10, texts.entities: 5}
 
 
 def plain(draw: random.Random, words: list[str]) -> str:
-    """Words as often as rank says (Zipf), some capitals and punctuation."""
+    """Words with frequencies by rank (Zipf), some capitals and punctuation."""
     chosen = [words[int(len(words) ** draw.random()) - 1] for _ in range(draw.randrange(5, 20))]
     return draw.choice(["{}.", "{}", "{}!", "Photo: {}"]).format(" ".join(chosen).capitalize())
 
@@ -58,7 +58,7 @@ def captions(kind: str, seen: set[str], draw: random.Random, words: list[str]) -
 
 
 def rate(tokenizer: Callable[[list[str]], torch.Tensor], given: list[str]) -> tuple[float, torch.Tensor]:
-    """Captions a second, and their ids."""
+    """Captions per second, and their ids."""
     gc.collect()
     begin = time.process_time()
     rows = [tokenizer(given[start : start + BATCH]) for start in range(0, len(given), BATCH)]

@@ -1,8 +1,8 @@
 """Megatron-Energon over the same tars with its own index.
 
-"default": its own decoder gives float tensors, which torchvision crops and resizes; shuffle buffer 100, as its
-quick start says. "tuned": its decoder is switched off, so that the buffer holds encoded bytes and may be 1,000;
-the task encoder decodes with Pillow and runs open_clip's transform.
+"default": its own decoder gives float tensors, which torchvision crops and resizes; shuffle buffer 100, as in its
+quick start. "tuned": its decoder is off, so that the buffer holds encoded bytes and can be 1,000; the task encoder
+decodes with Pillow and runs open_clip's transform.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIELDS = '{"image": "jpg", "caption": "txt"}'
 
 
 def prepare(folder: Path) -> Path:
-    """Its own index over hard links to the tars, so that it touches nothing of ours."""
+    """Makes its own index over hard links to the tars, so that our files stay unchanged."""
     own = folder / "energon"
     if not (own / ".nv-meta" / "dataset.yaml").exists():
         own.mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ class Encoder(DefaultTaskEncoder):
 
 
 def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
-    """Without end, float [B, 3, 224, 224] and int64 [B, 77]; from the state in `args.state` where one is given."""
+    """Endless batches, float [B, 3, 224, 224] and int64 [B, 77]; from the state in `args.state`, if given."""
     tuned = args.setting == "tuned"
     dataset = get_train_dataset(
         prepare(args.folder),

@@ -1,4 +1,4 @@
-"""Megatron-Energon over the same tars with its own index. Its training stream has no end: an epoch is counted off."""
+"""Megatron-Energon over the same tars with its own index. Its training stream is endless: we count one epoch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _state(text: str) -> Any:
     import base64
     import pickle
 
-    return pickle.loads(base64.b64decode(text))  # written by this script a moment ago
+    return pickle.loads(base64.b64decode(text))  # written by this script
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def opened(folder: Path, case: dict[str, Any], rank: int) -> Any:
         batch_size=case["batch"] // case["ranks"],
         num_workers=case["workers"],
         collate_fn=list,
-        multiprocessing_context="spawn" if case["workers"] else None,  # forked workers of it die
+        multiprocessing_context="spawn" if case["workers"] else None,  # its workers crash if they are forked
     )
 
 

@@ -17,7 +17,7 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of float [B, 3, 224, 224] and int64 [B, 77], by its defaults (scale 0.9–1, buffer of 5,000)."""
+    """One epoch of float [B, 3, 224, 224] and int64 [B, 77], with its defaults (scale 0.9–1, buffer of 5,000)."""
     given = Namespace(
         train_data="::".join(sorted(map(str, args.folder.glob("*.tar")))),
         train_num_samples=args.images,

@@ -1,7 +1,7 @@
-"""What the scripts *_order.py have in common; benchmarks/order.py starts each in the peers' environment.
+"""Shared by the scripts *_order.py, which benchmarks/order.py starts in the peers' environment.
 
-A script prints, as JSON, what each rank of each layout hands over for one epoch, and what a resume on another layout
-hands over. Ranks are told apart as each loader's documentation says.
+A script prints, as JSON, the batches of each rank of each layout for one epoch, and those after a resume on another
+layout. Each loader gets its rank as its documentation says.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def samples(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def decode(picture: bytes) -> None:
-    """What every loader does to a picture, through its own hook. Raises OSError for one that is cut."""
+    """Decodes a picture, in every loader's own hook. Raises OSError for a truncated picture."""
     Image.open(io.BytesIO(picture)).convert("RGB")
 
 
 def tell(found: Callable[..., Any], *args: Any) -> None:
-    """Print what a case gives, or the error that ends it."""
+    """Print the result of a case, or the error that ends it."""
     try:
         print(json.dumps({"found": found(*args)}))
     except Exception as error:
@@ -44,5 +44,5 @@ def tell(found: Callable[..., Any], *args: Any) -> None:
 
 
 def given() -> tuple[Path, dict[str, Any]]:
-    """The folder of the tars, and the case: ranks, workers, batch, streams; stop, or the state to go on from."""
+    """The folder of the tars, and the case: ranks, workers, batch, streams; stop, or the state to resume from."""
     return Path(sys.argv[1]), json.loads(sys.argv[2])

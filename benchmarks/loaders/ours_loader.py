@@ -1,4 +1,4 @@
-"""Ours as training builds it: order, shards, pixels, tokens, replacement and count of bad samples."""
+"""Our loader as in training: order, shards, pixels, tokens, replacing and counting bad samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STREAMS = 8
 
 
 def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch from step `args.start` on; a tuple of uint8 [B, 3, 224, 224] and int64 [B, 77] a step."""
+    """One epoch from step `args.start` on; for each step a tuple of uint8 [B, 3, 224, 224] and int64 [B, 77]."""
     index = open_index(f"{args.folder}/index.json")
     source = Stream(
         index,
@@ -50,7 +50,7 @@ def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Clock:
-    """Seconds by stage; what a stage calls of another stage counts for the other alone."""
+    """Seconds of each stage; a stage that is called inside another counts only for itself."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -92,7 +92,7 @@ class Clock:
 
 
 def shares(args: Namespace) -> dict[str, float]:
-    """Share of the time in each stage of one epoch, in this process."""
+    """Fraction of the time in each stage of one epoch, in this process."""
     clock = Clock()
     image.decode = clock.timed("decode", image.decode)
     image.take = clock.timed("resize", image.take)

@@ -1,4 +1,4 @@
-"""Runs one loader in a process of its own and prints what it measured as a line of JSON; loader.py starts it."""
+"""Runs one loader in its own process and prints the measurements as a line of JSON. loader.py starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests/peers"))
 
 import torch
 
-SKIP = 3  # batches left out of the steady rate: workers start together, and make their first before any is counted
+SKIP = 3  # batches before the steady rate: workers start together and make their first ones before it
 
 
 def parsed() -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parsed() -> argparse.Namespace:
 
 
 def rate(module: object, args: argparse.Namespace) -> dict[str, float]:
-    """Time to the first batch; images a second of processor time over all, and a second of wall time once running."""
+    """Seconds to the first batch; images per second of CPU time over all, and of wall time at steady state."""
     ready = time.time() - args.began
     begin, count, seen = time.process_time(), 0, 0
     first = steady = last = 0.0

@@ -1,7 +1,7 @@
 """Meta's SPDL: its tar reader, FFmpeg's JPEG decoder and scaler, its pipeline of threads.
 
-A random box of 0.9–1 of the area is cut and scaled by the filter in the decoding thread. "bicubic": SPDL's own
-default for the scaler; "accurate": with swscale's exact rounding and full chroma, which comes nearer to Pillow.
+FFmpeg's filter crops and scales a random box of 0.9–1 of the area in the decoding thread. "bicubic": SPDL's default
+for the scaler; "accurate": with swscale's exact rounding and full chroma, which is closer to Pillow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLAGS = {"bicubic": "bicubic", "accurate": "bicubic+accurate_rnd+full_chroma_int
 
 
 def source(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Encoded image and caption of every sample, shards in random order; it has no shuffle of samples."""
+    """Encoded image and caption of every sample. Shards are in random order; SPDL does not shuffle samples."""
     tars = sorted(folder.glob("*.tar"))
     random.Random(0).shuffle(tars)
     for tar in tars:
@@ -52,14 +52,14 @@ def box(width: int, height: int) -> str:
 
 
 def scaled(data: bytes, flags: str, crop: bool) -> Any:
-    """Frames of 224×224 RGB, still FFmpeg's."""
+    """224×224 RGB frames, still in FFmpeg's memory."""
     packets = spdl.io.demux_image(data)
     cut = box(packets.width, packets.height) if crop else ""
     return spdl.io.decode_packets(packets, filter_desc=f"{cut}scale=224:224:flags={flags},format=pix_fmts=rgb24")
 
 
 def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of uint8 [B, 224, 224, 3] and int64 [B, 77]; args.workers: threads that decode, at least one."""
+    """One epoch of uint8 [B, 224, 224, 3] and int64 [B, 77]; args.workers: decoding threads, at least one."""
     site = simple_tokenizer.installed(Path(sys.prefix))
     assert site is not None
     tokenizer, flags = simple_tokenizer.load(site)(), FLAGS[args.setting]

@@ -1,6 +1,7 @@
-"""MosaicML Streaming: one process a rank, over its own MDS copy; canonical nodes are fixed, as elasticity asks.
+"""MosaicML Streaming: one process per rank, over its own MDS copy. The number of canonical nodes is fixed, because
+elasticity needs it.
 
-It has no way to leave out a damaged sample: an error in `__getitem__` ends the run.
+It can't skip a damaged sample: an error in `__getitem__` ends the run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Pairs(StreamingDataset):
 
 
 def named(keys: list[str]) -> dict[str, list[str]]:
-    """A batch whose samples its loader can count, as its state asks."""
+    """A batch with a size that its loader can read, because its state needs it."""
     return {"key": keys}
 
 
@@ -44,7 +45,7 @@ def copied(folder: Path) -> Path:
 
 
 def one(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
-    """In the process of one rank."""
+    """Runs in the process of one rank."""
     dataset = Pairs(
         local=str(copied(folder)),
         batch_size=case["batch"] // case["ranks"],

@@ -1,4 +1,4 @@
-"""webshart's TarDataLoader: one reader of indexed tars, without ranks, workers or a shuffle of its own."""
+"""webshart's TarDataLoader: one reader of indexed tars, without ranks, workers or a shuffle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from order_shared import decode, given, tell
 
 
 def indexed(folder: Path) -> Any:
-    """Its own JSON index beside each tar, over hard links."""
+    """Makes its own JSON index beside each tar, over hard links."""
     own = folder / "webshart"
     if not own.exists():
         own.mkdir()
@@ -30,7 +30,7 @@ def main(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     for entry in loader:
         if not entry.path.endswith(".jpg"):
             continue
-        decode(bytes(entry.data))  # in its user's hands: the loader gives bytes, and has no hook that may fail
+        decode(bytes(entry.data))  # done by its user: the loader returns bytes, and has no hook for decoding
         if len(steps[-1]) == case["batch"]:
             steps.append([])
         steps[-1].append(Path(entry.path).stem)
