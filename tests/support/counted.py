@@ -1,4 +1,4 @@
-"""What steps on real ranks send, for tests and `benchmarks/parallel.py`."""
+"""The bytes that steps on real ranks send, for tests and `benchmarks/parallel.py`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS, DIMENSIONS = 12, 256
 
 @dataclass(frozen=True)
 class Case:
-    """A step to run: of a small model of conf/model, of one batch norm, or of the loss alone on features of
+    """A step to run: of a small model of conf/model, of one batch norm, or only of the loss on features of
     DIMENSIONS. norm: its channels"""
 
     layout: Layout
@@ -46,7 +46,7 @@ def _step(case: Case) -> Callable[[], None]:
 
 
 def _sent(step: Callable[[], None]) -> int:
-    """The first step, which sets things up, isn't counted."""
+    """The first step isn't counted, because it makes buffers and groups."""
     step()
     dist.barrier()
     before = bytes_sent()
@@ -71,7 +71,7 @@ def _norm_step(channels: int) -> Callable[[], None]:
 
 
 def _model_step(case: Case) -> Callable[[], None]:
-    """Towers, loss and gradients, laid out over ranks as the trainer does it."""
+    """Towers, loss and gradients, wrapped for ranks as in the trainer."""
     assert case.model is not None
     layout = case.layout
     model = synchronise_batch_norm(small(case.model))
@@ -84,7 +84,7 @@ def _model_step(case: Case) -> Callable[[], None]:
 
 
 def copies(rank: int, world: int, gathered: torch.dtype | None) -> int:
-    """Bytes that a forward pass of shards keeps whatever the batch: under autocast, or with weights
+    """Bytes that a sharded forward pass keeps for any batch size: under autocast, or with weights
     `gathered` in that type."""
     model = small("vit_tiny")
     shard(model, mesh_of("cpu", world), gathered)
@@ -98,7 +98,7 @@ def between_parts(rank: int, world: int, parts: int) -> list[int]:
     whole = _Step(small("vit_tiny"), parts)
     trained, live, found = DistributedDataParallel(whole, gradient_as_bucket_view=True), Live(), []
     images, tokens = batch(8 * parts)
-    for _ in range(2):  # DDP makes its buckets in the first
+    for _ in range(2):  # DDP makes its buckets in the first step
         trained(images, tokens).backward()
     whole.model.image.register_forward_pre_hook(lambda *_: found.append(live.now))
     with live:
@@ -107,7 +107,7 @@ def between_parts(rank: int, world: int, parts: int) -> list[int]:
 
 
 class _Step(nn.Module):
-    """The trainer's forward pass: a tower's micro-batches, then the other's."""
+    """The trainer's forward pass: the micro-batches of one tower, then those of the other."""
 
     def __init__(self, model: CLIP, parts: int, loss: nn.Module | None = None) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def small(name: str) -> CLIP:
 
 
 def batch(pairs: int) -> tuple[Tensor, Tensor]:
-    """32-pixel images and captions as long as the context, which [EOS], the highest id, ends."""
+    """32-pixel images, and captions that fill the context and end with [EOS], the highest id."""
     tokens = torch.randint(1, 1998, (pairs, TOKENS))
     tokens[:, -1] = 1999
     return torch.randn(pairs, 3, 32, 32), tokens

@@ -1,4 +1,4 @@
-"""Made-up packages in the npm packages' own layout: small enough to build from in a test."""
+"""Artificial packages in the npm packages' layout, small enough to build from in a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def concept(
 
 
 def names(count: int) -> Contents:
-    """emojibase's files with `count` animals, a person and what is no concept."""
+    """emojibase's files with `count` animals, a person, and entries that are not concepts."""
     entries: list[dict[str, Any]] = [
         {
             "hexcode": f"1F4{number:02X}",
@@ -36,7 +36,7 @@ def names(count: int) -> Contents:
 
 
 def styles(count: int) -> list[tuple[Package, Contents]]:
-    """A package for every style, in which each concept is a square of its own colour and place."""
+    """A package for every style. Each concept is a square with its own colour and position."""
     made = []
     for hue, style in enumerate((*TRAIN, *SHIFTS, REDRAWN)):
         icons = {

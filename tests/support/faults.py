@@ -1,4 +1,4 @@
-"""Callbacks that bring about what goes wrong in real life, at a step of their choice."""
+"""Callbacks that cause real failures at a chosen step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SignalAt(L.Callback):
 
 
 class RaiseAt(L.Callback):
-    """An error of ours, on one rank."""
+    """Raises an error on one rank."""
 
     def __init__(self, step: int, rank: int) -> None:
         self.step, self.rank = step, rank
@@ -33,7 +33,7 @@ class RaiseAt(L.Callback):
 
 
 class FullDisk(L.Callback):
-    """From step `first` on no file may grow past `size` bytes, until step `last` is over."""
+    """From step `first` to step `last`, no file may grow beyond `size` bytes."""
 
     def __init__(self, first: int, last: int, size: int) -> None:
         self.first, self.last, self.size = first, last, size

@@ -1,4 +1,4 @@
-"""A short training in this process, with the trainer of a run and a model of a few thousand parameters."""
+"""A short training in this process, with a run's trainer and a model of a few thousand parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def batch(step: int, rows: int = 8) -> Batch:
 
 
 def spoilt(spoil: tuple[int, ...]) -> Callable[[int], Batch]:
-    """Batches of which those of the steps `spoil`, from 1, have pixels that are not finite."""
+    """Batches; in the steps `spoil`, counted from 1, the pixels are not finite."""
 
     def make(step: int) -> Batch:
         good = batch(step)
@@ -52,7 +52,7 @@ def spoilt(spoil: tuple[int, ...]) -> Callable[[int], Batch]:
 
 
 class Loader:
-    """Steps as `data.steps.Steps` gives them: `len` is the whole run's, and it begins at `start`."""
+    """Steps as from `data.stream.steps.Steps`: `len` is that of the whole run, and the first is `start`."""
 
     def __init__(self, steps: int, start: int, make: Callable[[int], Batch]) -> None:
         self.steps, self.start, self.make = steps, start, make
@@ -77,7 +77,7 @@ def fit(
     precision: str = "32-true",
     **trainer_keys: Any,
 ) -> L.Trainer:
-    """Train `model` for `steps`, or go on from `folder`'s checkpoint of step `resume_from`; each step is saved."""
+    """Train `model` for `steps`, or resume from `folder`'s checkpoint of step `resume_from`. Saves every step."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     trainer = make_trainer(
         run_dir=folder, devices=1, accelerator="cpu", max_steps=steps, checkpoint_every=1, keep=99, log_every=1,
@@ -100,7 +100,7 @@ def saved(folder: Path, step: int) -> dict[str, Any]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Bit for bit, through nested dicts and lists."""
+    """Whether both are equal bit for bit, through nested dicts and lists."""
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left, right)
     if isinstance(left, dict):

@@ -1,4 +1,4 @@
-"""Files that a test goes over: a pattern that matches none would let it pass over nothing."""
+"""The files that a test checks. A pattern without files fails: the test would check nothing."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The gradient of one step, however it is divided, against one plain process in float64.
+"""The gradient of one step, divided in every way, compared with one plain process in float64.
 
     PYTHONPATH=src:tests/support python tests/support/gradient_table.py
 
 prints the largest relative difference over all parameters, for {clip, siglip} × {dense, tiled} × micro-batches ×
-{DDP, FSDP} × ranks (gloo). The reference uses nothing of ours but the towers: the losses are written out here.
+{DDP, FSDP} × ranks (gloo). The reference uses only our towers: the losses are written again here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diptych.training.parallel import average_gradients, shard
 
 BATCH = 16
 LOSSES = {"clip": ContrastiveLoss, "siglip": SigLIPLoss}
-TILES = {"dense": None, "tiled": 3}  # a side that divides neither the batch nor a rank's share
+TILES = {"dense": None, "tiled": 3}  # a side that divides neither the batch nor a rank's part of it
 PARTS = (1, 2, 4)
 RANKS = (1, 2, 4)
 WRAPS = ("DDP", "FSDP")
@@ -53,7 +53,7 @@ def pairs() -> tuple[Tensor, Tensor]:
 
 
 def written_out(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """The losses as their papers print them, over the whole batch."""
+    """The losses as in their papers, over the whole batch."""
     logits = scale * image @ text.T
     if name == "clip":
         labels = torch.arange(len(logits))
@@ -64,7 +64,7 @@ def written_out(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Ten
 
 
 def reference(name: str) -> dict[str, Tensor]:
-    """Every gradient, and the loss, of one process without any of our machinery."""
+    """Every gradient, and the loss, of one process that uses only our towers."""
     model, loss = towers(), LOSSES[name]().double()
     images, tokens = pairs()
     image, text, scale = model(normalise(images, model.mean, model.std).double(), tokens)
@@ -74,7 +74,7 @@ def reference(name: str) -> dict[str, Tensor]:
 
 
 def divided(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
-    """On one rank: the gradients of every way to divide the step."""
+    """On one rank: the gradients for every way to divide the step."""
     found = {}
     for name, wrap, tile, parts in itertools.product(LOSSES, WRAPS, TILES, PARTS):
         if BATCH // world % parts == 0:
@@ -98,7 +98,7 @@ def _step(rank: int, world: int, name: str, wrap: str, tile: int | None, parts: 
 
 
 class _Step(nn.Module):
-    """What the trainer's module does in a step."""
+    """One step as in the trainer's module."""
 
     def __init__(self, model: CLIP, loss: nn.Module, parts: int) -> None:
         super().__init__()
@@ -118,8 +118,8 @@ def _gradients(model: nn.Module, loss: nn.Module) -> dict[str, Tensor]:
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The largest difference of the loss and of any parameter's gradient, relative to that gradient's largest entry.
 
-    Some gradients are zero but for rounding (a key's bias moves all scores alike), so none is measured against less
-    than a millionth of the largest. One NaN makes it NaN, which `max` would pass over.
+    Some gradients are zero except for rounding (a key's bias changes all scores equally), so the divisor is at least
+    a millionth of the largest gradient. One NaN makes the result NaN, which `max` would ignore.
     """
     assert found.keys() == expected.keys()
     floor = 1e-6 * max(float(gradient.abs().max()) for gradient in expected.values())

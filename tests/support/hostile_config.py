@@ -1,4 +1,4 @@
-"""A config with something hostile in one of its places."""
+"""A config with a harmful value at one of its keys."""
 
 from __future__ import annotations
 

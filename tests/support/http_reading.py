@@ -1,4 +1,4 @@
-"""Reading from the server of the tests, with little patience."""
+"""Reading from the test server, with short timeouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def whole(files: Files, url: str, start: int = 0, stop: int | None = None, size:
 
 
 def saying(code: int = 200, body: bytes | None = None, reason: str | None = None, **headers: object) -> http.Fault:
-    """An answer of these headers, whatever is true."""
+    """An answer with these headers, true or not."""
 
     def fault(handler: http.Handler, data: bytes) -> None:
         handler.send_response(code, reason)

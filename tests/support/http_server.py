@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback: ranges, connections that are kept, and faults that a test queues."""
+"""A real HTTP server on loopback, with ranges, kept connections, and faults that a test queues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """files: path -> bytes. The next request takes the next of `faults`; without one it is served as it should."""
+    """files: path -> bytes. Each request gets the next of `faults`; without one it is served normally."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -26,16 +26,16 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: deque[Fault] = deque()
         self.asked: list[tuple[str, str | None]] = []  # path and Range of every request
-        self.headers: list[dict[str, str]] = []  # by names in small letters
+        self.headers: list[dict[str, str]] = []  # by lower-case names
         self.connections = 0
-        self.reached, self.release = threading.Event(), threading.Event()  # a hanging answer; and let it go on
+        self.reached, self.release = threading.Event(), threading.Event()  # an answer hangs; it may continue
 
     def get_request(self) -> tuple[socket.socket, Any]:
         self.connections += 1
         return super().get_request()
 
     def handle_error(self, *_: Any) -> None:
-        """A client that goes away is part of the tests."""
+        """Ignores clients that disconnect: the tests do that."""
 
     def url(self, path: str, user: str = "") -> str:
         return f"http://{user}127.0.0.1:{self.server_port}{path}"
@@ -102,7 +102,7 @@ def redirect(to: str) -> Fault:
 
 
 def drop(after: int, reset: bool = False) -> Fault:
-    """The whole head, `after` bytes of the body, and the connection ends: in good order, or by a reset."""
+    """Sends the head and `after` bytes of the body, then closes the connection: normally, or with a reset."""
 
     def fault(handler: Handler, data: bytes) -> None:
         handler.wfile.write(handler.part(data)[:after])
@@ -115,7 +115,7 @@ def drop(after: int, reset: bool = False) -> Fault:
 
 
 def hang(after: int) -> Fault:
-    """`after` bytes of the body, then nothing until the test lets it go on."""
+    """Sends `after` bytes of the body, then nothing until the test releases it."""
 
     def fault(handler: Handler, data: bytes) -> None:
         body = handler.part(data)
@@ -128,13 +128,13 @@ def hang(after: int) -> Fault:
 
 
 def plain(handler: Handler, data: bytes) -> None:
-    """A server that knows no ranges."""
+    """Answers like a server without ranges."""
     handler.start(200, Content_Length=len(data))
     handler.wfile.write(data)
 
 
 def chunked(cut: int | None = None) -> Fault:
-    """The whole in chunks, without its length; `cut`: only that many bytes, and no end."""
+    """Sends the whole file in chunks, without its length; `cut`: only so many bytes, without an end."""
 
     def fault(handler: Handler, data: bytes) -> None:
         handler.start(200, Transfer_Encoding="chunked")
@@ -148,7 +148,7 @@ def chunked(cut: int | None = None) -> Fault:
 
 
 def endless(handler: Handler, data: bytes) -> None:
-    """No length and no chunks: the body ends where the connection does, and a cut looks like an end."""
+    """Sends no length and no chunks: the body ends with the connection, so a cut looks like the end."""
     handler.start(200, Connection="close")
     handler.wfile.write(data)
     handler.close_connection = True
@@ -156,7 +156,7 @@ def endless(handler: Handler, data: bytes) -> None:
 
 @contextmanager
 def serving(certificate: str | None = None) -> Iterator[Server]:
-    """The server in a thread of this process; with TLS where a file of key and certificate is given."""
+    """Runs the server in a thread of this process; with TLS if a file with key and certificate is given."""
     server = Server()
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

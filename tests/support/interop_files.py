@@ -1,4 +1,4 @@
-"""Small CLIPs in every format, written here from what is known of the formats: the peers themselves aren't there."""
+"""Small CLIPs in every format, written from the formats' descriptions, without the libraries themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESNET = Architecture(
 
 
 def model_of(architecture: Architecture, seed: int = 0) -> CLIP:
-    """With random weights, gains and running statistics too, so that a swap of any two shows."""
+    """A model with random weights, gains and running statistics, so that a test notices any two that are swapped."""
     torch.manual_seed(seed)
     model = build(architecture.config())
     for name, value in model.state_dict().items():
@@ -36,7 +36,7 @@ def model_of(architecture: Architecture, seed: int = 0) -> CLIP:
 
 
 def mixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices in half precision and the rest in single, as OpenAI ships them."""
+    """Matrices in float16 and the rest in float32, as in OpenAI's files."""
     return {
         name: value.half() if value.dim() > 1 and "embedding" not in name else value for name, value in state.items()
     }
@@ -98,14 +98,14 @@ def write_open_clip(
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     if name.endswith(".safetensors"):
         save_file(state, folder / name)
-    else:  # as a training of open_clip's writes it
+    else:  # as open_clip's training writes it
         wrapped = {f"module.{key}": value for key, value in state.items()}
         torch.save({"epoch": 3, "name": "run", "state_dict": wrapped, "optimizer": {}}, folder / name)
     return folder
 
 
 def huggingface_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Written out once more, apart from the code under test."""
+    """The state dict, written again independently of the code under test."""
     found: dict[str, Tensor] = {}
     blocks = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "c_fc": "fc1", "c_proj": "fc2", "attn": "self_attn"}
     tops = {
@@ -158,7 +158,7 @@ def write_huggingface(folder: Path, architecture: Architecture = VIT, name: str 
 
 
 def write_run(folder: Path, architecture: Architecture = VIT, **changes: Any) -> Path:
-    """A run's folder, its checkpoint as Lightning lays it out."""
+    """Writes a run's folder, with a checkpoint in Lightning's layout."""
     state = {f"model.{name}": value for name, value in model_of(architecture).state_dict().items()}
     describe = {"model": architecture.config(), "name": "run", "seed": 0}
     checkpoint = {"state_dict": state, "global_step": 5, "optimizer_states": [{}], "diptych": describe} | changes

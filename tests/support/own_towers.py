@@ -1,4 +1,4 @@
-"""Towers of a user's own, as `docs/models.md` says what one is; and ones that lack something."""
+"""A user's own towers as in `docs/models.md`, and some in which something is missing."""
 
 from __future__ import annotations
 

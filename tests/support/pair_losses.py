@@ -1,4 +1,4 @@
-"""The losses as one process computes them from whole matrices, each by its formula: what all others are held to."""
+"""The losses computed by their formulas, in one process, from whole matrices: the reference for all others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def siglip(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def gradients(loss: Callable[..., Tensor], *values: Tensor) -> list[Tensor]:
-    """[loss, gradient of each value that is not of integers]"""
+    """[loss, gradient of each floating-point value]"""
     values = tuple(x.clone().requires_grad_(x.is_floating_point()) for x in values)
     out = loss(*values)
     return [out.detach(), *torch.autograd.grad(out, [x for x in values if x.requires_grad])]

@@ -1,4 +1,4 @@
-"""Pictures with what photographs have: detail at every scale, soft and hard edges, flat parts."""
+"""Synthetic pictures like photographs: detail at every scale, soft and hard edges, flat parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
-    """Noise of every octave (amplitude falls with frequency) with a lighting of its own and two dozen flat shapes."""
+    """Noise of every octave (amplitude falls with frequency) with a random lighting and two dozen flat shapes."""
     rng = np.random.default_rng(seed)
     pixels, cells, strength = np.zeros((height, width, 3), np.float32), 4, 1.0
     while cells < max(width, height):

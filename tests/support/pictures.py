@@ -9,7 +9,7 @@ from samples import caption, picture
 
 
 def write_folder(folder: Path, count: int, captions: bool = True) -> Path:
-    """`count` PNGs in three sub-folders, each with its caption beside it."""
+    """Writes `count` PNGs in three sub-folders, each with a caption file."""
     for number in range(count):
         place = folder / f"set{number % 3}"
         place.mkdir(parents=True, exist_ok=True)
@@ -20,6 +20,6 @@ def write_folder(folder: Path, count: int, captions: bool = True) -> Path:
 
 
 def contents(out: Path) -> dict[str, str]:
-    """The hash of every file of a packed set, without what is known of its parts."""
+    """The hash of every file of a packed set, except the records of its parts."""
     files = (file for file in sorted(out.rglob("*")) if file.is_file() and "parts" not in file.parts)
     return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,4 +1,4 @@
-"""What our pixels are held against: the same crops made by Pillow alone, from its decoder to its resize."""
+"""The reference for our pixels: the same crops, decoded and resized by Pillow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def take(image: Image.Image, crop: Crop) -> Tensor:
-    """Cut, resized whole, and cut again, as torchvision does both of these crops."""
+    """Crop, resize, and crop again, as torchvision does for both crops."""
     resized = image.crop(crop.box).resize((crop.width, crop.height), Image.Resampling.BICUBIC)
     square = resized.crop((crop.left, crop.top, crop.left + crop.size, crop.top + crop.size))
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

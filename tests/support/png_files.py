@@ -1,4 +1,4 @@
-"""PNGs of every colour type and bit depth, written from the specification, and what it says they look like."""
+"""PNGs of every colour type and bit depth, written from the specification, and their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(samples: np.ndarray, kind: int, depth: int, *chunks: bytes) -> bytes:
-    """samples: [h, w, channels] of `depth` bits; chunks: PLTE, tRNS and others, which stand before the pixels"""
+    """samples: [h, w, channels] of `depth` bits; chunks: PLTE, tRNS and others, before the pixels"""
     height, width, _ = samples.shape
     bits = np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(height, -1, 2), axis=2)[..., 16 - depth :]
     rows = np.packbits(bits.reshape(height, -1), axis=1)

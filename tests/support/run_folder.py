@@ -1,4 +1,4 @@
-"""What the tests of a run's folder ask it: its numbers, its files, what a command said."""
+"""Reads a run's folder for tests: its numbers, its files, the output of a command."""
 
 from __future__ import annotations
 

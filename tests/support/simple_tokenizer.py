@@ -1,4 +1,4 @@
-"""open_clip's tokenizer, the peer: its one file loaded by itself, since its package imports torchvision."""
+"""open_clip's tokenizer. Only its file is loaded, since the package imports torchvision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PEERS = Path(__file__).parents[2] / ".venv-peers"
 
 
 def installed(environment: Path = PEERS) -> Path | None:
-    """The folder of packages of an environment that holds open_clip, as that of `make peers`, if it is there."""
+    """The package folder of an environment with open_clip, such as that of `make peers`; None if there is none."""
     files = environment.glob("lib/python3*/site-packages/open_clip/tokenizer.py")
     return next((file.parents[1] for file in files), None)
 
 
 def load(site: Path) -> Any:
-    """A SimpleTokenizer from a folder of packages that holds open_clip."""
+    """A SimpleTokenizer from a package folder with open_clip."""
     spec = spec_from_file_location("open_clip_tokenizer", site / "open_clip" / "tokenizer.py")
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
@@ -26,6 +26,6 @@ def load(site: Path) -> Any:
 
 
 def versions(site: Path) -> dict[str, str]:
-    """The peer's version, and those of what it and we work with."""
+    """The versions of open_clip and of the packages that both tokenizers use."""
     peer = next(iter(metadata.distributions(name="open_clip_torch", path=[str(site)]))).version
     return {"open_clip_torch": peer, **{name: metadata.version(name) for name in ("regex", "ftfy")}}

@@ -1,4 +1,4 @@
-"""What this process has sent, by the kernel's own count."""
+"""The bytes that this process has sent, counted by the kernel."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import struct
 from pathlib import Path
 
 ESTABLISHED = 1
-BYTES_SENT = 200  # where struct tcp_info holds tcpi_bytes_sent; tcpi_bytes_retrans follows
+BYTES_SENT = 200  # offset of tcpi_bytes_sent in struct tcp_info; tcpi_bytes_retrans follows
 
 
 def bytes_sent() -> int:
-    """Bytes that went into this process's open TCP connections, each counted once however often it was sent."""
+    """Bytes sent over this process's open TCP connections, without retransmissions."""
     total = 0
     for entry in Path("/proc/self/fd").iterdir():
         if not _is_socket(entry):

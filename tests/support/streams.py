@@ -1,4 +1,4 @@
-"""A stream over small shards, and how its batches compare."""
+"""A stream over small shards, and a comparison of its batches."""
 
 from __future__ import annotations
 

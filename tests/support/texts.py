@@ -1,6 +1,6 @@
-"""Texts of every kind, made by seed: what a tokenizer meets in captions from the web, and what nobody would write.
+"""Seeded texts of every kind: such as a tokenizer finds in captions from the web, and such as nobody writes.
 
-Only characters that Unicode has had for long, so that ids don't depend on how new anybody's tables are.
+Only characters of old Unicode versions, so that ids don't depend on the version of the Unicode tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterable
 
-CORPUS, BLOCK = 110_000, 1_000  # texts, more than 100,000 of them distinct; texts a digest
+CORPUS, BLOCK = 110_000, 1_000  # texts, more than 100,000 of them distinct; texts per digest
 
 _SYLLABLES = (
     "ba be bi ca co da de el en er fa fi ga he in ing ka la le ly ma mi na ness no on or pa pre qu ra re ro sa "
@@ -156,7 +156,7 @@ def empty(draw: random.Random) -> str:
     return "".join(draw.choice(" \t\n\r\u00a0\u3000\u200b\x00") for _ in range(draw.randrange(6)))
 
 
-KINDS: dict[Callable[[random.Random], str], int] = {  # how many of a hundred
+KINDS: dict[Callable[[random.Random], str], int] = {  # number per hundred texts
     caption: 16, punctuated: 14, script: 16, quoted: 10, emoji: 10, entities: 10, controls: 6, mojibake: 8,
     anything: 8, empty: 2,
 }  # fmt: skip
@@ -170,5 +170,5 @@ def corpus(count: int, seed: int = 0) -> list[str]:
 
 
 def digest(rows: Iterable[list[int]]) -> str:
-    """Of many texts' ids."""
+    """A hash of the ids of many texts."""
     return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]

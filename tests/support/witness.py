@@ -1,4 +1,4 @@
-"""A callback that writes down what each rank trains on: `callbacks.witness._target_=witness.Witness`."""
+"""A callback that records what each rank trains on: `callbacks.witness._target_=witness.Witness`."""
 
 from __future__ import annotations
 
