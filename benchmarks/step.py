@@ -34,7 +34,7 @@ import diptych
 from diptych.base.allocator import keep_freed_memory
 from diptych.base.batch import normalise
 from diptych.interop import from_open_clip
-from diptych.interop.names import to_ours
+from diptych.interop.architecture import to_ours
 from diptych.loss import ContrastiveLoss
 from diptych.model.patches import kept_patches
 from diptych.towers.clip import CLIP, OPENAI_MEAN, OPENAI_STD

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import QuotedString
 from diptych.base.errors import UserError
 from diptych.base.terminal import counted, shell, to_type
 from diptych.commands.resume import check_run
-from diptych.interop.reading import read
+from diptych.interop.formats import read
 
 VALUES: list[Any] = [
     "a", "runs/a b/c", "x=1", "a's", "it's \\", "\\'", "a$b", "a {}", "1e3", "true", "nan", "-1", "1_000", ".5",

@@ -61,7 +61,7 @@ def test_every_mistake_is_one_sentence(cli: Cli, folder: Path, tmp_path: Path) -
         ((), "diptych: checkpoint= is missing: type checkpoint=RUN_DIR or a checkpoint file.\n"),
         ((f"checkpoint={run}",), "diptych: format= is missing: type format=diptych, openai, open_clip or hugging"),
         ((f"checkpoint={run}", "format=openai"), "diptych: out= is missing: type out=a new name.\n"),
-        ((f"checkpoint={run}", "format=x", "out=y"), "diptych: format=x is unknown: take one of"),
+        ((f"checkpoint={run}", "format=x", "out=y"), "diptych: format=x is unknown: use one of"),
         (("checkpoint=nowhere", "format=openai", "out=y"), "diptych: checkpoint=nowhere does not exist"),
     ):
         ended = cli("convert", *arguments)

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from diptych.base.errors import UserError
 from diptych.interop.files import plain_data, read_torch
-from diptych.interop.reading import read
+from diptych.interop.formats import read
 from diptych.model.load import load
 
 TINY = replace(VIT, vocab_size=64)
@@ -86,7 +86,7 @@ OPENAI_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s.update({"visual.trunk.x": torch.ones(2, 3)}),
         r"the unknown key visual\.trunk\.x, \[2, 3\] there",
     ),
-    "bias": (lambda s: s.update(logit_bias=torch.tensor(float("nan"))), "logit_bias is no finite number"),
+    "bias": (lambda s: s.update(logit_bias=torch.tensor(float("nan"))), "logit_bias is not one finite number"),
     "shape": (
         lambda s: s.update({"visual.proj": torch.ones(16, 13)}),
         r"visual\.proj is \[16, 13\] there and \[16, 12\] here",
@@ -97,13 +97,13 @@ OPENAI_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no square": (
         lambda s: s.update({"visual.positional_embedding": torch.ones(16, 16)}),
-        "has 16 rows there, no square grid and one",
+        "has 16 rows there, not a square grid plus one",
     ),
     "whole numbers": (
         lambda s: s.update({"ln_final.bias": torch.ones(16, dtype=torch.int32)}),
         r"ln_final\.bias holds torch\.int32",
     ),
-    "no tensor": (lambda s: s.update({"ln_final.bias": [1, 2]}), "holds a list under 'ln_final.bias', no tensor"),
+    "no tensor": (lambda s: s.update({"ln_final.bias": [1, 2]}), "holds a list under 'ln_final.bias', not a tensor"),
 }
 
 
@@ -154,16 +154,16 @@ def test_which_key_of_hugging_face_s_does_not_fit(change: Callable[..., Any], se
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("model_type", "siglip", "a model of the type siglip, and no CLIP"),
-        ("text_config.hidden_act", "relu", "text_config.hidden_act=relu, which no tower here has"),
+        ("model_type", "siglip", "model_type=siglip: only clip is supported"),
+        ("text_config.hidden_act", "relu", "text_config.hidden_act=relu: use one of quick_gelu, gelu"),
         ("text_config.intermediate_size", 99, "intermediate_size=99"),
-        ("text_config.eos_token_id", 5, "reads a caption at token 5; here it is the highest id"),
+        ("text_config.eos_token_id", 5, "eos_token_id=5: here it is always the highest id"),
         ("text_config.layer_norm_eps", 1e-6, "layer_norm_eps=1e-06"),
-        ("vision_config.num_channels", 1, "images other than RGB squares"),
+        ("vision_config.num_channels", 1, "images that aren't square or not RGB"),
         ("vision_config.num_hidden_layers", 10**9, "describes 1000000000 layers"),
-        ("vision_config.hidden_size", "wide", "vision_config.hidden_size is 'wide', no positive whole number"),
-        ("vision_config.patch_size", 0, "vision_config.patch_size is 0, no positive"),
-        ("vision_config", [1], "its vision_config is no mapping"),
+        ("vision_config.hidden_size", "wide", "vision_config.hidden_size is 'wide', not a positive integer"),
+        ("vision_config.patch_size", 0, "vision_config.patch_size is 0, not a positive integer"),
+        ("vision_config", [1], "its vision_config is not a mapping"),
         ("text_config.num_attention_heads", 7, "can't be shared by 7 heads"),
         ("projection_dim", 13, r"visual_projection\.weight is \[12, 16\] there and \[13, 16\] here"),
     ],
@@ -180,16 +180,20 @@ def test_a_config_of_hugging_face_s_that_towers_here_can_t_be(
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("model_cfg.embed_dim", 13, "says that embed_dim is 13, and the weights beside it 12"),
-        ("model_cfg.vision_cfg.image_size", 32, "image_size is 32, and the weights beside it 16"),
-        ("model_cfg.vision_cfg.image_size", [16, 32], r"images of \[16, 32\]: towers here are made for squares"),
-        ("model_cfg.vision_cfg.qk_norm", True, "vision_cfg.qk_norm=True, which no tower here is"),
+        ("model_cfg.embed_dim", 13, "says that embed_dim is 13, and the weights beside it have 12"),
+        ("model_cfg.vision_cfg.image_size", 32, "image_size is 32, and the weights beside it have 16"),
+        (
+            "model_cfg.vision_cfg.image_size",
+            [16, 32],
+            r"=\[16, 32\]: our towers only support square images",
+        ),
+        ("model_cfg.vision_cfg.qk_norm", True, "vision_cfg.qk_norm=True, which no tower of ours supports"),
         ("model_cfg.vision_cfg.timm_model_name", "vit", "vision_cfg.timm_model_name=vit"),
         ("model_cfg.text_cfg.hf_model_name", "roberta", "text_cfg.hf_model_name=roberta"),
         ("model_cfg.text_cfg.mlp_ratio", 3.0, "text_cfg.mlp_ratio=3.0"),
-        ("model_cfg.text_cfg.heads", 0, "are no counts"),
-        ("model_cfg.text_cfg", 7, "its text_cfg is no mapping"),
-        ("model_cfg", [], "no mapping"),
+        ("model_cfg.text_cfg.heads", 0, "must be positive integers"),
+        ("model_cfg.text_cfg", 7, "its text_cfg is not a mapping"),
+        ("model_cfg", [], "not a mapping"),
         ("preprocess_cfg.mean", 0.5, "three numbers|no description"),
         ("preprocess_cfg.std", ["a", "b", "c"], "three numbers"),
     ],
@@ -214,15 +218,17 @@ def _change_json(file: Path, key: str, value: object) -> None:
 def test_other_families_and_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     other = {"bert.encoder.layer.0.weight": torch.ones(2), "bert.pooler.weight": torch.ones(2)}
     save_file(other, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"is no CLIP that is known here: it has bert\.encoder"):
+    with pytest.raises(UserError, match=r"is not a CLIP of a known format: it has the tensors bert\.encoder"):
         read(folder / "model.safetensors")
     torch.jit.save(scripted({"fc.weight": torch.ones(2, 2)}), folder / "resnet.pt")
-    with pytest.raises(UserError, match=r"is no CLIP that is known here: it has fc\.weight"):
+    with pytest.raises(UserError, match=r"is not a CLIP of a known format: it has the tensors fc\.weight"):
         read(folder / "resnet.pt")
     torch.save([torch.ones(2)], folder / "list.pt")
-    with pytest.raises(UserError, match="it holds no state dict but a list"):
+    with pytest.raises(UserError, match="it holds a list, not a state dict"):
         read(folder / "list.pt")
-    with pytest.raises(UserError, match=r"holds no model: checkpoints/last\.ckpt, config.yaml with"):
+    with pytest.raises(
+        UserError, match=r"holds no model\. .* has checkpoints/last\.ckpt, config\.yaml with"
+    ):
         read(folder)
     with pytest.raises(UserError, match="does not exist: give a run's folder"):
         read(tmp_path / "nothing")

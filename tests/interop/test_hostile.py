@@ -254,7 +254,7 @@ HOSTILE = {
     zip_pickle: r"not a whole file of plain tensors \(a pickle that names (posix|os)\.system",
     legacy_pickle: r"not a whole file of plain tensors \(a pickle that names (posix|os)\.system",
     torchscript_pickle: r"a TorchScript archive with a pickle that names (posix|os)\.system",
-    torchscript_of_another: "is no CLIP that is known here: it has no tensor at all",
+    torchscript_of_another: "is not a CLIP of a known format: it has no tensors",
     instantiator: r"it names 'os\.system' to be called",
     instantiator_on_top: r"it names 'os\.system' to be called",
     foreign_target: r"wants to build 'os\.system', which is no tower of ours",
@@ -264,7 +264,7 @@ HOSTILE = {
     shared_parts: "its description has more than 10,000 parts",
     endless_layers: "describes 1000000000 layers and holds",
     enormous_width: r"text\.token_embedding\.weight is \[49408, 16\] there and \[10000000000000, 16\] here",
-    deep_json: "is no JSON object: maximum recursion depth",
+    deep_json: "is not a JSON object: maximum recursion depth",
     header_of_terabytes: "not a whole safetensors file",
     header_without_end: "not a whole safetensors file",
     overlapping_header: "not a whole safetensors file",
@@ -277,8 +277,8 @@ HOSTILE = {
     zip_twice: "its entry 'openai/data/0' is there twice",
     link_to_a_device: "does not exist",
     link_to_itself: "does not exist",
-    meta_tensors: r"visual\.proj is no plain tensor",
-    sparse_tensors: r"visual\.proj is no plain tensor",
+    meta_tensors: r"visual\.proj is not a plain tensor",
+    sparse_tensors: r"visual\.proj is not a plain tensor",
 }
 
 

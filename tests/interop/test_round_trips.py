@@ -30,11 +30,10 @@ import diptych
 from diptych.base.errors import UserError
 from diptych.interop import from_open_clip, openai, to_open_clip
 from diptych.interop.architecture import Architecture, architecture_of, infer
+from diptych.interop.formats import convert, read
 from diptych.interop.heads import Hints
-from diptych.interop.reading import read
-from diptych.interop.writing import convert
 
-GELU = replace(VIT, image_quick=False, text_quick=False, image_heads=4, text_heads=2, mean=(0.5, 0.4, 0.3))
+GELU = replace(VIT, image_quick_gelu=False, text_quick_gelu=False, image_heads=4, text_heads=2, mean=(0.5, 0.4, 0.3))
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -63,9 +62,9 @@ def test_a_plain_state_dict_gains_no_keys_and_its_activation_is_logged(
     torch.save(state, folder / "plain.pt")
     ours = convert(folder / "plain.pt", "diptych", folder / "ours", image_heads=1, text_heads=1)
     assert same(torch.load(convert(ours, "openai", folder / "back"), weights_only=True), state)
-    assert "Assumed: QuickGELU as activation" in caplog.text and "heads" not in caplog.text
+    assert "Assumed: QuickGELU as the activation" in caplog.text and "heads" not in caplog.text
     hints = Hints(quick_gelu=False, image_heads=1, text_heads=1)
-    assert architecture_of(read(folder / "plain.pt", hints).model(), "x").text_quick is False
+    assert architecture_of(read(folder / "plain.pt", hints).model(), "x").text_quick_gelu is False
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "epoch_3.pt"])
@@ -80,7 +79,9 @@ def test_open_clip(folder: Path, architecture: Architecture, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize("architecture", [VIT, GELU, replace(VIT, text_quick=False)], ids=["quick", "gelu", "both"])
+@pytest.mark.parametrize(
+    "architecture", [VIT, GELU, replace(VIT, text_quick_gelu=False)], ids=["quick", "gelu", "both"]
+)
 def test_huggingface(folder: Path, architecture: Architecture, name: str) -> None:
     write_huggingface(folder, architecture, name)
     back = there_and_back(folder, "huggingface")
@@ -133,25 +134,29 @@ def test_state_dicts_in_memory() -> None:
 @pytest.mark.parametrize(
     ("model", "format", "sentence"),
     [
-        ("rn_tiny", "open_clip", "can't describe a ResNet of basic blocks .* take format=diptych"),
-        ("rn_tiny", "huggingface", "can't describe a ResNet of basic blocks"),
-        ("vit_tiny", "openai", "they imply to be 2 and which is 4 in this model: take format=open_clip"),
-        ("gelu", "openai", "imply QuickGELU"),
-        ("colours", "openai", "imply the mean and std"),
-        ("resnet", "huggingface", "has no ResNet tower: take format=open_clip"),
-        ("two", "open_clip", "one activation for both towers and this model two"),
+        ("rn_tiny", "open_clip", "can't store a ResNet of basic blocks .* use format=diptych"),
+        ("rn_tiny", "huggingface", "can't store a ResNet of basic blocks"),
+        (
+            "vit_tiny",
+            "openai",
+            "no image_heads: its readers assume 2, and this model has 4: use format=open_clip",
+        ),
+        ("gelu", "openai", "no text_quick_gelu: its readers assume True, and this model has False"),
+        ("colours", "openai", "has no mean: its readers assume \\(0\\.48"),
+        ("resnet", "huggingface", "has no ResNet tower: use format=open_clip"),
+        ("two", "open_clip", "one activation for both towers, and this model has two"),
         ("vocabulary", "huggingface", "OpenAI's 49,408 ids and this model has 99"),
-        ("cbow", "open_clip", "can't describe a CBOW text tower"),
-        ("vit", "onnx", "format=onnx is unknown: take one of diptych, openai, open_clip, huggingface"),
+        ("cbow", "open_clip", "can't store a CBOW text tower"),
+        ("vit", "onnx", "format=onnx is unknown: use one of diptych, openai, open_clip, huggingface"),
     ],
 )
 def test_what_a_format_cant_say_is_refused(folder: Path, model: str, format: str, sentence: str) -> None:
     kinds = {
         "vit": VIT,
-        "gelu": replace(VIT, text_quick=False),
+        "gelu": replace(VIT, text_quick_gelu=False),
         "colours": replace(VIT, mean=(0.5, 0.5, 0.5)),
         "resnet": replace(RESNET, vocab_size=49408),
-        "two": replace(VIT, text_quick=False),
+        "two": replace(VIT, text_quick_gelu=False),
         "vocabulary": replace(VIT, vocab_size=99),
     }
     if model in kinds:
@@ -191,10 +196,10 @@ def test_nothing_is_written_over(folder: Path) -> None:
     taken = folder / "taken"
     taken.write_text("mine")
     for out in (taken, folder / "checkpoints"):
-        with pytest.raises(UserError, match="nothing is written over"):
+        with pytest.raises(UserError, match="exists and is not overwritten"):
             convert(folder, "openai", out)
     (folder / "link").symlink_to(taken)
-    with pytest.raises(UserError, match="nothing is written over"):
+    with pytest.raises(UserError, match="exists and is not overwritten"):
         convert(folder, "openai", folder / "link")
     assert taken.read_text() == "mine"
 
@@ -233,7 +238,7 @@ def test_the_documented_table_of_what_exports(name: str, overrides: dict[str, in
         try:
             architecture = architecture_of(model, format)
             if format == "openai":
-                openai._implied(architecture, infer(state, "x"))
+                openai.check_readers(architecture, infer(state, "x"))
             elif format == "huggingface" and (architecture.patch_size is None or architecture.vocab_size != 49408):
                 continue
             found.add(format)

@@ -18,8 +18,7 @@ from interop_files import VIT, model_of
 from torch.distributed.fsdp import fully_shard
 
 from diptych.base.errors import UserError
-from diptych.interop.reading import read
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert, read
 
 TINY = replace(VIT, vocab_size=65)  # not to be halved
 
@@ -110,8 +109,8 @@ def incomplete(metadata: Any) -> None:
         (lambda m: [setattr(p, "relative_path", "gone.distcp") for p in places(m)], "no file of this folder"),
         (lambda m: [setattr(p, "length", 10**12) for p in places(m)], "longer than __0_0.distcp, which was cut"),
         (lambda m: [setattr(p, "offset", 3) for p in places(m)], "followed by no plain tensor"),
-        (lambda m: m.storage_data.clear(), "doesn't fit what lies beside it"),
-        (enormous, r"a promise of 48,000,[\d,]+ bytes, where"),
+        (lambda m: m.storage_data.clear(), "doesn't fit the files beside it"),
+        (enormous, r"a promise of 48,000,[\d,]+ bytes, and the files beside it"),
         (shifted, r"wrong about .*: \[16, 12\] there, \[15, 12\] promised"),
         (incomplete, "incomplete: 0 of 192 numbers of state_dict.model.text.text_projection"),
     ],

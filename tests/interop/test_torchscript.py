@@ -53,7 +53,7 @@ def test_torch_jit_is_not_called(archive: Path) -> None:
         "import sys, torch\n"
         "def fail(*a, **k): raise SystemExit('called')\n"
         "torch.jit.load = torch._C.import_ir_module = torch._C.import_ir_module_from_buffer = fail\n"
-        "from diptych.interop.reading import read\n"
+        "from diptych.interop.formats import read\n"
         f"print(len(read({str(archive)!r}).state))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src")

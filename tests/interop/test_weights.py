@@ -17,11 +17,12 @@ from interop_files import RESNET, VIT, huggingface_state, model_of, write_open_c
 import diptych
 from diptych.base.errors import UserError
 from diptych.building.build import build
-from diptych.interop import names, to_open_clip
+from diptych.interop import architecture as names
+from diptych.interop import to_open_clip
 from diptych.interop.architecture import architecture_of, infer
+from diptych.interop.formats import read
 from diptych.interop.heads import NO_HINTS, with_heads
 from diptych.interop.huggingface import names as huggingface_names
-from diptych.interop.reading import read
 from diptych.interop.weights import Weights, skeleton
 from diptych.towers.layers import resize_positions
 
@@ -57,7 +58,7 @@ def test_the_small_models_that_other_formats_have_words_for() -> None:
     with torch.device("meta"):
         vit, resnet = diptych.create_model("vit_tiny"), diptych.create_model("rn_tiny")
     assert architecture_of(vit, "open_clip").image_heads == 4
-    with pytest.raises(UserError, match="take format=diptych"):
+    with pytest.raises(UserError, match="use format=diptych"):
         architecture_of(resnet, "open_clip")
 
 
@@ -66,7 +67,7 @@ def test_a_variant_of_a_tower_is_not_exported_as_openais(variant: dict[str, obje
     config = VIT.config()
     with torch.device("meta"):
         model = build(config | {"image": config["image"] | variant})
-    with pytest.raises(UserError, match="take format=diptych"):
+    with pytest.raises(UserError, match="use format=diptych"):
         architecture_of(model, "open_clip")
 
 
@@ -148,5 +149,5 @@ def test_a_vocabulary_of_ones_own_is_not_exported_as_openais() -> None:
     config = VIT.config()
     with torch.device("meta"):
         model = build(config | {"text": config["text"] | {"vocabulary": "words.txt"}})
-    with pytest.raises(UserError, match="a vocabulary of its own: take format=diptych"):
+    with pytest.raises(UserError, match="a custom vocabulary: use format=diptych"):
         architecture_of(model, "huggingface")

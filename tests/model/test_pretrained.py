@@ -85,11 +85,11 @@ def test_positions_are_resampled_and_it_is_said(tmp_path: Path) -> None:
     grid = resize_positions(there["image.positional_embedding"], 4, (6, 6))
     assert torch.equal(model.image.positional_embedding, grid)
     assert torch.equal(model.image.positional_embedding[0], there["image.positional_embedding"][0])
-    assert notes[1:] == ["image.positional_embedding is resampled, bicubically, from 4×4 to 6×6 places"]
+    assert notes[1:] == ["image.positional_embedding resampled (bicubic) from 17 to 37 positions"]
 
     longer, shorter = fresh(text={"context_length": 11}), fresh(text={"context_length": 4})
-    assert "resampled, linearly, from 6 to 11 tokens" in start_from(longer, file)[1]
-    assert "cut from 6 to 4 tokens" in start_from(shorter, file)[1]
+    assert "text.positional_embedding resampled (linear) from 6 to 11 positions" in start_from(longer, file)[1]
+    assert "cut from 6 to 4 positions" in start_from(shorter, file)[1]
     old = there["text.positional_embedding"]
     assert torch.equal(shorter.text.positional_embedding, old[:4])
     new = longer.text.positional_embedding
@@ -110,7 +110,7 @@ def test_positions_without_a_class_token_and_with_registers(tmp_path: Path, chan
 def test_positions_of_a_resnets_pooling(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a.ckpt", config() | {"image": RESNET})
     model = build(config() | {"image": RESNET | {"image_size": 32}})
-    assert "from 8×8 to 16×16" in start_from(model, file)[1]
+    assert "attnpool.positional_embedding resampled (bicubic) from 65 to 257 positions" in start_from(model, file)[1]
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ from peers.test_folders import PLAIN, checkpoint, vit
 from diptych.base.batch import normalise
 from diptych.data.sets.evalset import benchmark_sets
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert
 from diptych.model.encode import encode_set
 from diptych.model.load import load
 from diptych.tasks.zeroshot import write_retrieval

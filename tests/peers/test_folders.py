@@ -13,7 +13,7 @@ from PIL import Image
 
 import diptych
 from diptych.building.build import build
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert
 from diptych.model.load import Loaded, load
 
 pytestmark = pytest.mark.slow

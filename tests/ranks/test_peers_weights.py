@@ -11,7 +11,7 @@ from interop_files import VIT, model_of, write_huggingface, write_open_clip, wri
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert
 from diptych.loss import ContrastiveLoss, MultiPositiveLoss, SigLIPLoss
 from diptych.model.pretrained import start_from
 

@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from diptych.base.batch import Batch
 from diptych.base.errors import UserError
 from diptych.building.build import build
-from diptych.interop.reading import read
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert, read
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
 from diptych.training.module import ContrastiveModule

@@ -28,7 +28,7 @@ from golden.make_towers_golden import (
 from torch import nn
 
 from diptych.interop import to_open_clip
-from diptych.interop.names import ours_from_openai, to_openai
+from diptych.interop.architecture import ours_from_openai, to_openai
 from diptych.towers.clip import CLIP
 from diptych.towers.resnet import ModifiedResNet
 from diptych.towers.text import TextTransformer

@@ -77,7 +77,7 @@ def test_a_name_a_tensor_does_not_have_is_refused(folder: Path) -> None:
     rest = torch.load(folder / "meta.pt", weights_only=True)
     rest["state_dict"]["model.w"]["tensor"] = "state_dict.gone"
     torch.save(rest, folder / "meta.pt")
-    with pytest.raises(UserError, match="doesn't fit what lies beside it"):
+    with pytest.raises(UserError, match="doesn't fit the files beside it"):
         read(folder)
 
 

@@ -113,7 +113,7 @@ MOVED: dict[str, str] = {
     "diptych.quantities": "diptych.base.quantities",
     "diptych.quoting": "diptych.base.terminal",
     "diptych.ranks": "diptych.commands.rank",
-    "diptych.recalling": "diptych.model.recall",
+    "diptych.recalling": "diptych.model.encode",
     "diptych.recovery": "diptych.commands.recovery",
     "diptych.regular": "diptych.base.files",
     "diptych.resuming": "diptych.commands.resume",

@@ -13,7 +13,7 @@ from diptych.commands.typed import given
 
 def convert(cfg: DictConfig) -> Path:
     """Write a checkpoint in another format; returns the file or folder."""
-    from diptych.interop.writing import convert as converted
+    from diptych.interop.formats import convert as converted
 
     for key in ("checkpoint", "format", "out"):
         given(cfg, key)

@@ -1,18 +1,19 @@
-"""How many attention heads a state dict's towers have: the weights don't show it, so someone has to say it.
+"""The number of attention heads in a state dict's towers, which the weights don't show.
 
-In this order: the caller; OpenAI's rule, where the file is OpenAI's for sure; a table of the models that others
-publish weights of. A model that none of them knows is refused: a wrong number of heads gives wrong features without
-any error.
+It comes, in this order, from the caller, from OpenAI's rule if the file is certainly OpenAI's, or from a table of
+the published models. If none of them gives it, the model is refused: a wrong number of heads gives wrong features
+without any error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from diptych.base.errors import UserError
 from diptych.interop.architecture import STRIDE, Architecture
 
-OPENAI_HEAD_WIDTH = 64  # channels a head in all of OpenAI's models: its own code divides by it (`build_model`)
+OPENAI_HEAD_WIDTH = 64  # channels per head in all of OpenAI's models: its code divides by it (`build_model`)
 
 # Width and depth -> heads, for every ViT, ResNet and text Transformer of this design in OpenAI's and open_clip's
 # configs (3.3.0). A ResNet's width is that of its first stage.
@@ -47,10 +48,11 @@ TEXT_HEADS: dict[tuple[int, int], int] = {
 
 @dataclass(frozen=True)
 class Hints:
-    """What the caller says of a bare state dict, for what its weights don't show; None where nothing is said.
+    """What the caller knows about a bare state dict and its weights don't show; None where unknown.
 
     quick_gelu: QuickGELU (OpenAI's activation) or GELU; image_heads, text_heads: attention heads of the towers
-    sure: False for what counts only where nothing else says it, such as the config of a run that starts from the file
+    sure: False if the hints only count where nothing else gives a value, such as the config of a run that starts
+        from the file
     """
 
     quick_gelu: bool | None = None
@@ -63,44 +65,40 @@ NO_HINTS = Hints()
 
 
 def with_heads(found: Architecture, hints: Hints, source: str, by_openai: bool = False) -> Architecture:
-    """`found` with both numbers of heads. by_openai: the file is OpenAI's for sure.
+    """`found` with both numbers of heads. by_openai: the file is certainly OpenAI's
 
-    Raises UserError where nothing says them, and for heads that don't divide the width.
+    Raises UserError if a number is unknown or doesn't divide the width.
     """
-    image_channels, text_channels = attention_width(found), found.text_width
-    known: dict[str, int | None]
-    if by_openai:
-        known = {"image_heads": openai_heads(image_channels), "text_heads": openai_heads(text_channels)}
-    else:
-        known = {
-            "image_heads": IMAGE_HEADS.get((found.image_width, found.image_layers)),
-            "text_heads": TEXT_HEADS.get((text_channels, found.text_layers)),
-        }
-    said = {"image_heads": hints.image_heads, "text_heads": hints.text_heads}
-    first, second = (said, known) if hints.sure else (known, said)
-    chosen = {key: first[key] or second[key] for key in said}
-    shapes = {"image_heads": (image_channels, found.image_layers), "text_heads": (text_channels, found.text_layers)}
-    for key, (channels, layers) in shapes.items():
-        heads = chosen[key]
-        if heads is None:
-            tower = key.partition("_")[0]
+
+    def heads(tower: str, hint: int | None, channels: int, layers: Any, known: int | None) -> int:
+        known = openai_heads(channels) if by_openai else known
+        number = (hint or known) if hints.sure else (known or hint)
+        key = f"{tower}_heads"
+        if number is None:
             raise UserError(
                 f"{source} doesn't say how many attention heads its {tower} tower has, and no known model has its"
-                f" width of {channels} with {layers} layers: give {key}=N (src/convert.py and diptych.load take it),"
-                " or put the open_clip_config.json of the model beside the file."
+                f" width of {channels} with {layers} layers: give {key}=N to src/convert.py or diptych.load, or put"
+                " the model's open_clip_config.json beside the file."
             )
-        if type(heads) is not int or heads < 1 or channels % heads:
+        if type(number) is not int or number < 1 or channels % number:
             raise UserError(
-                f"{source}: {key}={heads} can't be right, as it doesn't divide the tower's width of {channels}."
+                f"{source}: {key}={number} can't be right: it doesn't divide the tower's width of {channels}."
             )
-    return replace(found, image_heads=chosen["image_heads"], text_heads=chosen["text_heads"])
+        return number
+
+    image, text = (found.image_width, found.image_layers), (found.text_width, found.text_layers)
+    return replace(
+        found,
+        image_heads=heads("image", hints.image_heads, attention_width(found), image[1], IMAGE_HEADS.get(image)),
+        text_heads=heads("text", hints.text_heads, *text, TEXT_HEADS.get(text)),
+    )
 
 
 def attention_width(found: Architecture) -> int:
-    """Channels that the image tower's heads share: a ViT's width, or those of a ResNet's last stage."""
+    """The channels that the heads of the image tower divide: the width of a ViT, or of a ResNet's last stage."""
     return found.image_width * (STRIDE if found.patch_size is None else 1)
 
 
 def openai_heads(width: int) -> int:
-    """By OpenAI's rule."""
+    """The number of heads that OpenAI's code gives a tower of this width."""
     return max(1, width // OPENAI_HEAD_WIDTH)

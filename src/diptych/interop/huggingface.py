@@ -1,4 +1,4 @@
-"""Hugging Face's CLIP folder: other names, query, key and value apart, projections transposed, ViTs alone."""
+"""Hugging Face's CLIP folders: ViTs only, with other names, separate query, key and value, transposed projections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from diptych.base.errors import UserError
 from diptych.base.terminal import one_line
+from diptych.data.text import bpe
 from diptych.interop.architecture import Architecture, architecture_of
 from diptych.interop.files import read_json
-from diptych.interop.huggingface_tokenizer import write_tokenizer
 from diptych.interop.weights import Weights, skeleton
 
-CONFIG, WEIGHTS, PICTURES = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 CANDIDATES = (WEIGHTS, "pytorch_model.bin")
 MODULES = {"image": "vision_model", "text": "text_model"}
 PARTS = {  # below a tower, or below a block of it
@@ -38,7 +38,7 @@ PARTS = {  # below a tower, or below a block of it
 }
 PROJECTIONS = {"image.proj": "visual_projection.weight", "text.text_projection": "text_projection.weight"}
 BLOCK, JOINT = "transformer.resblocks.", "attn.in_proj_"
-POSITIONS = tuple(f"{module}.embeddings.position_ids" for module in MODULES.values())  # counted, not learned
+POSITIONS = tuple(f"{module}.embeddings.position_ids" for module in MODULES.values())  # 0, 1, 2 …, not learned
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 TOWER = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 TEXT = TOWER | {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def names(ours: str) -> list[str]:
-    """Our name -> theirs, three where query, key and value are one tensor here."""
+    """Our name -> theirs: three names where our tensor holds query, key and value."""
     if ours in PROJECTIONS:
         return [PROJECTIONS[ours]]
     tower, _, rest = ours.partition(".")
@@ -69,20 +69,20 @@ def names(ours: str) -> list[str]:
 
 
 def spell(ours: str) -> str:
-    """For messages: the first of `names`."""
+    """The first of `names`, for messages."""
     return names(ours)[0]
 
 
 def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
-    """With the `config.json` that lies beside `path`, and `preprocessor_config.json` where there is one.
+    """The weights of a state dict with `config.json` and perhaps `preprocessor_config.json` beside its file, `path`.
 
     Raises UserError for another family, and for a key that is missing, unknown or of another shape.
     """
     source = path.parent / CONFIG
     config = read_json(source)
     if config.get("model_type", "clip") != "clip":
-        raise UserError(f"{source} describes a model of the type {config['model_type']}, and no CLIP.")
-    architecture = _architecture(config, _pictures(path.parent / PICTURES), str(source))
+        raise UserError(f"{source} has model_type={config['model_type']}: only clip is supported.")
+    architecture = _architecture(config, _processor_config(path.parent / PROCESSOR), str(source))
     kept = [key for key in POSITIONS if key in state]
     learned = {key: value for key, value in state.items() if key not in kept}
     expected = skeleton(architecture.config(), state, str(source)).state_dict()
@@ -95,7 +95,7 @@ def from_state(state: Mapping[str, Tensor], path: Path) -> Weights:
 
 
 def _joined(ours: str, expected: Tensor, state: dict[str, Tensor], path: Path) -> Tensor:
-    """Takes the pieces of one of our tensors out of `state`."""
+    """One tensor of ours, whose parts are taken out of `state`."""
     theirs = names(ours)
     shape = [*expected.shape][::-1] if ours in PROJECTIONS else [*expected.shape]
     shape[:1] = [rows // len(theirs) for rows in shape[:1]]
@@ -106,7 +106,7 @@ def _joined(ours: str, expected: Tensor, state: dict[str, Tensor], path: Path) -
             raise UserError(f"{path} is of another model: {key} is {[*state[key].shape]} there and {shape} here.")
     pieces = [state.pop(key) for key in theirs]
     if len({piece.dtype for piece in pieces}) > 1:
-        raise UserError(f"{path} is refused: {theirs[0]} and its siblings are of several types of numbers.")
+        raise UserError(f"{path} is refused: {', '.join(theirs)} must have the same dtype.")
     if ours in PROJECTIONS:
         return pieces[0].T.contiguous()
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -122,13 +122,17 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _architecture(config: Mapping[str, Any], pictures: Mapping[str, Any], source: str) -> Architecture:
+def _architecture(config: Mapping[str, Any], images: Mapping[str, Any], source: str) -> Architecture:
     text, vision = _tower(config, "text_config", TEXT, source), _tower(config, "vision_config", VISION, source)
     inner = vision["intermediate_size"]
     if vision["num_channels"] != 3 or not isinstance(vision["image_size"], int):
-        raise UserError(f"{source} asks for images other than RGB squares, which no tower here reads.")
-    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):  # 2 stands for the highest id in a caption, too
-        raise UserError(f"{source} reads a caption at token {text['eos_token_id']}; here it is the highest id.")
+        raise UserError(
+            f"{source} describes images that aren't square or not RGB: our towers only support square RGB images."
+        )
+    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):  # 2 is an old way to say the highest id
+        raise UserError(
+            f"{source} has text_config.eos_token_id={text['eos_token_id']}: here it is always the highest id."
+        )
     return Architecture(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -136,70 +140,70 @@ def _architecture(config: Mapping[str, Any], pictures: Mapping[str, Any], source
         image_layers=vision["num_hidden_layers"],
         image_heads=vision["num_attention_heads"],
         image_mlp=None if inner == 4 * vision["hidden_size"] else inner,
-        image_quick=ACTIVATIONS[vision["hidden_act"]],
+        image_quick_gelu=ACTIVATIONS[vision["hidden_act"]],
         embed_dim=config.get("projection_dim", 512),
         text_width=text["hidden_size"],
         text_layers=text["num_hidden_layers"],
         text_heads=text["num_attention_heads"],
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],
-        text_quick=ACTIVATIONS[text["hidden_act"]],
-        **{key: tuple(pictures[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in pictures},
+        text_quick_gelu=ACTIVATIONS[text["hidden_act"]],
+        **{key: tuple(images[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in images},
     )
 
 
 def _tower(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
-    given = config.get(f"{name}_dict") or config.get(name) or {}  # older files say it under the first name
+    given = config.get(f"{name}_dict") or config.get(name) or {}  # older files have the first name
     if not isinstance(given, Mapping):
-        raise UserError(f"{source} is refused: its {name} is no mapping.")
+        raise UserError(f"{source} is refused: its {name} is not a mapping.")
     tower = dict(defaults) | {key: value for key, value in given.items() if value is not None}
     for key in COUNTS & tower.keys():
         if type(tower[key]) is not int or tower[key] < 1:
-            raise UserError(f"{source} is refused: its {name}.{key} is {tower[key]!r}, no positive whole number.")
+            raise UserError(f"{source} is refused: its {name}.{key} is {tower[key]!r}, not a positive integer.")
     if tower["hidden_act"] not in ACTIVATIONS:
-        raise UserError(f"{source} asks for {name}.hidden_act={tower['hidden_act']}, which no tower here has.")
+        raise UserError(f"{source} has {name}.hidden_act={tower['hidden_act']}: use one of {', '.join(ACTIVATIONS)}.")
     if tower["layer_norm_eps"] != 1e-5:
         raise UserError(
-            f"{source} asks for {name} with layer_norm_eps={tower['layer_norm_eps']}; towers here have 1e-05."
+            f"{source} has {name}.layer_norm_eps={tower['layer_norm_eps']}: our towers only support 1e-05."
         )
     if name == "text_config" and tower["intermediate_size"] != 4 * tower["hidden_size"]:
         raise UserError(
-            f"{source} asks for {name} with intermediate_size={tower['intermediate_size']}; the text tower here has 4"
-            f" times its width of {tower['hidden_size']}."
+            f"{source} has {name}.intermediate_size={tower['intermediate_size']}: here it is always 4 times the"
+            f" width of {tower['hidden_size']}."
         )
     return tower
 
 
-def _pictures(file: Path) -> dict[str, Any]:
+def _processor_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     found = read_json(file)
     for key, usual in (("resample", 3), ("do_center_crop", True), ("do_normalize", True), ("do_resize", True)):
         if found.get(key, usual) != usual:
-            log.warning("%s prepares pictures with %s=%s, we with %s", file, key, one_line(found[key]), usual)
+            log.warning("%s prepares images with %s=%s, we use %s", file, key, one_line(found[key]), usual)
     return found
 
 
 def write(weights: Weights, out: Path) -> None:
-    """A folder for transformers' `from_pretrained`: model, image processor and tokenizer.
+    """Write a folder for transformers' `from_pretrained`: model, image processor and tokenizer.
 
-    Raises UserError for a model that CLIPModel can't be, and for a vocabulary other than OpenAI's.
+    Raises UserError for a model that CLIPModel can't store, and for a vocabulary other than OpenAI's.
     """
     architecture = architecture_of(weights.check(), "huggingface")
     if architecture.patch_size is None:
-        raise UserError("Hugging Face's CLIP has no ResNet tower: take format=open_clip, openai or diptych.")
+        raise UserError("Hugging Face's CLIP has no ResNet tower: use format=open_clip, openai or diptych.")
     if "logit_bias" in weights.describe:
-        log.warning("%s: Hugging Face's CLIP has no place for SigLIP's logit bias: it is left out", weights.path)
+        log.warning("%s: Hugging Face's CLIP can't store SigLIP's logit bias: it is left out", weights.path)
     out.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(out, architecture.vocab_size, architecture.context_length)
+    _write_tokenizer(out, architecture.vocab_size, architecture.context_length)
     state = _split(weights.state)
     kept = weights.describe.get("origin", {}).get("kept", ())
     for key, name in zip(POSITIONS, ("image.positional_embedding", "text.positional_embedding"), strict=True):
         if key in kept:
             state[key] = torch.arange(len(weights.state[name]))[None]
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
-    (out / CONFIG).write_text(json.dumps(_config(architecture, weights.state), indent=2) + "\n", encoding="utf-8")
-    (out / PICTURES).write_text(json.dumps(_processor(architecture), indent=2) + "\n", encoding="utf-8")
+    _write_json(out / CONFIG, _config(architecture, weights.state))
+    _write_json(out / PROCESSOR, _processor(architecture))
 
 
 def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str
         "eos_token_id": architecture.vocab_size - 1,
         "pad_token_id": architecture.vocab_size - 1,
         **_common(architecture.text_width, architecture.text_layers, architecture.text_heads),
-        "hidden_act": quick[architecture.text_quick],
+        "hidden_act": quick[architecture.text_quick_gelu],
     }
     vision = {
         "model_type": "clip_vision_model",
@@ -223,7 +227,7 @@ def _config(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str
         **_common(
             architecture.image_width, architecture.image_layers, architecture.image_heads, architecture.image_mlp
         ),
-        "hidden_act": quick[architecture.image_quick],
+        "hidden_act": quick[architecture.image_quick_gelu],
     }
     towers = {"text_config": text, "vision_config": vision}
     for tower in towers.values():
@@ -264,3 +268,26 @@ def _processor(architecture: Architecture) -> dict[str, Any]:
         "image_mean": list(architecture.mean),
         "image_std": list(architecture.std),
     }
+
+
+def _write_tokenizer(folder: Path, vocab_size: int, context_length: int) -> None:
+    """OpenAI's vocabulary as the files of transformers' CLIPTokenizer. Raises UserError for another number of ids."""
+    vocabulary = bpe.openai()
+    if vocab_size != vocabulary.size:
+        raise UserError(
+            f"The format huggingface is written with OpenAI's {vocabulary.size:,} ids and this model has"
+            f" {vocab_size:,}: use format=diptych or open_clip."
+        )
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    (folder / "vocab.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
+    merges = "\n".join([bpe.TITLE, *map(" ".join, vocabulary.merges), ""])
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    start, end = bpe.SPECIALS
+    roles = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    settings = roles | {"tokenizer_class": "CLIPTokenizer", "model_max_length": context_length, "do_lower_case": True}
+    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "special_tokens_map.json", roles)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""A pickle read as data: a tree of names and values in which nothing is ever imported, called or set.
+"""A pickle read as data: a tree of names and values. Nothing is imported, called or set.
 
-`pickletools` splits the bytes into operations; this file keeps the stack that they move things on. Where Python
-would fetch a global, there is its name; where it would call one, there is a record of the call.
+`pickletools` splits the bytes into operations, and this file keeps the stack that they work on. Where Python would
+import a global, the tree has its name; where Python would call one, the tree has a record of the call. (A subclass of
+`pickle.Unpickler` isn't enough: it allocates memory for any memo index in the file, and hashes any key.)
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import IO, Any
 
 
 class Refused(ValueError):
-    """The pickle asks for something that is no data; the message says what."""
+    """The pickle is damaged or asks for more than data. The message is a phrase that says what it is."""
 
 
 @dataclass(eq=False)
 class Named:
-    """A global, by its name alone: `module.name`."""
+    """A global, as its name: `module.name`."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Made:
-    """What Python would have made: of a name, from arguments, then given a state and entries."""
+    """A call that Python would make: of a global, with arguments; then the state and entries it would set."""
 
     of: Any
     arguments: Any
@@ -35,13 +36,13 @@ class Made:
 
     @property
     def name(self) -> str:
-        """Of the global that would have been called; empty where it is none."""
+        """The name of the global that Python would call; empty if it isn't a global."""
         return self.of.name if isinstance(self.of, Named) else ""
 
 
 @dataclass(eq=False)
 class Stored:
-    """A reference to what lies outside the pickle: torch's storages."""
+    """A reference to something outside the pickle: torch's storages."""
 
     reference: Any
 
@@ -56,8 +57,8 @@ _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list
 def read(source: bytes | IO[bytes], allowed: Callable[[str], bool]) -> Any:
     """One pickle as a tree of plain values, Named, Made and Stored.
 
-    allowed: says of a global's name whether it may occur at all
-    Raises Refused for a name that may not, an operation that data doesn't need, and damage.
+    allowed: whether a global's name may occur
+    Raises Refused for any other name, for an operation that data doesn't need, and for damage.
     """
     machine = _Machine(allowed)
     try:
@@ -69,7 +70,7 @@ def read(source: bytes | IO[bytes], allowed: Callable[[str], bool]) -> Any:
         raise
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise Refused(f"a damaged pickle: {error}") from error
-    raise Refused("a pickle without an end")  # pickletools says so itself
+    raise Refused("a pickle without an end")  # not reached: pickletools raises ValueError
 
 
 class _Machine:
@@ -109,7 +110,7 @@ class _Machine:
             self.combine(name, argument)
 
     def combine(self, name: str, argument: Any) -> None:
-        """The operations that make one thing of several."""
+        """The operations that combine values on the stack."""
         if name == "GLOBAL":
             self.stack.append(self.named(argument.replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
@@ -142,7 +143,7 @@ class _Machine:
 
     @staticmethod
     def check_key(key: Any) -> None:
-        # Nested tuples that share their parts take a time to hash that doubles with each level.
+        # The time to hash nested tuples that share parts doubles with each level.
         parts = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, _KEYS) for part in parts):
             raise Refused(f"a pickle with a {type(key).__name__} as a key")

@@ -1,8 +1,8 @@
-"""Sharded checkpoints, ours and Lightning's: folders that torch.distributed.checkpoint wrote, opened without a group.
+"""Sharded checkpoints, ours and Lightning's: folders of torch.distributed.checkpoint, read without a process group.
 
-`.metadata` is a pickle that torch would execute; here it is read as a tree (`pickles`), and only names of the
-classes that torch writes there may occur in it. The numbers are slices of `*.distcp` files, each what
-`torch.save` makes of one tensor.
+`.metadata` is a pickle that torch would execute. Here it is read as a tree (`pickles`), in which only names of the
+classes that torch writes there may occur. The numbers are slices of `*.distcp` files; `torch.save` wrote one tensor
+into each slice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diptych.interop.own import LOGIT_BIAS, PREFIX, from_checkpoint
 from diptych.interop.pickles import Made
 from diptych.interop.weights import Weights
 
-METADATA, REST = ".metadata", "meta.pt"  # what is no tensor lies in the second
+METADATA, REST = ".metadata", "meta.pt"  # the second holds everything but tensors
 STATE = "state_dict."
 CHECKPOINT = "torch.distributed.checkpoint."
 CLASSES = {
@@ -43,23 +43,22 @@ CLASSES = {
 CLASSES |= {"collections.OrderedDict", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath"}
 CLASSES |= {"pathlib._local.PosixPath", "pathlib._local.WindowsPath"}
 DTYPES = {f"torch.{name}": getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "int64")}
-OTHER = {f"torch.{name}" for name in ("int32", "int16", "int8", "uint8", "bool")}  # of what isn't read
+OTHER = {f"torch.{name}" for name in ("int32", "int16", "int8", "uint8", "bool")}  # of tensors that aren't read
 
 
 def read(folder: Path) -> Weights:
-    """The weights of a sharded checkpoint of a run of ours, joined.
+    """The weights in a sharded checkpoint of a run.
 
-    Raises UserError for metadata that names anything else, slices that aren't there, and a description that is
-    missing.
+    Raises UserError for metadata with other names, missing slices, and a missing description.
     """
     state = read_tensors(folder, f"{STATE}{PREFIX}") | read_tensors(folder, f"{STATE}{LOGIT_BIAS}")
     return from_checkpoint(read_rest(folder) | {"state_dict": state}, folder)
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
-    """What is no tensor in a sharded checkpoint. Raises UserError where it is missing or no plain data."""
+    """What a sharded checkpoint holds besides tensors. Raises UserError if it is missing or not plain data."""
     if not (folder / REST).is_file():
-        raise refuse(folder, f"{REST} is missing in it: not a sharded checkpoint of Lightning's")
+        raise refuse(folder, f"{REST} is missing in it: it is not a sharded checkpoint of Lightning's")
     found = read_torch(folder / REST)
     if not isinstance(found, dict):
         raise refuse(folder / REST, f"it holds a {type(found).__name__}")
@@ -67,21 +66,21 @@ def read_rest(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, joined, by their names less the first part."""
+    """The tensors whose names begin with `prefix`, whole, by their names without the first part."""
     with opened(folder, prefix) as reader:
         return reader.state()
 
 
 @contextmanager
 def opened(folder: Path, prefix: str = "") -> Iterator[Reader]:
-    """The metadata of a folder, read as data. Raises UserError for what it may not be, there and in the block."""
+    """Gives a Reader of a folder. Raises UserError for metadata that is damaged or hostile, also inside the block."""
     read_rest(folder)
     try:
         yield Reader(folder, pickles.read((folder / METADATA).read_bytes(), _allowed), prefix)
     except pickles.Refused as error:
         raise refuse(folder, f"its {METADATA} is {error}") from error
     except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        raise refuse(folder, f"its {METADATA} doesn't fit what lies beside it ({error})") from error
+        raise refuse(folder, f"its {METADATA} doesn't fit the files beside it ({error})") from error
 
 
 def _allowed(name: str) -> bool:
@@ -89,7 +88,7 @@ def _allowed(name: str) -> bool:
 
 
 class Reader:
-    """The tensors in a folder whose names begin with `prefix`. Raises Refused for metadata that lies."""
+    """Reads the tensors in a folder whose names begin with `prefix`. Raises Refused for wrong metadata."""
 
     def __init__(self, folder: Path, tree: Made, prefix: str) -> None:
         self.folder, self.prefix = folder, prefix
@@ -107,11 +106,11 @@ class Reader:
         return made.name == f"{CHECKPOINT}metadata.TensorStorageMetadata"
 
     def wanted(self) -> dict[str, dict[str, Any]]:
-        """The metadata of each tensor, no larger in all than the files are."""
+        """The metadata of each tensor. Raises Refused if the tensors would be larger than the files."""
         wanted = {n: m.state for n, m in self.tensors.items() if n.startswith(self.prefix) and self._is_tensor(m)}
         promised = sum(math.prod(_size(meta["size"])) * _dtype(meta).itemsize for meta in wanted.values())
         if promised > self.files:
-            raise pickles.Refused(f"a promise of {promised:,} bytes, where {self.files:,} lie beside it")
+            raise pickles.Refused(f"a promise of {promised:,} bytes, and the files beside it have {self.files:,}")
         return wanted
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -122,7 +121,7 @@ class Reader:
         return plain_state(found, self.folder)
 
     def join(self, name: str, meta: dict[str, Any], rows: range | None = None) -> Tensor:
-        """The tensor, or some rows of it; only pieces that have some of them are read."""
+        """The tensor, or some rows of it. Only the pieces with these rows are read."""
         size, dtype = _size(meta["size"]), _dtype(meta)
         if rows is not None and (rows.stop > size[0] or rows.step != 1):
             raise pickles.Refused(f"of another shape than is needed: {name} is {list(size)}")

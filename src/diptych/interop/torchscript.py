@@ -1,6 +1,6 @@
-"""OpenAI's TorchScript archives, whose weights are read and whose code is not: `torch.jit` isn't even imported.
+"""OpenAI's TorchScript archives: the weights are read, the code is not, and `torch.jit` isn't even imported.
 
-Such a file is a zip: `data.pkl` is the tree of modules, `data/N` are the numbers, `code/` is left alone.
+Such a file is a zip: `data.pkl` is the tree of modules, `data/N` are the numbers, `code/` is not opened.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DTYPES = {
     "torch.BoolStorage": torch.bool,
     "torch.ByteStorage": torch.uint8,
 }
-MASK = "attn_mask"  # a constant of the blocks, not learned
-DEEPEST, MOST = 32, 2**14  # modules in modules, and in all: a tree may name one of its branches again and again
+MASK = "attn_mask"  # a constant in the blocks, not learned
+DEEPEST, MOST = 32, 2**14  # levels of modules, and modules in all: a tree may contain one branch many times
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the zip has what only TorchScript writes beside its data."""
+    """Whether the file is a zip with an entry that only TorchScript writes."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -41,9 +41,9 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The state dict of the archive's module: its tensors by their place in it, nothing run.
+    """The state dict of the archive's module; none of its code runs.
 
-    Raises UserError for a pickle that names anything but modules and tensors, and for numbers that aren't there.
+    Raises UserError for a pickle that names anything but modules and tensors, and for missing numbers.
     """
     with open_archive(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -88,7 +88,7 @@ class _Reader:
         return self.found
 
     def walk(self, module: Made, path: tuple[str, ...]) -> None:
-        # A module with a __setstate__ of its own has no dictionary here: what it would make of it isn't known.
+        # The state of a module with its own __setstate__ is not a dictionary, and only its code could read it.
         self.modules += 1
         if len(path) > DEEPEST or self.modules > MOST:
             raise pickles.Refused("modules without end")

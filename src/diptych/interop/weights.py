@@ -1,4 +1,4 @@
-"""Tensors and the config that they fit: what stands between a file of any format and a model."""
+"""Weights: what every format is read into and written from, the tensors and the config of one model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.base.errors import UserError
 from diptych.building.build import build
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """A model as it was read: nothing is rounded or built yet.
+    """A model as a file stores it: nothing is rounded or built yet.
 
     config: nested `_target_` mappings for `build`; state: tensors in our names, as stored, dtype included
-    describe: what else the file says of itself; step: optimiser steps taken; path: the file
-    spell: our name -> the file's, for messages
+    path: of the file, for messages; describe: what else the file says about itself; step: optimiser steps taken
+    spell: our name of a tensor -> the file's, for messages
     """
 
     config: dict[str, Any]
@@ -38,79 +38,84 @@ class Weights:
     step: int = 0
     spell: Callable[[str], str] = str
 
-    def model(self) -> CLIP:
-        """The model in eval mode and float32. Raises UserError for what does not fit."""
-        return model_of(self.config, self.state, str(self.path), self.spell)
-
     def check(self) -> CLIP:
-        """The model without memory for its weights, once all fits. Raises UserError for what does not."""
+        """The model on the meta device, without memory for its weights. Raises UserError for names, shapes and types
+        that don't fit."""
         model = skeleton(self.config, self.state, str(self.path))
         fit(model, self.state, str(self.path), self.spell)
         return model
 
+    def model(self) -> CLIP:
+        """The model in eval mode and float32, with a copy of the tensors. Raises UserError as `check` does, before
+        anything is allocated."""
+        model = self.check().to_empty(device="cpu")
+        model.load_state_dict(self.state)
+        return model.eval()
+
     def resized(self, image_size: int | None = None, context_length: int | None = None) -> Weights:
-        """For another image size and context: image positions are resampled (bicubic, antialiased), text
-        positions cut, or resampled (linear) where more are asked for. What was done is logged.
-        """
-        config, state = dict(self.config), dict(self.state)
+        """The weights for another image size and context length, with resampled positions, which is logged."""
+        config = dict(self.config)
         for tower, key, value in (("image", "image_size", image_size), ("text", "context_length", context_length)):
             if value is not None:
                 config[tower] = dict(config[tower]) | {key: value}
-        model = skeleton(config, state, str(self.path))
-        expected = model.state_dict()
-        for key in [key for key in expected if key.endswith("positional_embedding") and key in state]:
-            before, after = len(state[key]), len(expected[key])
-            if before != after and state[key].dim() == 2:
-                image = key.startswith("image.")
-                grid = cast(int, model.get_submodule(key.rpartition(".")[0]).grid) if image else None
-                state[key], how = _positions(state[key], after, grid)
-                log.warning("%s: %s %s from %d to %d positions", self.path, self.spell(key), how, before, after)
+        state, notes = resampled(skeleton(config, self.state, str(self.path)), self.state, self.spell)
+        for note in notes:
+            log.warning("%s: %s", self.path, note)
         return replace(self, config=config, state=state)
 
 
-def _positions(table: Tensor, rows: int, grid: int | None) -> tuple[Tensor, str]:
-    """grid: the side of the grid wanted, beside which some rows may have no place; None for text"""
-    if grid is not None:
-        old = math.isqrt(len(table) - (rows - grid**2))
-        return resize_positions(table.float(), old, (grid, grid)).to(table.dtype), "resampled (bicubic)"
-    return resize_text_positions(table, rows), "cut" if rows < len(table) else "resampled (linear)"
+def resampled(
+    model: nn.Module, state: Mapping[str, Tensor], spell: Callable[[str], str] = str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """`state` with position embeddings for the grid and the context of `model`, and one note for each that changed.
+
+    Image positions are resampled (bicubic, antialiased), except rows that are in no grid, such as the class token's.
+    Text positions are cut, or resampled (linear) where `model` has more. What can't be resampled stays: `fit` reports
+    it.
+    """
+    state, notes = dict(state), []
+    for name, wanted in model.state_dict().items():
+        table = state.get(name)
+        if table is None or not name.endswith("positional_embedding") or table.shape[1:] != wanted.shape[1:]:
+            continue
+        before, after = len(table), len(wanted)
+        if before == after:
+            continue
+        if name.startswith("text."):
+            state[name] = resize_text_positions(table, after)
+            how = "cut" if after < before else "resampled (linear)"
+        else:
+            grid = cast(int, model.get_submodule(name.rpartition(".")[0]).grid)
+            side = math.isqrt(max(0, before - (after - grid**2)))
+            if side == 0 or before - side**2 != after - grid**2:
+                continue
+            state[name] = resize_positions(table.float(), side, (grid, grid)).to(table.dtype)
+            how = "resampled (bicubic)"
+        notes.append(f"{spell(name)} {how} from {before} to {after} positions")
+    return state, notes
 
 
 def take_logit_bias(state: dict[str, Tensor], source: str) -> dict[str, float]:
     """Take SigLIP's bias, which belongs to the loss here, out of `state`: {"logit_bias": b}, or {} without one.
 
-    Raises UserError where it is no finite number.
+    Raises UserError if it is not one finite number.
     """
     value = state.pop("logit_bias", None)
     if value is None:
         return {}
     if value.numel() != 1 or not value.is_floating_point() or not value.isfinite().all():
-        raise UserError(f"{source} is refused: its logit_bias is no finite number.")
+        raise UserError(f"{source} is refused: its logit_bias is not one finite number.")
     return {"logit_bias": value.item()}
 
 
-def model_of(
-    config: Mapping[str, Any], state: Mapping[str, Tensor], source: str, spell: Callable[[str], str] = str
-) -> CLIP:
-    """The model that `config` describes, with a copy of `state`, in eval mode and float32.
-
-    Nothing is allocated before all names and shapes fit. Raises UserError with what in `source` does not.
-    """
-    model = skeleton(config, state, source)
-    fit(model, state, source, spell)
-    model = model.to_empty(device="cpu")
-    model.load_state_dict(dict(state))
-    return model.eval()
-
-
 def skeleton(config: Any, state: Mapping[str, Tensor], source: str) -> CLIP:
-    """The described model without memory for its weights. Raises UserError for what can't be a CLIP."""
+    """The model that `config` describes, on the meta device. Raises UserError for what can't be a CLIP."""
     try:
         _bounded(config, len(state), source)
         with torch.device("meta"):
             model = build(config)
     except RecursionError as error:
-        raise UserError(f"{source} is refused: its description has no end.") from error
+        raise UserError(f"{source} is refused: its description is nested without end.") from error
     if not isinstance(model, CLIP):
         raise UserError(f"{source} describes no model of two towers: refused.")
     for name, values in (("mean", model.mean), ("std", model.std)):
@@ -120,7 +125,7 @@ def skeleton(config: Any, state: Mapping[str, Tensor], source: str) -> CLIP:
 
 
 def _bounded(config: Any, most: int, source: str) -> None:
-    """A description from elsewhere could ask for blocks without end: no more than there are tensors."""
+    """A hostile description could ask for any number of blocks. No model has more blocks than tensors."""
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if key == "layers":
             depths = value if isinstance(value, list | tuple) else [value]
@@ -130,8 +135,9 @@ def _bounded(config: Any, most: int, source: str) -> None:
         _bounded(value, most, source)
 
 
-def fit(model: CLIP, state: Mapping[str, Tensor], source: str, spell: Callable[[str], str] = str) -> None:
-    """Raises UserError naming the first key of `source` that the model lacks, doesn't know or has otherwise."""
+def fit(model: nn.Module, state: Mapping[str, Tensor], source: str, spell: Callable[[str], str] = str) -> None:
+    """Raises UserError for the first key of `source` that is missing, unknown, or of another shape or type than in
+    `model`."""
     expected = model.state_dict()
     for key in expected:
         if key not in state:
@@ -150,4 +156,8 @@ def fit(model: CLIP, state: Mapping[str, Tensor], source: str, spell: Callable[[
             )
         kinds = FLOATS if expected[key].is_floating_point() else (expected[key].dtype,)
         if value.dtype not in kinds:
-            raise UserError(f"{source} is refused: {spell(key)} holds {value.dtype}, which no weights of ours do.")
+            raise UserError(f"{source} is refused: {spell(key)} holds {value.dtype}, not one of {_named(kinds)}.")
+
+
+def _named(kinds: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(kind).removeprefix("torch.") for kind in kinds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +15,12 @@ from diptych.base.errors import UserError
 from diptych.base.terminal import say
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.text.tokenizer import Tokenizer
+from diptych.evaluation.retrieval import recall
 from diptych.launch.distributed import gather_objects, rank, world_size
 from diptych.towers.clip import CLIP
 from diptych.towers.indicator import Indicator
+
+WAYS = ("text_to_image", "image_to_text")
 
 
 @dataclass
@@ -138,3 +143,21 @@ def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size
         for start in range(0, len(texts), batch_size)
     ]
     return torch.cat(parts)
+
+
+def caption_recall(model: CLIP, tokenizer: Tokenizer, images: Tensor, captions: Sequence[str]) -> dict[str, Any]:
+    """Recall of images [N, D] and their captions, each several lines. Where captions are shared by pictures, any
+    picture of the same caption is right; `shared_captions` counts those captions, and `own_picture_alone` is the
+    recall that takes a caption's own picture alone as right, as CLIP_benchmark does."""
+    lines = [(line, owner) for owner, caption in enumerate(captions) for line in caption.split("\n")]
+    numbers = {line: number for number, line in enumerate(dict.fromkeys(line for line, _ in lines))}
+    owners = torch.tensor([owner for _, owner in lines])
+    alike = torch.tensor([numbers[line] for line, _ in lines])
+    features = encode_texts(model, tokenizer, list(numbers))[alike]
+    found: dict[str, Any] = recall(images, features, owners, alike=alike)
+    shared = Counter(line for line, _ in set(lines))
+    count = sum(shared[line] > 1 for line, _ in lines)
+    if not count:
+        return found
+    alone = recall(images, features, owners)
+    return found | {"shared_captions": count, "own_picture_alone": {way: alone[way] for way in WAYS}}

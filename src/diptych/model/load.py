@@ -17,9 +17,9 @@ from diptych.data.pixels.image import eval_pixels
 from diptych.data.text import bpe
 from diptych.data.text.tokenizer import Tokenizer
 from diptych.interop.files import read_torch
+from diptych.interop.formats import read
 from diptych.interop.heads import Hints
 from diptych.interop.own import refuse_instantiator
-from diptych.interop.reading import read
 from diptych.interop.sharded import read_rest
 from diptych.interop.weights import Weights
 from diptych.model.encode import tokenizer_for

@@ -23,9 +23,8 @@ from diptych.evaluation.prompts import fill
 from diptych.evaluation.saliency import COPIES, saliency
 from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
 from diptych.model.cost import affordable_pictures
-from diptych.model.encode import Encoded, classified, encode_set, encode_texts, readable
+from diptych.model.encode import Encoded, caption_recall, classified, encode_set, encode_texts, readable
 from diptych.model.load import Loaded
-from diptych.model.recall import caption_recall
 from diptych.report.gallery import Pictures, examples, gallery, told_details
 from diptych.towers.clip import CLIP
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from diptych.base import plain
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
-from diptych.interop.writing import convert
+from diptych.interop.formats import convert
 from diptych.model.load import load
 from samples import picture
 

@@ -20,8 +20,15 @@ from diptych.evaluation.calibration import sureness
 from diptych.evaluation.tallies import Accuracy, Calibration
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
 from diptych.launch import distributed
-from diptych.model.encode import encode_any, encode_set, encode_share, encode_texts, tokenizer_for
-from diptych.model.recall import WAYS, caption_recall
+from diptych.model.encode import (
+    WAYS,
+    caption_recall,
+    encode_any,
+    encode_set,
+    encode_share,
+    encode_texts,
+    tokenizer_for,
+)
 from diptych.towers.clip import CLIP
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.parallel import whole
