@@ -226,9 +226,7 @@ def test_other_families_and_missing_files_are_named(folder: Path, tmp_path: Path
     torch.save([torch.ones(2)], folder / "list.pt")
     with pytest.raises(UserError, match="it holds a list, not a state dict"):
         read(folder / "list.pt")
-    with pytest.raises(
-        UserError, match=r"holds no model\. .* has checkpoints/last\.ckpt, config\.yaml with"
-    ):
+    with pytest.raises(UserError, match=r"holds no model\. .* has checkpoints/last\.ckpt, config\.yaml with"):
         read(folder)
     with pytest.raises(UserError, match="does not exist: give a run's folder"):
         read(tmp_path / "nothing")
