@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_study_in_short(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "src/study.py"), "20"],
+        [sys.executable, str(ROOT / "src/study.py"), "6"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -32,7 +32,7 @@ def test_the_study_in_short(tmp_path: Path) -> None:
     assert metrics["robustness_mean"]["n"] > 3000
     steps = {each: json.loads((out / each / "metrics.json").read_text())["training"] for each in
              ("clip", "supervised", "visual_ngrams")}  # fmt: skip
-    assert {(each["steps"], each["pairs"]) for each in steps.values()} == {(20, 20 * 256)}
+    assert {(each["steps"], each["pairs"]) for each in steps.values()} == {(6, 6 * 256)}
     page = (out / "report.html").read_text()
     assert all(f'id="{section}"' in page for section in ("robustness", "fewshot", "prompts"))
     assert f"report: {out / 'report.html'}" in ended.stdout
