@@ -117,11 +117,13 @@ def test_building_as_hydra_does() -> None:
         inner = {"_target_": "own_towers.Image", "_recursive_": False, "_convert_": "all"}
         raw = make({"_target_": "builtins.dict", "_recursive_": False, "x": inner}, "model")
         assert raw == {"x": inner}
-        with pytest.raises(UserError, match=r"model\.image\.depth is nothing that own_towers\.Image takes"):
+        with pytest.raises(
+            UserError, match=r"model\.image\.depth is unknown: own_towers\.Image has no argument depth"
+        ):
             make({"_target_": "own_towers.Image", "depth": 3}, "model.image")
     with pytest.raises(UserError, match=r"data\.image\.size is missing, which .*TrainImage needs"):
         make({"_target_": "diptych.data.pixels.image.TrainImage"}, "data.image")
-    with pytest.raises(UserError, match=r"data\.files can't be built from what the config says"):
+    with pytest.raises(UserError, match=r"data\.files can't be built from these values"):
         make({"_target_": "diptych.data.io.files.Files", "retries": "many"}, "data.files")
 
 

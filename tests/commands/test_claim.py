@@ -106,7 +106,7 @@ def test_results_wait_for_another_evaluation(tmp_path: Path) -> None:
 def test_a_folder_with_anything_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     with (
-        pytest.raises(UserError, match=rf"holds a run already \({name}\): to go on with it, type resume={tmp_path}"),
+        pytest.raises(UserError, match=rf"holds a run already \({name}\): to resume it, type resume={tmp_path}"),
         new_run(tmp_path, numbered=False),
     ):
         pass
@@ -156,9 +156,9 @@ def test_a_place_that_can_not_be_is_refused_before_anything_is_made(tmp_path: Pa
     (tmp_path / "file").write_text("")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     for place, why in (
-        ("file", "is there and is no folder"),
-        ("file/below/it", "is there and is no folder"),
-        ("gone", "is there and is no folder"),
+        ("file", "is not a folder"),
+        ("file/below/it", "is not a folder"),
+        ("gone", "is not a folder"),
         ("a\nb", "can't be printed"),
         ("a\0b", "can't be printed"),
         ("x" * 256, "too long"),
@@ -166,7 +166,7 @@ def test_a_place_that_can_not_be_is_refused_before_anything_is_made(tmp_path: Pa
         with pytest.raises(UserError, match=why):
             check_place(tmp_path / place, "run_dir")
     if not os.access("/proc/sys", os.W_OK):  # no one may write there, root neither
-        with pytest.raises(UserError, match="gives no right to"):
+        with pytest.raises(UserError, match="no permission in"):
             check_place(Path("/proc/sys/run"), "run_dir")
     assert {file.name for file in tmp_path.iterdir()} == {"file", "gone"}
 

@@ -35,7 +35,7 @@ def test_images_of_another_size_are_encoded_and_said_once() -> None:
         ({"image": {"layers": {"a": 1}}}, r"model\.image\.layers\.a is unknown: did you mean model\.image\.layers"),
         ({"image": {"width": [1, 2]}}, r"model\.image\.width=\[1, 2\] must be a whole number"),
         ({"image__layers": "x"}, r"model\.image\.layers=x must be a whole number"),
-        ({"image": {"width": {1, 2}}}, r"image\.width=\{1, 2\} is a set, which no config holds"),
+        ({"image": {"width": {1, 2}}}, r"image\.width=\{1, 2\} is a set, which no config can hold"),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_named(given: dict[str, Any], said: str) -> None:

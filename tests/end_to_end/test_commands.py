@@ -210,9 +210,12 @@ MISTAKES = {
     "towers": (["+model.text.embed_dim=7"], "7"),
     "a part's key": (
         ["+data.image.size2=1"],
-        "TrainImage takes (did you mean data.image.size?): leave +data.image.size2=1 out.",
+        "TrainImage has no argument size2 (did you mean data.image.size?): leave +data.image.size2=1 out.",
     ),
-    "another loss's key": (["loss=siglip", "+loss.smoothing=0.1"], "SigLIPLoss takes: leave +loss.smoothing=0.1 out"),
+    "another loss's key": (
+        ["loss=siglip", "+loss.smoothing=0.1"],
+        "SigLIPLoss has no argument smoothing: leave +loss.smoothing=0.1 out",
+    ),
     "warmup": (["schedule.warmup=100"], "schedule.warmup=100"),
     "missing run": (["resume=nowhere"], "nowhere does not exist: give a run's folder."),
 }
@@ -228,7 +231,7 @@ def test_a_wrong_config_dies_in_one_sentence(cli: Cli, shards: Path, name: str) 
 
 
 def test_an_evaluation_set_is_not_trained_on(cli: Cli) -> None:
-    one_sentence(cli("train", "logger=none", "data=folder", "data.path=x"), "evaluation alone")
+    one_sentence(cli("train", "logger=none", "data=folder", "data.path=x"), "evaluation only")
 
 
 def one_sentence(ended: object, message: str) -> None:

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diptych.base.files import ROOT
-from diptych.commands.config import validate
+from diptych.commands.config import composed, validate
 from diptych.commands.fit import check_loss
-from diptych.commands.typed import quote
+from diptych.commands.overrides import quote
 
 sys.path.insert(0, str(ROOT / "tests/checks"))
 import configs
@@ -63,8 +63,8 @@ def test_what_a_wandb_agent_types_is_a_valid_run(file: Path) -> None:
             cfg = compose("train", [*arguments, "name=check"])
         for name, spec in chosen.items():
             assert OmegaConf.select(cfg, name) == spec["value"]
-        validate(cfg)
-        check_loss(cfg)
+        validate(composed(cfg))
+        check_loss(composed(cfg))
 
 
 def test_the_sweeps_metric_is_one_that_a_run_logs() -> None:

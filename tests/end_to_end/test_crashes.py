@@ -156,7 +156,7 @@ def test_a_damaged_last_checkpoint_falls_back(cli: Cli, whole: Path, tmp_path: P
         file.write_bytes(file.read_bytes()[:-1000])
     ended = cli("train", f"resume={run}")
     assert ended.code == 0, ended.err
-    assert "step=6.ckpt is damaged" in ended.err and "the run goes on from step=4.ckpt" in ended.err
+    assert "step=6.ckpt is damaged" in ended.err and "the run continues from step=4.ckpt" in ended.err
     assert [line["step"] for line in lines(run)] == list(range(1, 7))
     assert [line["train/loss"] for line in lines(run)] == before
     left, right = (torch.load(r / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for r in (run, whole))

@@ -50,7 +50,7 @@ def test_lightnings_scheduler_of_it_is_refused_too(cli: Cli, shards: Path) -> No
     [
         (["trainer.accumulate=3"], "take trainer.accumulate=2 or 4, or data.batch_size=15."),
         ([*TWO, "trainer.accumulate=16"], "take trainer.accumulate=8, or data.batch_size=32."),
-        (["trainer.accumulate=0"], "trainer.accumulate=0 must be a whole number of at least 1"),
+        (["trainer.accumulate=0"], "trainer.accumulate=0 must be at least 1"),
         (["trainer.nonfinite_steps=-1"], "trainer.nonfinite_steps=-1 must be at least 0"),
         (["trainer.precision=fp16-mixed"], "take one of auto, 32-true, bf16-mixed, 16-mixed, bf16-true, 64-true"),
     ],

@@ -67,7 +67,7 @@ def test_visual_ngrams_on_own_shards(cli: Cli, labelled: tuple[str, ...], tmp_pa
         (["recipe=supervised"], "classes= is missing"),
         (["recipe=visual_ngrams"], "ngrams= is missing"),
         (["recipe=supervised", "classes=none.txt"], "none.txt is missing"),
-        (["recipe=supervised", "classes=@", "data.evaluate=@"], "none of data.evaluate's sets, other"),
+        (["recipe=supervised", "classes=@", "data.evaluate=@"], "can encode no set of data.evaluate. other:"),
     ],
 )
 def test_what_is_missing_dies_at_once(

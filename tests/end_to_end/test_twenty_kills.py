@@ -26,8 +26,8 @@ from omegaconf import OmegaConf
 from diptych.base.files import ROOT
 from diptych.commands import stored
 from diptych.commands.rank import end_rank
-from diptych.commands.recovery import recover
 from diptych.commands.resolvers import register_resolvers
+from diptych.commands.resume import recover
 from samples import write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

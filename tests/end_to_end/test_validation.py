@@ -160,9 +160,9 @@ def test_a_resume_on_other_sets_says_so_and_chooses_the_best_anew(
     ("given", "message"),
     [
         ("data.evaluate=nowhere", "data.evaluate=nowhere does not exist: give a folder with a sub-folder"),
-        ("data.evaluate=[]", "is neither a path nor a list of some"),
-        ("data.evaluate=3", "is neither a path nor a list of some"),
-        ("data.evaluate=[{role: test}]", "which is no path"),
+        ("data.evaluate=[]", "is neither a path nor a list of paths"),
+        ("data.evaluate=3", "is neither a path nor a list of paths"),
+        ("data.evaluate=[{role: test}]", "is neither a path nor a list of paths"),
         ("data.validation=-1", "data.validation=-1 must be a whole number of pairs"),
         ("data.validation=most", "data.validation=most must be a whole number of pairs"),
     ],

@@ -20,10 +20,11 @@ from diptych.base.errors import UserError
 from diptych.base.files import ROOT
 from diptych.base.terminal import say
 from diptych.building.build import make
-from diptych.building.targets import UNBUILT, targets_in, trusting
+from diptych.building.targets import targets_in, trusting
+from diptych.commands import config as configs_of_runs
 from diptych.commands import stored
 from diptych.commands.boundary import sentence
-from diptych.commands.config import check_start, validate
+from diptych.commands.config import arguments, check_start, validate, with_precision
 from diptych.commands.fit import check_loss, outline
 from diptych.commands.resolvers import register_resolvers
 from diptych.commands.resume import named_places, resumed_config
@@ -71,7 +72,7 @@ def plain() -> dict[str, Any]:
 def warmed() -> bool:
     """Imports that a training makes once are made before a case's clock runs."""
     with tempfile.TemporaryDirectory() as folder:
-        build(OmegaConf.create(plain()), Path(folder))
+        build(copy.deepcopy(plain()), Path(folder))
     return True
 
 
@@ -182,10 +183,10 @@ def text(rng: Random, tree: dict[str, Any], secret: str) -> bytes:
     return data
 
 
-def build(cfg: DictConfig, run_dir: Path) -> None:
+def build(config: dict[str, Any], run_dir: Path) -> None:
     """What a training checks, writes and builds of a config, as `train.train` and `fit.fit` do."""
-    validate(cfg)
-    config = stored.settled(cfg)
+    config = with_precision(config)
+    validate(config)
     with trusting({target for _, target in targets_in(config)}):
         check_loss(config)
         outline(config)
@@ -196,8 +197,8 @@ def build(cfg: DictConfig, run_dir: Path) -> None:
         for key, callback in config["callbacks"].items():
             if callback:
                 make(callback, f"callbacks.{key}")
-        make({k: v for k, v in config["trainer"].items() if k != "accumulate"}, "trainer")
-        make({k: v for k, v in config["data"].items() if k not in UNBUILT and k != "evaluate"}, "data")
+        make(arguments(config, "trainer"), "trainer")
+        make(arguments(config, "data"), "data")
 
 
 def configs(rng: Random, folder: Path) -> Trial:
@@ -211,11 +212,11 @@ def configs(rng: Random, folder: Path) -> Trial:
     before = (run_dir / "config.yaml").read_bytes()
 
     def call() -> object:
-        cfg = resumed_config(copy.deepcopy(asked()), run_dir, overrides)
-        for named in named_places(stored.settled(cfg), overrides, begins=True):
+        config = resumed_config(copy.deepcopy(asked()), run_dir, overrides)
+        for named in named_places(config, overrides, begins=True):
             say(named)
-        build(cfg, run_dir)
-        return OmegaConf.to_yaml(cfg)
+        build(config, run_dir)
+        return yaml.safe_dump(config)
 
     def outputs() -> list[Path]:
         file = run_dir / "config.yaml"
@@ -349,10 +350,9 @@ def commands(rng: Random, folder: Path) -> Trial:
         try:
             cfg = composed(overrides)
             cfg.name = "x"
-            OmegaConf.resolve(cfg)
-            validate(cfg)
-            check_start(cfg)
-            config = stored.settled(cfg)
+            config = configs_of_runs.composed(cfg)
+            validate(config)
+            check_start(config)
             with trusting({target for _, target in targets_in(config)}):
                 check_loss(config)
                 outline(config)

@@ -134,7 +134,7 @@ def test_a_machine_without_loopback_is_told_so() -> None:
     ended = subprocess.run(["unshare", "-rn", sys.executable, "-c", code], capture_output=True, text=True, env=path)
     if "unshare" in ended.stderr:
         pytest.skip("network namespaces can't be made here")
-    assert "UserError: Ranks meet at 127.0.0.1, which this machine doesn't reach" in ended.stderr
+    assert "UserError: The ranks meet at 127.0.0.1, and this machine can't connect to it" in ended.stderr
 
 
 @pytest.mark.parametrize("command", ["pack", "convert", "plan"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diptych.base.errors import UserError
-from diptych.commands.recovery import damage, recover
+from diptych.commands.resume import damage, recover
 from diptych.training.naming import give_name, step_checkpoints
 from diptych.training.writing import CheckpointFiles, snapshot, write
 
@@ -149,7 +149,7 @@ def test_recovery_takes_the_one_before_and_says_so(tmp_path: Path, capsys: pytes
     assert recover(tmp_path) == folder / "last.ckpt"
     assert torch.load(folder / "last.ckpt", weights_only=True)["step"] == 2
     err = capsys.readouterr().err
-    assert "step=3.ckpt is damaged" in err and "goes on from step=2.ckpt" in err
+    assert "step=3.ckpt is damaged" in err and "continues from step=2.ckpt" in err
     assert sorted(f.name for f in folder.iterdir()) == [
         "last.ckpt", "step=1.ckpt", "step=2.ckpt", "step=3.ckpt.damaged",
     ]  # fmt: skip
@@ -175,7 +175,5 @@ def test_where_none_is_whole_each_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "checkpoints", 1, 2)
     for file in step_checkpoints(tmp_path / "checkpoints"):
         spoil(file)
-    with pytest.raises(
-        UserError, match=r"none of its checkpoints is whole: step=2.ckpt \(.*\); step=1.ckpt \(.*\)\."
-    ):
+    with pytest.raises(UserError, match=r"all its checkpoints are damaged: step=2.ckpt \(.*\); step=1.ckpt \(.*\)\."):
         recover(tmp_path)

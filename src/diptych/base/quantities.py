@@ -1,4 +1,4 @@
-"""Numbers with a range, for the annotations of what a config builds: `building.arguments` holds a config to them."""
+"""Numbers with a range, for annotations: `building.build.check_arguments` checks a config against them."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
-"""Where errors end: what a user's file, key or machine can cause becomes one sentence, our own faults keep their
-traceback.
+"""From an exception to one sentence, for errors that a user's file, key or machine can cause. Our own faults keep
+their traceback.
 
-A part that knows more (which key, which sample) raises UserError itself. All else is told apart here, by the kind of
-the error and by who raised it.
+Code that knows more (which key, which sample) raises UserError itself. The other exceptions are sorted here, by their
+type and by the package that raised them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diptych.base.files import PACKAGE, refused
 from diptych.base.terminal import shell
 from diptych.commands.overrides import wrong_override
 
-MACHINE = {  # what a machine refuses, whatever file it is about
+MACHINE = {  # what to do when the system refuses
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in the quota",
     errno.EROFS: "name a folder that can be written",
@@ -31,16 +31,21 @@ MACHINE = {  # what a machine refuses, whatever file it is about
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
     errno.ENOENT: "check the path",
-    errno.ENOTDIR: "check the path, of which a part is no folder",
+    errno.ENOTDIR: "check the path, a part of it is not a folder",
     errno.EISDIR: "name a file, not a folder",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.ELOOP: "remove the link that leads to itself",
     errno.EIO: "look at the disk",
 }
+TO_GIVE = {
+    "checkpoint": "RUN_DIR or a checkpoint file",
+    "format": "diptych, openai, open_clip or huggingface",
+    "out": "a new name",
+}
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or while handling."""
+    """An exception, and those that caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
@@ -49,14 +54,14 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The UserError in a chain of exceptions, where Hydra or Lightning wrapped one."""
+    """The UserError that Hydra or Lightning wrapped, if any."""
     return next((each for each in chain(error) if isinstance(each, UserError)), None)
 
 
 def sentence(error: BaseException, conf: Path, command: str = "", arguments: Sequence[str] = ()) -> str | None:
-    """One sentence for an error of the user's, None for a fault of ours.
+    """One sentence for a user's error, None for a fault of ours.
 
-    conf: the folder of configs; command, arguments: what was being composed, where that is what failed
+    conf: the folder of configs; command, arguments: the command line, if composing its config may have failed
     """
     if found := user_error(error):
         return _without(found, arguments) if isinstance(found, NotTaken) else str(found)
@@ -74,24 +79,24 @@ def sentence(error: BaseException, conf: Path, command: str = "", arguments: Seq
 
 
 def _without(error: NotTaken, arguments: Sequence[str]) -> str:
-    """What to type instead: the command line without the key, where that is what gave it."""
+    """What to type instead: if the command line gave the key, the same command line without it."""
     given = next((each for each in arguments if each.lstrip("+").partition("=")[0] == error.key), None)
     return str(error) if given is None else f"{error.what}: leave {shell(given)} out{error.other}."
 
 
 def _of_config(error: BaseException) -> str:
-    """What OmegaConf or Hydra says, with the key and without their advice."""
+    """OmegaConf's or Hydra's message, with the key and without their advice."""
     for each in chain(error):
         key = getattr(each, "full_key", None)
         if key and isinstance(each, MissingMandatoryValue):
-            return f"{key} must be given: type {key}=VALUE."
+            return f"{key}= is missing: type {key}={TO_GIVE.get(key, 'VALUE')}."
         if key and isinstance(each, OmegaConfBaseException):
             return f"{key} can't be read: {_one_line(str(each))}."
     return f"{_one_line(str(error))}."
 
 
 def _one_line(text: str) -> str:
-    """Without OmegaConf's lines of positions and Hydra's address of its manual."""
+    """Without OmegaConf's lines about the position and Hydra's link to its manual."""
     lines = [
         line.strip() for line in text.split("\n") if not re.match(r"\s*(full_key|object_type|reference_type)", line)
     ]
@@ -99,7 +104,7 @@ def _one_line(text: str) -> str:
 
 
 def _not_built(error: InstantiationException) -> str | None:
-    """A part of the config that its class refuses. Values are the user's, slips of our own code are not."""
+    """For a part of the config that its class refuses. A TypeError raised by our own code is a fault of ours."""
     cause = error.__cause__
     if isinstance(cause, ValueError | ArithmeticError | RuntimeError) or (
         isinstance(cause, TypeError) and not _raised_by(cause, "diptych")
@@ -122,15 +127,15 @@ def _raised_by(error: BaseException, *packages: str) -> bool:
 
 
 def _of_machine(error: BaseException) -> str | None:
-    """Files, disks, memory, network and packages."""
+    """For files, disks, memory, network and packages."""
     if isinstance(error, OSError):
         remedy = MACHINE.get(error.errno or 0)
         if error.filename is not None and not Path(str(error.filename)).is_relative_to(PACKAGE):
             return f"{error.filename}: {error.strerror}: {remedy or 'name another'}."
-        return f"The machine refuses: {error.strerror}: {remedy}." if remedy and error.errno != errno.ENOENT else None
+        return f"The system refuses: {error.strerror}: {remedy}." if remedy and error.errno != errno.ENOENT else None
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
-            "The memory is too small: take a smaller data.batch_size, trainer.accumulate=K, or a smaller model"
+            "Out of memory: take a smaller data.batch_size, trainer.accumulate=K, or a smaller model"
             f" ({_one_line(str(error))[:200] or type(error).__name__})."
         )
     if isinstance(error, ModuleNotFoundError) and error.name:

@@ -1,7 +1,7 @@
-"""Whose folder it is: a new run begins in a folder that holds none, and one process at a time writes there.
+"""The folder of a command: a new run gets a folder without a run, and one process at a time writes there.
 
-The lock is the system's: it goes with its process, however that ends, so a killed run never blocks its resume. The
-process that leads a run holds it for all of the run's ranks.
+The system frees the lock when its process ends, also by a kill: so a killed run never blocks its resume. The
+leading process of a run holds it for all ranks.
 """
 
 from __future__ import annotations
@@ -15,40 +15,54 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
 from diptych.base.errors import UserError
 from diptych.base.files import refusing
 from diptych.base.terminal import complain, to_type
 
-LOCK = ".lock"  # its content names the process that holds it, and what that does
-STARTED = ("config.yaml", "environment.txt", "vocabulary.txt", "checkpoints")  # what the start of a run writes
+LOCK = ".lock"  # its content names the process that holds it, and what the process does
+STARTED = ("config.yaml", "environment.txt", "vocabulary.txt", "checkpoints")  # written before the first step
 OF_A_RUN = (*STARTED, "metrics.jsonl", "metrics.json", "samples.json", "report.html", "examples.json", "gallery.json")
 TRAINS, EVALUATES = "trains", "evaluates"
 
 
-def check_place(folder: Path, key: str) -> None:
-    """That the folder can be made, or written to where it is there. Nothing is made. key: what named it
+def folder_of(cfg: DictConfig, key: str) -> tuple[Path, bool]:
+    """The folder that `key` names, which this process can write to; and whether someone typed it. A job of a sweep
+    gets its own folder inside."""
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode == RunMode.MULTIRUN and key != "resume"
+    folder = Path(hydra.runtime.output_dir if in_sweep else cfg[key]).absolute()
+    check_place(folder, key)
+    return folder, any(typed.split("=", 1)[0].lstrip("+") == key for typed in hydra.overrides.task)
 
-    Raises UserError, with what stands in the way.
+
+def check_place(folder: Path, key: str) -> None:
+    """Raises UserError, with the reason, where the folder can't be made or written to. Nothing is made.
+
+    key: the config key that names the folder
     """
     if not str(folder).isprintable():
-        raise UserError(f"{key}={str(folder)!a} holds characters that can't be printed: take another name.")
+        raise UserError(f"{key}={str(folder)!a} has characters that can't be printed: take another name.")
     if any(len(os.fsencode(part)) > 255 for part in folder.parts):
         raise UserError(f"{key}={folder} is too long: a folder's name has at most 255 bytes.")
     place = folder
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise UserError(f"{key}={folder} can't be made: {place} is there and is no folder.")
+        raise UserError(f"{key}={folder} can't be made: {place} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={folder} can't be written: {place} gives no right to. Take another folder.")
+        raise UserError(f"{key}={folder} can't be written: no permission in {place}. Take another folder.")
 
 
 @contextmanager
 def new_run(folder: Path, numbered: bool) -> Iterator[Path]:
-    """A folder for a new run, made where it isn't there, for this process alone.
+    """A folder for a new run of this process. It is made if necessary.
 
-    numbered: whether nobody typed it, so that `-2`, `-3`, … may be added where it is taken
-    Raises UserError for one that holds a run already, or that another process trains in.
+    numbered: whether `-2`, `-3`, … may be added where the name is taken, since nobody typed it
+    Raises UserError for a folder that has a run already, or in which another process trains.
     """
     for candidate in _names(folder, numbered):
         try:
@@ -63,17 +77,17 @@ def new_run(folder: Path, numbered: bool) -> Iterator[Path]:
             raise
         if not numbered:
             raise UserError(
-                f"run_dir={folder} holds a run already ({there[0]}): to go on with it, type"
+                f"run_dir={folder} holds a run already ({there[0]}): to resume it, type"
                 f" {to_type('resume', folder)}; for a new run take another run_dir."
             )
 
 
 @contextmanager
 def results(folder: Path, numbered: bool) -> Iterator[Path]:
-    """A folder for an evaluation's results, for this process alone. One that was typed may hold others' already:
-    results come beside them, and this waits for a process that writes them.
+    """A folder for the results of an evaluation by this process. A folder that someone typed may have other results:
+    the new ones are written beside them, after waiting for a process that writes there.
 
-    Raises UserError for a folder in which a run is being trained.
+    Raises UserError for a folder in which a process trains a run.
     """
     for candidate in _names(folder, numbered):
         try:
@@ -88,7 +102,7 @@ def results(folder: Path, numbered: bool) -> Iterator[Path]:
 
 
 def numbered_folder(folder: Path) -> Path:
-    """Make `folder`, or `folder`-2, -3, … where that is there."""
+    """Make `folder`, or `folder`-2, -3, … if it exists."""
     for candidate in _names(folder, True):
         with refusing(candidate), suppress(FileExistsError):
             candidate.mkdir(parents=True)
@@ -98,10 +112,10 @@ def numbered_folder(folder: Path) -> Path:
 
 @contextmanager
 def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Within, no other process writes into `folder`, which is made where it isn't there.
+    """Hold the lock of `folder`, which is made if necessary: no other process writes there.
 
-    doing: what others are told; wait: for a process that evaluates, instead of an error
-    Raises UserError, naming the process that holds it.
+    doing: shown to other processes; wait: wait for a process that evaluates, instead of raising
+    Raises UserError, with the process that holds the lock.
     """
     made = [place for place in folder.parents if not place.exists()]
     with refusing(folder):
@@ -113,7 +127,7 @@ def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            (folder / LOCK).unlink()  # before it is let go: whoever waits for it sees that it is another one
+            (folder / LOCK).unlink()  # before it is freed: a waiting process sees that it is another file
         file.close()
         with suppress(OSError):
             for place in (folder, *made):
@@ -121,7 +135,7 @@ def held(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
 
 
 def _entered(folder: Path, wait: bool) -> IO[bytes]:
-    """The lock of a folder that is made where it isn't there. Another process may remove it, empty, in between."""
+    """The folder's locked file. Another process may remove the empty folder between the two steps."""
     for _ in range(20):
         with suppress(FileNotFoundError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +145,7 @@ def _entered(folder: Path, wait: bool) -> IO[bytes]:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """A folder from elsewhere could bring a link in the lock's place, and what it names would be emptied."""
+    """The folder may come from anywhere, with a link as its lock file: the file behind the link would be emptied."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
@@ -148,18 +162,18 @@ def _locked(path: Path, wait: bool) -> IO[bytes]:
                 file.close()
                 raise holder from None
             if not told:
-                complain(f"waits, as {holder.who} writes into {path.parent}")
+                complain(f"waits, since {holder.who} writes into {path.parent}")
                 told = True
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
             complain(
-                f"{path.parent} can't be locked ({error.strerror}): see to it that no second process writes there."
+                f"{path.parent} can't be locked ({error.strerror}): make sure that no other process writes there."
             )
             return file
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # its holder has ended, and removed it
+        file.close()  # the process that held it has removed it
 
 
 class _Held(UserError):
@@ -181,7 +195,7 @@ def _names(folder: Path, numbered: bool) -> Iterator[Path]:
 
 
 def _cleared(folder: Path) -> Iterator[Path]:
-    """Where a mistake or a signal ends what writes here before it has done anything, the folder is free again."""
+    """If the process ends by an error or a signal before its first result, the folder is free again."""
     try:
         yield folder
     except BaseException:

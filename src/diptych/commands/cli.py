@@ -1,4 +1,8 @@
-"""How every command begins and ends: its config is composed, its errors are said as sentences."""
+"""How every command begins and ends: Hydra composes its config, and its errors become sentences.
+
+Hydra writes and prints configs too (multirun.yaml, `--cfg`). `masked_records` keeps secrets out of them. `OneSweep`
+keeps a sweep from writing over another one's record.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +13,40 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
 from diptych.base.errors import RankFailed, Stopped, UserError
 from diptych.base.files import ROOT
+from diptych.base.masking import masked
 from diptych.base.terminal import complain, say
 from diptych.commands.boundary import sentence
-from diptych.commands.overrides import added_to_nothing, short_help
+from diptych.commands.overrides import added_to_nothing, quote, short_help, whole_lists
 from diptych.commands.rank import follow
 from diptych.commands.resolvers import register_resolvers
-from diptych.commands.sweeps import masked_records
-from diptych.commands.typed import quote, whole_lists
 from diptych.launch.sharing import agree_on_folder
 from diptych.launch.slurm import requeue
 from diptych.launch.world import adopt, outside, refuse_leftovers
 
-register_resolvers()  # on import, for jobs that a cluster's launcher unpickles
+register_resolvers()  # on import, for jobs of a cluster, which Hydra's launcher unpickles
 
 
 def main(command: str) -> None:
-    """Run the command of `diptych.commands.COMMAND` with the config that the command line composes; a user's mistake
-    is one sentence and code 2."""
+    """Run the function of `diptych.commands.COMMAND` with the config of the command line. A user's mistake ends it
+    with one sentence and exit code 2."""
     action = getattr(import_module(f"diptych.commands.{command}"), command)
     os.environ.setdefault("DIPTYCH_ROOT", str(ROOT))
     os.environ.setdefault("DIPTYCH_STAMP", time.strftime("%Y-%m-%d_%H-%M-%S"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us whole, and we say what matters
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `boundary` whole
     sys.argv[1:] = [part for argument in map(quote, sys.argv[1:]) for part in whole_lists(argument)]
 
     def job(cfg: DictConfig) -> None:
-        # Caught here too: Hydra would print a line of its own before the error leaves the job.
+        # Errors are caught here too: otherwise Hydra prints a line of its own.
         with _one_sentence(command):
             if wrong := added_to_nothing(ROOT / "conf", HydraConfig.get().overrides.task):
                 raise UserError(wrong)
@@ -84,7 +90,7 @@ def _one_sentence(command: str) -> Iterator[None]:
 
 
 def _join_others(arguments: list[str]) -> None:
-    """Where torchrun or srun has started this process: only rank 0 returns, to compose the config for all."""
+    """If torchrun or srun has started this process: only rank 0 returns, to compose the config for all ranks."""
     world = outside()
     if world is None:
         return
@@ -93,3 +99,32 @@ def _join_others(arguments: list[str]) -> None:
         follow()
     if {"-m", "--multirun"} & set(arguments):
         raise UserError(f"{world.launcher} has started ranks for one run: type a sweep without it.")
+
+
+class OneSweep(Callback):
+    """Refuses a folder that has the record of another sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        record = Path(config.hydra.sweep.dir) / "multirun.yaml"
+        if record.exists():
+            complain(f"{record.parent} holds a sweep already: give another folder, or move that one away.")
+            sys.exit(2)  # Hydra would turn any other exception into a warning
+
+
+@contextmanager
+def masked_records() -> Iterator[None]:
+    """Mask the configs that Hydra writes or prints (multirun.yaml, .hydra/*.yaml, `--cfg`).
+
+    Hydra makes all of them with `OmegaConf.to_yaml`, before a job runs any code of ours.
+    """
+    plain = OmegaConf.to_yaml
+
+    def to_yaml(cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
+        content = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+        return plain(OmegaConf.create(masked(content)), sort_keys=sort_keys)
+
+    OmegaConf.to_yaml = staticmethod(to_yaml)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OmegaConf.to_yaml = staticmethod(plain)  # type: ignore[method-assign]

@@ -8,15 +8,12 @@ from omegaconf import DictConfig
 
 from diptych.base.terminal import say
 from diptych.building.targets import trusting
-from diptych.commands.typed import given
 
 
 def convert(cfg: DictConfig) -> Path:
     """Write a checkpoint in another format; returns the file or folder."""
     from diptych.interop.formats import convert as converted
 
-    for key in ("checkpoint", "format", "out"):
-        given(cfg, key)
     arguments = {str(key): value for key, value in cfg.items() if key != "allow_targets"}
     with trusting(cfg.allow_targets):
         out = converted(**arguments)

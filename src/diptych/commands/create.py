@@ -1,4 +1,4 @@
-"""A model from Python, by the name of its config."""
+"""`diptych.create_model`: a model from Python, by the name of its config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
 from diptych.base.terminal import hydra
-from diptych.building.arguments import check_arguments
+from diptych.building.build import check_arguments
 from diptych.commands.boundary import sentence
 from diptych.commands.resolvers import register_resolvers
 
@@ -38,14 +38,18 @@ def create_model(name: str, overrides: dict[str, object]) -> Any:
 
 
 def _dotted(overrides: Mapping[str, object], part: str = "") -> Iterator[tuple[str, object]]:
-    """The keys of nested mappings with dots. Raises UserError for what can be no part of a model."""
+    """The keys of nested mappings, joined with dots. Raises UserError for a value that no config can hold."""
     for name, value in overrides.items():
         key = f"{part}{name}"
         if isinstance(value, Mapping):
             yield from _dotted(value, f"{key}.")
         elif key in ("image", "text"):
-            raise UserError(f"{key}={value!r} is no tower: give a mapping of its keys, as {key}={{'layers': 2}}.")
+            raise UserError(
+                f"{key}={value!r} is no tower: give a mapping of its keys, such as {key}={{'layers': 2}}."
+            )
         elif not isinstance(value, str | int | float | list | tuple | None):
-            raise UserError(f"{key}={value!r} is a {type(value).__name__}, which no config holds: give plain data.")
+            raise UserError(
+                f"{key}={value!r} is a {type(value).__name__}, which no config can hold: give plain data."
+            )
         else:
             yield key, value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import platform
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from diptych.base import plain
 from diptych.base.files import write
 from diptych.base.masking import masked
+from diptych.base.quantities import BelowOne
 from diptych.base.terminal import say
-from diptych.building.arguments import check_arguments
+from diptych.building.build import check_arguments, check_value
 from diptych.building.targets import targets_in, trusting
-from diptych.commands.claim import results
-from diptych.commands.config import check_max_bad
-from diptych.commands.fit import (
-    environment,
-    prompted_sets,
-)
-from diptych.commands.typed import folder_of, given
+from diptych.commands.claim import folder_of, results
+from diptych.commands.stored import Config
 from diptych.launch.sharing import place, shared
 from diptych.report.record import folder_of_config
 
@@ -30,34 +28,57 @@ if TYPE_CHECKING:
     from diptych.data.sets.evalset import EvalSet
     from diptych.model.load import Loaded
 
-# Keys of `data` that say what is evaluated; others follow from a training's config, which there is none of.
+# Keys of `data` that say what is evaluated. The others belong to a training.
 OF_SETS = ("evaluate", "shards", "sources", "captions", "files", "allow_pipe", "max_bad", "templates")
 
 
 def evaluate(cfg: DictConfig) -> Path:
     """Evaluate a checkpoint on labelled sets; returns the folder of `metrics.json` and `report.html`."""
-    from diptych.commands.prompted import about, chosen, lines, tell
-    from diptych.model.load import load
+    from diptych.commands.sets import about, lines, tell
     from diptych.report.page import write_report
 
     check_arguments("task", OmegaConf.to_container(cfg.task, resolve=True))
-    folder, typed = folder_of(cfg, "out")
-    chosen(cfg.data.get("templates"))  # a file that is missing is said before a checkpoint is read
-    loaded = load(given(cfg, "checkpoint"), allow_targets=cfg.allow_targets)
-    place(loaded.model)
+    folder, typed, loaded = opened(cfg)
     sets = typed_sets(cfg, loaded)
+    name = HydraConfig.get().runtime.choices["task"]
     with shared(results(folder, numbered=not typed)) as out, trusting(cfg.allow_targets):
-        own = folder_of_config(out, HydraConfig.get().runtime.choices["task"])
+        own = folder_of_config(out, name)
         write(own / "config.yaml", plain.dump(masked(OmegaConf.to_container(cfg, resolve=False))))
         write(own / "environment.txt", environment())
         task = instantiate(cfg.task, _convert_="all")
         metrics = task(out, loaded, sets)
-        name = HydraConfig.get().runtime.choices["task"]
         told = about(loaded, sets, task.keywords.get("train"), prompts=name != "retrieval")
         metrics = tell(out, name, told, metrics)
-        say(f"{_table_of(cfg.task._target_)(metrics)}\n{lines(told)}")
+        table = get_method(f"{cfg.task._target_.rpartition('.')[0]}.table")
+        say(f"{table(metrics)}\n{lines(told)}")
         say(f"report: {write_report(out)}")
     return out
+
+
+def opened(cfg: DictConfig) -> tuple[Path, bool, Loaded]:
+    """The folder for the results, whether someone typed it, and the checkpoint, on this rank's device."""
+    from diptych.commands.sets import chosen
+    from diptych.model.load import load
+
+    folder, typed = folder_of(cfg, "out")
+    chosen(cfg.data.get("templates"))  # a missing file is reported before a checkpoint is read
+    loaded = load(cfg.checkpoint, allow_targets=cfg.allow_targets)
+    place(loaded.model)
+    return folder, typed, loaded
+
+
+def typed_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
+    """The evaluation sets that this command line names, with their templates."""
+    from diptych.commands.sets import sets_for
+
+    hydra = HydraConfig.get()
+    typed = {override.split("=", 1)[0].lstrip("+~") for override in hydra.overrides.task}
+    if hydra.runtime.choices.get("data") == "emoji" and not typed & {"data", *(f"data.{key}" for key in OF_SETS[:4])}:
+        say("data: emoji, the embedded drawings, as no data= was given")
+    data: Any = {key: _settled(cfg.data, key) for key in OF_SETS if key in cfg.data}
+    check_value("data.max_bad", data.get("max_bad", 0.0), BelowOne)
+    with trusting({target for _, target in targets_in(data)}):
+        return sets_for(data, loaded)
 
 
 def _settled(data: DictConfig, key: str) -> Any:
@@ -65,18 +86,31 @@ def _settled(data: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
 
 
-def typed_sets(cfg: DictConfig, loaded: Loaded) -> list[EvalSet]:
-    """The evaluation sets that this command line names, with the templates that the model is asked with."""
-    hydra = HydraConfig.get()
-    typed = {override.split("=", 1)[0].lstrip("+~") for override in hydra.overrides.task}
-    if hydra.runtime.choices.get("data") == "emoji" and not typed & {"data", *(f"data.{key}" for key in OF_SETS[:4])}:
-        say("data: emoji, the embedded drawings, as no data= was given")
-    data: Any = {key: _settled(cfg.data, key) for key in OF_SETS if key in cfg.data}
-    check_max_bad(data.get("max_bad", 0.0))
-    with trusting({target for _, target in targets_in(data)}):
-        return prompted_sets(data, loaded)
+def report(config: Config, run_dir: Path) -> None:
+    """Evaluate a finished run from its files, and write its page."""
+    from diptych.commands.sets import about, lines, sets_for, tell
+    from diptych.model.cost import affordable
+    from diptych.model.load import load
+    from diptych.report.page import write_report
+    from diptych.tasks import zeroshot
+
+    if config["data"].get("evaluate"):
+        loaded = load(run_dir, allow_targets=[target for _, target in targets_in(config["model"])])
+        place(loaded.model)
+        sets = affordable(sets_for(config["data"], loaded), loaded.model)
+        told = about(loaded, sets)
+        write_all = any(evalset.classnames for evalset in sets)
+        metrics = (zeroshot.write_all if write_all else zeroshot.write_retrieval)(run_dir, loaded, sets)
+        metrics = tell(run_dir, "zeroshot", told, metrics)
+        say(f"{zeroshot.table(metrics)}\n{lines(told)}")
+    say(f"report: {write_report(run_dir)}")
 
 
-def _table_of(task: str) -> Callable[[dict[str, Any]], str]:
-    """What a task's module says of its metrics on the terminal."""
-    return get_method(f"{task.rpartition('.')[0]}.table")
+def environment() -> str:
+    """The machine and every installed package, one a line."""
+    from diptych.training.trainer import describe_hardware
+
+    lines = [f"python {platform.python_version()}", f"system {platform.system()} {platform.machine()}"]
+    lines += [f"cores {os.cpu_count()}", *(f"{key} {value}" for key, value in describe_hardware().items())]
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    return "\n".join([*lines, "", *packages]) + "\n"

@@ -77,6 +77,23 @@ WORDS = {
 INSTEAD = {"evaluate": {"run_dir": "out"}, "embed": {"run_dir": "out"}, "plan": {"trainer.devices": "ranks"}}
 
 
+def quote(argument: str) -> str:
+    """The argument with quotes where Hydra's grammar needs them and the shell has removed them: a pattern such as
+    `data.shards=x/{000..003}.tar`, and a value with letters beyond ASCII."""
+    key, equals, value = argument.partition("=")
+    if not equals or "'" in value or "=" in value or value[:1] in ("[", '"'):
+        return argument
+    braces = re.search(r"(?<!\$)\{[^{}:]*(\.\.|,)[^{}:]*\}", value)
+    return f"{key}='{value}'" if braces or (value[:1] != "{" and not value.isascii()) else argument
+
+
+def whole_lists(argument: str) -> list[str]:
+    """`data.evaluate=[…]` replaces the sets of a data config: Hydra would try to merge the two, and fail."""
+    if argument.startswith("data.evaluate=["):
+        return ["data.evaluate=null", argument]
+    return [argument]
+
+
 def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
     """A sentence for the first override that can't be, None where each could be. conf: the folder of the configs"""
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -1,4 +1,4 @@
-"""A training on paper: `python src/plan.py model=vit_b32`."""
+"""The cost of a training, computed: `python src/plan.py model=vit_b32`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.base.terminal import say
-from diptych.building.arguments import check_arguments
+from diptych.building.build import check_arguments
 
 
 def plan(cfg: DictConfig) -> None:
-    """Print what a step of this config would send, hold and take on other machines, and the cost by ranks."""
+    """Print the memory, communication and time of a step of this config on other machines, and the cost by ranks."""
     import torch
 
     from diptych.plan.counting import count

@@ -1,7 +1,7 @@
-"""A run's ranks: started here, one process each, or by torchrun or srun. All end when one ends badly, and the first
-error is shown once.
+"""A run's ranks: one process each, started here, by torchrun or by srun. If one fails, all end, and the first error
+is shown once.
 
-Only one process composes a config, so a sweep can't start another, and checks it; the others get that very config.
+Only one process composes and checks the config. The others get its result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -31,21 +31,46 @@ from diptych.launch.output import keep_output
 from diptych.launch.world import World, announce, announced, meet, outside
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
-LOST = 3  # exit code of a rank whose peers don't answer or have gone
-# What gloo, NCCL and the store say of another rank. A timeout of one collective closes those beside it too.
+LOST = 3  # exit code of a rank that waited in vain for another, or lost the connection to it
+# What gloo, NCCL and the store say when another rank doesn't answer, and when it has ended.
 SILENT = "timed out waiting|collective operation timeout|application timeout|wait timeout"
 GONE = (
     "closed by peer|reset by peer|broken pipe|remote process exited|connection was likely closed|failed to recv"
     "|no route to host|network is unreachable|connection timed out"
 )
-PATIENCE = 10.0  # seconds that the other ranks get after one has stopped on a signal, or has waited in vain for them
+PATIENCE = 10.0  # seconds that the others get after one rank has stopped on a signal, or has waited in vain
+Handler = Callable[[int, FrameType | None], None]
+
+
+def fit_on_all_ranks(config: Config, run_dir: Path, resume: bool) -> None:
+    """Train a run in this process, as rank 0 of a launcher's ranks, or with ranks that are started here."""
+    from diptych.commands.fit import fit
+
+    ranks = config["trainer"]["devices"]
+    if (world := outside()) is not None:
+        lead(world, config, run_dir, resume)
+    elif ranks > 1:
+        launch(config, run_dir, ranks, resume)
+    else:
+        fit(config, run_dir, resume)
+
+
+@contextmanager
+def on_stop(handler: Handler) -> Iterator[None]:
+    """Let `handler` handle the signals that ask a process to stop."""
+    before = {signum: signal.signal(signum, handler) for signum in TO_STOP}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
 
 
 def launch(config: Config, run_dir: Path, ranks: int, resume: bool) -> None:
     """Train a run with `ranks` processes. Raises the first error of a rank, once, and Stopped."""
     (run_dir / NOTE).unlink(missing_ok=True)
-    port = _free_port()
-    with _passing_signals_on() as started:
+    port, started = _free_port(), _Started()
+    with on_stop(started.pass_on):
         for rank in range(ranks):
             if not started.received:
                 started.processes.append(_start(config, run_dir, ranks, rank, port, resume))
@@ -58,13 +83,13 @@ def launch(config: Config, run_dir: Path, ranks: int, resume: bool) -> None:
                 process.wait()
     if started.interrupted:
         (run_dir / NOTE).unlink(missing_ok=True)
-        raise Stopped("Ctrl-C again: ended at once; what came after the last checkpoint is lost.", signal.SIGINT)
+        raise Stopped("Ctrl-C again: ended at once; the steps after the last checkpoint are lost.", signal.SIGINT)
     _raise_first(run_dir, codes, started.received)
 
 
 def _free_port() -> int:
-    """One at which the ranks can meet. Raises UserError where this machine doesn't reach itself: torch would try that
-    for minutes."""
+    """A port at which the ranks can meet. Raises UserError where this machine can't connect to itself, which torch
+    would try for minutes."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", 0))
@@ -72,14 +97,14 @@ def _free_port() -> int:
             socket.create_connection(probe.getsockname(), timeout=10).close()
         except OSError as error:
             raise UserError(
-                f"Ranks meet at 127.0.0.1, which this machine doesn't reach ({error.strerror or error}): type `ip"
-                " link set lo up` as root, or train in one process, trainer=cpu or trainer.devices=1."
+                f"The ranks meet at 127.0.0.1, and this machine can't connect to it ({error.strerror or error}): type"
+                " `ip link set lo up` as root, or train in one process, trainer=cpu or trainer.devices=1."
             ) from error
         return probe.getsockname()[1]
 
 
 def _start(config: Config, run_dir: Path, ranks: int, rank: int, port: int, resume: bool) -> subprocess.Popen:
-    """The config goes through a pipe: it may hold what neither a file nor a list of processes should show."""
+    """The config goes through a pipe: it may have secrets, which a file or the process list would show."""
     threads = max(1, (os.cpu_count() or 1) // ranks)
     how = "resume" if resume else "new"
     process = subprocess.Popen(
@@ -94,50 +119,40 @@ def _start(config: Config, run_dir: Path, ranks: int, rank: int, port: int, resu
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
-            # What a killed rank leaves to multiprocessing's tracker is cleared away, and need not be said.
+            # Multiprocessing's tracker cleans up after a killed rank, and would warn about it.
             "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"))),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         },
-        process_group=0,  # a terminal's Ctrl-C reaches us, and we pass it on: each rank hears it once
+        process_group=0,  # a terminal's Ctrl-C reaches this process only, and is passed on: each rank gets it once
         stdin=subprocess.PIPE,
     )
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin:  # a rank that has ended already says so by its code
+    with suppress(BrokenPipeError), process.stdin:  # the rank has ended already: `_wait` sees its code
         process.stdin.write(json.dumps(config).encode())
     return process
 
 
 class _Started:
-    """The processes, the newest signal that was passed on to them, and whether it was a second Ctrl-C."""
+    """The processes, the last signal that was passed on to them, and whether it was a second Ctrl-C."""
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen] = []
         self.received = 0
         self.interrupted = False
 
-
-@contextmanager
-def _passing_signals_on() -> Iterator[_Started]:
-    started = _Started()
-
-    def pass_on(signum: int, frame: FrameType | None) -> None:
-        started.interrupted = signum == signal.SIGINT and started.received == signal.SIGINT
-        started.received = signum
-        for process in started.processes:
+    def pass_on(self, signum: int, frame: FrameType | None) -> None:
+        self.interrupted = signum == signal.SIGINT and self.received == signal.SIGINT
+        self.received = signum
+        for process in self.processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL if started.interrupted else signum)
-
-    before = {signum: signal.signal(signum, pass_on) for signum in TO_STOP}
-    try:
-        yield started
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+                process.send_signal(signal.SIGKILL if self.interrupted else signum)
 
 
 def _wait(started: _Started) -> list[int | None]:
-    """Exit codes when all have ended well, or one has not, None for those that run on. Ranks that stop on a signal
-    may take their time; so may those that waited in vain, as the one that doesn't end is the one they waited for."""
+    """The exit codes once all ranks have ended, or one has failed; None for a rank that still runs.
+
+    After the first rank that stopped on a signal, or that waited in vain for another, the others have PATIENCE.
+    """
     deadline = float("inf")
     while True:
         codes = [process.poll() for process in started.processes]
@@ -153,7 +168,7 @@ def _wait(started: _Started) -> list[int | None]:
 
 
 def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
-    """The error that came first: a rank whose peer has gone fails too, with one that explains nothing."""
+    """Raises the first error. The others follow from it: a rank fails when another one has ended."""
     note = read_note(run_dir)
     if note and note["user"]:
         raise UserError(note["text"])
@@ -163,12 +178,12 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
         if code and code < 0:
             raise UserError(
                 f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others with it;"
-                f" to go on, type python src/train.py {to_type('resume', run_dir)}"
+                f" to continue, type python src/train.py {to_type('resume', run_dir)}"
             )
     if note and note["others"]:
         silent = [str(rank) for rank, code in enumerate(codes) if code is None]
         named = f": rank {' and '.join(silent)} did not answer" if silent else ""
-        raise UserError(f"{note['text']}{named}; to go on, type python src/train.py {to_type('resume', run_dir)}")
+        raise UserError(f"{note['text']}{named}; to continue, type python src/train.py {to_type('resume', run_dir)}")
     if note:
         raise RankFailed(f"rank {note['rank']} failed:\n{note['text'].rstrip()}")
     for rank, code in enumerate(codes):
@@ -177,11 +192,11 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
 
 
 def _stopped(codes: list[int | None], received: int) -> Stopped | None:
-    """Where ranks ended by a signal that asked for it: one that we passed on, or that reached them alone."""
+    """If a signal ended the ranks: one that was passed on, or that only they got."""
     if not all(code in (None, 0, *Stopped.CODES, -received) for code in codes):
         return None
     saved = [code for code in codes if code in Stopped.CODES]
-    if saved:  # rank 0 has said so
+    if saved:  # rank 0 has printed it
         return Stopped("", received or (signal.SIGINT if 128 + signal.SIGINT in saved else signal.SIGTERM))
     if received and (any(codes) or not codes):
         return Stopped(f"{signal.Signals(received).name} before the first step.", received)
@@ -189,7 +204,7 @@ def _stopped(codes: list[int | None], received: int) -> Stopped | None:
 
 
 def leave_note(run_dir: Path, error: BaseException) -> bool:
-    """Whether this rank's error is the first of the run, which the note is then of."""
+    """Write this rank's error to the note, if it is the first of the run; and return whether it is."""
     from diptych.base.files import ROOT
     from diptych.commands.boundary import sentence
 
@@ -207,13 +222,13 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
             json.dump(note, file)
     except FileExistsError:
         return False
-    except OSError:  # a full disk has no room for the note either
+    except OSError:  # a full disk
         complain(text.rstrip())
     return True
 
 
 def of_others(error: BaseException) -> str | None:
-    """A sentence for what a collective says when another rank does not answer or has gone; None for other errors."""
+    """A sentence for a collective's error when another rank doesn't answer or has ended; None for other errors."""
     text, rank = str(error), os.environ["RANK"]
     if not isinstance(error, RuntimeError):
         return None
@@ -225,29 +240,29 @@ def of_others(error: BaseException) -> str | None:
 
 
 def read_note(run_dir: Path) -> dict[str, Any] | None:
-    """The first error of any rank, which is gone from the folder then."""
+    """Read and remove the note with the first error."""
     file = run_dir / NOTE
     if not file.exists():
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # cut by a full disk: the rank has said it itself
+    except ValueError:  # cut by a full disk: the rank has printed its error
         return None
     finally:
         file.unlink()
 
 
 def end_rank(config: Config, run_dir: Path, resume: bool) -> NoReturn:
-    """Train as one rank of several and end the process, with a code that says how."""
+    """Train as one rank of several, and end the process. Its exit code says how it ended."""
     try:
         code = _train(config, run_dir, resume)
         if code in Stopped.CODES:
-            gc.collect()  # the loader ends its workers; else multiprocessing complains of what they leave
+            gc.collect()  # ends the loader's workers; otherwise multiprocessing warns about what they leave
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # not sys.exit: a rank whose peers are gone would wait for them in a destructor
+    os._exit(code)  # not sys.exit: a destructor would wait for ranks that have ended
 
 
 def _train(config: Config, run_dir: Path, resume: bool) -> int:
@@ -274,7 +289,7 @@ def _train(config: Config, run_dir: Path, resume: bool) -> int:
 
 
 def follow() -> NoReturn:
-    """As a rank that torchrun or srun has started: wait for rank 0's word, and train the run it names."""
+    """As a rank above 0 of torchrun or srun: wait until rank 0 names the run, and train it."""
     world = outside()
     assert world is not None
     try:
@@ -283,12 +298,13 @@ def follow() -> NoReturn:
         complain(error)
         sys.exit(2)
     if run is None:
-        sys.exit(2)  # rank 0 has said why
+        sys.exit(2)  # rank 0 has printed why
     end_rank(*run)
 
 
 def lead(world: World, config: Config, run_dir: Path, resume: bool) -> None:
-    """As rank 0 of those: the run's folder is ready, for all. Raises its own error where it came first."""
+    """As rank 0 of torchrun or srun: name the run to the others, and train it. Raises its own error if it was the
+    first."""
     import torch.distributed as dist
 
     from diptych.commands.fit import fit
@@ -299,15 +315,17 @@ def lead(world: World, config: Config, run_dir: Path, resume: bool) -> None:
         fit(config, run_dir, resume)
     except Exception as error:
         if not isinstance(error, Stopped) and not leave_note(run_dir, error):
-            os._exit(2)  # another rank has shown the error that this one follows from
+            os._exit(2)  # another rank has printed the error that this one follows from
         if others := of_others(error):
-            raise UserError(f"{others}; to go on, type python src/train.py {to_type('resume', run_dir)}") from error
+            raise UserError(
+                f"{others}; to continue, type python src/train.py {to_type('resume', run_dir)}"
+            ) from error
         raise
     dist.destroy_process_group()
 
 
 def _die_with_parent(parent: int) -> None:
-    """Linux: a killed launcher leaves no orphans."""
+    """On Linux, end this process when its launcher is killed."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:

@@ -1,68 +1,38 @@
-"""The config with which a run goes on: its own, with what a command line may change."""
+"""Resume a run: from its own config, with what a command line may change, and from its newest whole checkpoint.
+
+A run's folder may come from anywhere. Its config is data, in which nothing is resolved. What may be trusted, and
+whether programs may run, only the command line says.
+"""
 
 from __future__ import annotations
 
 import os
-import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.base import plain
 from diptych.base.errors import UserError
+from diptych.base.files import remove_partials
 from diptych.base.masking import filled
 from diptych.base.templates import NAMED
 from diptych.base.terminal import complain, meant, one_line, to_type
 from diptych.building.targets import refuse_foreign, trusting
 from diptych.commands import stored
+from diptych.commands.experiment import DATA, LENGTH, MAY_CHANGE
 from diptych.commands.resolvers import budget
 from diptych.commands.stored import Config
-from diptych.commands.vocabulary import VOCABULARY, name_vocabulary
 
-if TYPE_CHECKING:
-    from diptych.towers.clip import CLIP
-
-BUDGET = ("trainer.max_steps", "samples")  # checked in `experiment.check_length`
-DATA = re.compile(r"data\.(shards|sources(\..+)?)")  # where it is; checked in `data.stream.identity`
-# What may change when a run goes on: nothing here touches the experiment.
-RESUMABLE = (
-    "trainer",
-    "trainer.devices",
-    "trainer.accelerator",
-    "trainer.strategy.replicas",
-    "trainer.strategy.activation_checkpointing",
-    "trainer.strategy.sharded_checkpoints",
-    "trainer.log_every",
-    "trainer.checkpoint_every",
-    "trainer.checkpoint_minutes",
-    "trainer.keep",
-    "trainer.accumulate",
-    "trainer.nonfinite_steps",
-    "trainer.timeout",
-    "data.workers",
-    "data.memory",
-    "data.stall",
-    "data.allow_pipe",
-    "data.evaluate",  # where sets are; others are said, see `training.callbacks.zeroshot`
-    "data.files.retries",
-    "data.files.timeout",
-    "data.files.backoff",
-    "data.files.cache",
-    "data.files.cache_gb",
-    "logger",
-    "callbacks.progress",
-    "allow_targets",
-)
-PLACES = ("data.shards", "data.sources", "data.evaluate", "data.files.cache")  # read or written, wherever they are
-STARTS_FROM = ("model.pretrained", "model.image.pretrained", "model.text.pretrained")  # read where a run begins
+PLACES = ("data.shards", "data.sources", "data.evaluate", "data.files.cache")  # keys that name files
+STARTS_FROM = ("model.pretrained", "model.image.pretrained", "model.text.pretrained")  # files read at step 0
 
 
 def check_run(run_dir: Path) -> None:
-    """Raises UserError for a folder that holds no run, naming those that may be meant."""
-    file = run_dir / stored.CONFIG
-    if file.is_file():
+    """Raises UserError for a folder without a run, with similar names of runs."""
+    if (run_dir / stored.CONFIG).is_file():
         return
     if not os.path.lexists(run_dir):
         raise UserError(f"resume={run_dir} does not exist: {meant('resume', run_dir)}")
@@ -72,41 +42,20 @@ def check_run(run_dir: Path) -> None:
     raise UserError(f"resume={run_dir} holds no {stored.CONFIG}, so it is no run: {meant('resume', run_dir)}")
 
 
-def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> DictConfig:
-    """The run's own config, with what the command line may change. Raises UserError for the rest.
+def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> Config:
+    """The run's own config, with what the command line may change. Raises UserError for other changes.
 
-    cfg: what this command line composed, trusted; the run's config is data, in which nothing is resolved.
+    cfg: the config of the command line, which is trusted; overrides: what was typed
     """
     source = f"resume={run_dir}"
     _refuse_links(run_dir)
-    config = stored.read(run_dir, source)
-    for key in stored.unused(config):
-        complain(f"{key} in {run_dir / stored.CONFIG} is nothing that this version reads.")
-    before = config
-    config = filled(config, OmegaConf.to_container(cfg, resolve=True))
-    # A folder from elsewhere must neither run programs nor trust itself: this command line says it.
+    stored_config = stored.read(run_dir, source)
+    for key in stored.unused(stored_config):
+        complain(f"{key} in {run_dir / stored.CONFIG} is unknown to this version: ignored.")
+    config = filled(stored_config, OmegaConf.to_container(cfg, resolve=True))
     config["data"]["allow_pipe"] = cfg.data.get("allow_pipe", False)
     config["allow_targets"] = list(cfg.allow_targets)
-    resumed = OmegaConf.create({"samples": None, **config})
-    changed: set[str] = set()
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
-        if key == "resume" or _is_given_again(key, before, config, cfg):
-            continue
-        if key not in (*RESUMABLE, *BUDGET) and not DATA.fullmatch(key):
-            raise UserError(
-                f"{key} belongs to the experiment and can't change on resume={run_dir}:"
-                " leave it out, or start a new run."
-            )
-        if key == "trainer":
-            for name in ("devices", "accelerator", "strategy"):
-                OmegaConf.update(resumed, f"trainer.{name}", cfg.trainer[name], merge=False)
-        else:
-            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key), merge=False)
-            changed.add(key)
-    if changed & set(BUDGET):
-        _set_length(resumed, changed)
-    config = stored.settled(resumed)
+    config = stored.settled(_with_changes(config, stored_config, cfg, run_dir, overrides))
     if lost := stored.hidden(config):
         raise UserError(
             f"{source} needs {lost[0]} again, as when the run began: a run's folder keeps no passwords, tokens or"
@@ -116,19 +65,69 @@ def resumed_config(cfg: DictConfig, run_dir: Path, overrides: Sequence[str]) -> 
         refuse_foreign(config, source)
     stored.check_callbacks(config, source)
     if isinstance(choice := config["data"].get("templates"), str) and choice not in NAMED:
-        raise UserError(f"{source} can't go on: data.templates={choice} there is a file, and a run holds their text.")
-    name_vocabulary(config, run_dir)
-    return OmegaConf.create(config)
+        raise UserError(
+            f"{source} can't continue: data.templates={choice} there is a file, and a run holds the templates."
+        )
+    stored.name_vocabulary(config, run_dir)
+    return config
+
+
+def _with_changes(
+    config: Config, stored_config: Config, cfg: DictConfig, run_dir: Path, overrides: Sequence[str]
+) -> DictConfig:
+    """config: the stored one, with its credentials. Raises UserError for a change of the experiment."""
+    resumed = OmegaConf.create({"samples": None, **config})
+    changed: set[str] = set()
+    for key in map(_key_of, overrides):
+        if key == "resume" or _is_given_again(key, stored_config, config, cfg):
+            continue
+        if key not in (*MAY_CHANGE, *LENGTH) and not DATA.fullmatch(key):
+            raise UserError(
+                f"{key} belongs to the experiment and can't change on resume={run_dir}:"
+                " leave it out, or start a new run."
+            )
+        keys = [f"trainer.{name}" for name in ("devices", "accelerator", "strategy")] if key == "trainer" else [key]
+        for each in keys:
+            OmegaConf.update(resumed, each, OmegaConf.select(cfg, each), merge=False)
+        changed.update(keys)
+    if "trainer.max_steps" in changed and "samples" not in changed:
+        resumed.samples = None
+    elif "samples" in changed and "trainer.max_steps" not in changed:
+        resumed.trainer.max_steps = budget(resumed.samples, resumed.data.batch_size, resumed.trainer.max_steps)
+    if changed & set(LENGTH) and "steps" in resumed.data:
+        resumed.data.steps = resumed.trainer.max_steps
+    return resumed
+
+
+def _key_of(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _is_given_again(key: str, stored_config: Config, config: Config, cfg: DictConfig) -> bool:
+    """Whether an override only gives the credentials that the folder doesn't keep."""
+    was, now = (OmegaConf.select(OmegaConf.create(each), key) for each in (stored_config, config))
+    return was != now and now == OmegaConf.select(cfg, key)
+
+
+def _refuse_links(run_dir: Path) -> None:
+    """A resumed run reads and writes its own files. A link could make that any file of the user's."""
+    for file in sorted([*run_dir.iterdir(), run_dir / "wandb" / "id.txt"]):
+        outside = file.is_symlink() and not file.resolve().is_relative_to(run_dir.resolve())
+        if outside and (file.suffix or file.name == stored.VOCABULARY):
+            raise UserError(
+                f"resume={run_dir} can't continue: {file.name} there is a link to {file.resolve()}, outside of the"
+                " run: put the file itself in its place."
+            )
 
 
 def named_places(config: Mapping[str, Any], overrides: Sequence[str], begins: bool) -> list[str]:
-    """`data.evaluate=/photos` for each file, folder and address that a run's own config names, that is read now, and
-    that nobody typed. A folder from elsewhere may name any of this machine's, and nothing that it holds could prove
-    where it comes from: so whoever goes on with it is told what goes into its weights and its report.
+    """`data.evaluate=/photos` for each file, folder and address that will be read because the run's own config names
+    it, and not because someone typed it. A folder from elsewhere may name any file of this machine. So the user is
+    told what will go into the weights and the report.
 
     begins: whether no step was taken yet
     """
-    typed = tuple(override.split("=", 1)[0].lstrip("+~") for override in overrides)
+    typed = [_key_of(override) for override in overrides]
     found = []
     for place, value in plain.leaves(config):
         key = _within(place, (*PLACES, *STARTS_FROM) if begins else PLACES)
@@ -151,52 +150,59 @@ def _is_there(text: str) -> bool:
         return False
 
 
-def _is_given_again(key: str, before: Config, config: Config, cfg: DictConfig) -> bool:
-    """Whether an override gives back what the folder doesn't keep, and nothing else."""
-    was, now = (OmegaConf.select(OmegaConf.create(each), key) for each in (before, config))
-    return was != now and now == OmegaConf.select(cfg, key)
+def recover(run_dir: Path) -> Path | None:
+    """`last.ckpt`, which is now the newest whole checkpoint; None where the run wrote no checkpoint.
+
+    Damaged files are reported and renamed (`step=N.ckpt.damaged`), unfinished files are removed.
+    Raises UserError, with each file's damage, where no checkpoint is whole.
+    """
+    from diptych.training.naming import give_name, step_checkpoints
+
+    folder = run_dir / "checkpoints"
+    last = folder / "last.ckpt"
+    remove_partials(folder)
+    files = step_checkpoints(folder)
+    if last.exists() and not any(last.samefile(file) for file in files):
+        files.append(last)
+    damaged: dict[Path, str] = {}
+    for file in files:
+        reason = damage(file)
+        if reason is None:
+            _set_aside(damaged, f"the run continues from {file.name}")
+            if file != last:
+                give_name(file, last)
+            return last
+        damaged[file] = reason
+    if damaged:
+        named = "; ".join(f"{file.name} ({reason})" for file, reason in damaged.items())
+        raise UserError(f"resume={run_dir} can't continue, since all its checkpoints are damaged: {named}.")
+    return None
 
 
-def _refuse_links(run_dir: Path) -> None:
-    """A run goes on reading its own files, and writing to them: a link could make them any file of the user's."""
-    for file in sorted([*run_dir.iterdir(), run_dir / "wandb" / "id.txt"]):
-        outside = file.is_symlink() and not file.resolve().is_relative_to(run_dir.resolve())
-        if outside and (file.suffix or file.name == VOCABULARY):
-            raise UserError(
-                f"resume={run_dir} can't go on: {file.name} there is a link to {file.resolve()}, outside of the run:"
-                " put the file itself in its place."
-            )
+def damage(file: Path) -> str | None:
+    """What is wrong with a checkpoint, None where it is whole. A file is compared with its own digest, or without one
+    with the checksums of torch's format, a zip. Of a folder only the description is read."""
+    from diptych.interop.sharded import opened
+    from diptych.training.writing import digest_of_sealed
+
+    try:
+        if file.is_dir():
+            with opened(file):
+                return None
+        with zipfile.ZipFile(file) as archive:
+            if archive.comment:
+                whole = archive.comment == digest_of_sealed(file, len(archive.comment))
+                return None if whole else "its digest does not match"
+            entry = archive.testzip()
+    except Exception as error:  # damaged bytes can make a reader of zip files raise anything
+        return str(error).rstrip(".") or type(error).__name__
+    return None if entry is None else f"the checksum of {entry} does not match"
 
 
-def _set_length(resumed: DictConfig, changed: set[str]) -> None:
-    """All that follows from the number of steps or samples that was typed."""
-    if "trainer.max_steps" not in changed:
-        resumed.trainer.max_steps = budget(resumed.samples, resumed.data.batch_size, resumed.trainer.max_steps)
-    elif "samples" not in changed:
-        resumed.samples = None
-    if "steps" in resumed.data:
-        resumed.data.steps = resumed.trainer.max_steps
-
-
-def check_order(describe: Mapping[str, Any], run_dir: Path) -> None:
-    """describe: what the checkpoint says of itself. Raises UserError where its steps were those of another order."""
-    from diptych.data.stream.order import EDITION
-
-    if (begun := describe.get("order", 1)) != EDITION:
-        raise UserError(
-            f"resume={run_dir} was begun with edition {begun} of the order of samples, this version has edition"
-            f" {EDITION}: go on with the version that began it, or start a new run."
-        )
-
-
-def check_parts(cfg: Mapping[str, Any], run_dir: Path, model: CLIP) -> None:
-    """What a batch norm sees depends on the micro-batches: refused on a resume with others."""
-    from diptych.training.accumulation import batch_norms
-
-    before = stored.read(run_dir, f"resume={run_dir}")["trainer"].get("accumulate", 1)
-    now = cfg["trainer"].get("accumulate", 1)
-    if batch_norms(model) and now != before:
-        raise UserError(
-            f"trainer.accumulate={now} can't change on resume={run_dir}: the model has batch"
-            f" norms, whose statistics are those of a micro-batch, so leave it at {before}, or start a new run."
-        )
+def _set_aside(damaged: dict[Path, str], then: str) -> None:
+    for file, reason in damaged.items():
+        complain(f"{file} is damaged ({reason}): {then}.")
+        best = file.with_name("best.ckpt")
+        if best.exists() and best.samefile(file):
+            best.unlink()
+        file.replace(file.with_name(f"{file.name}.damaged"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.base.batch import Batch
 from diptych.base.errors import UserError
-from diptych.base.quantities import Count, Positive, Whole
+from diptych.base.quantities import BelowOne, Count, Positive, Whole
 from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.held_out import AUTO, check, held_out, hold_out
@@ -55,7 +55,7 @@ class PairData(L.LightningDataModule):
         sources: Mapping[str, Mapping[str, Any]] | None = None,
         block: Count = BLOCK,
         workers: Whole = 0,
-        max_bad: float = 0.01,
+        max_bad: BelowOne = 0.01,
         memory: Whole = 64,
         stall: Positive = 60.0,
         files: Files | None = None,

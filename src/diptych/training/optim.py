@@ -100,6 +100,8 @@ class Muon(Optimizer):
     lr: of Muon; adamw_lr: of AdamW; both follow the schedule, and layer_decay scales both
     """
 
+    needs_whole_matrices = True  # `commands.config` refuses it where a rank has a part of each
+
     def __init__(
         self,
         model: nn.Module,

@@ -86,7 +86,7 @@ def test_ranks_train_by_the_config_that_was_checked(trained: Path, tmp_path: Pat
 
 def test_a_config_that_can_t_be_written_as_data_is_refused(cli: Cli, shards: Path, tmp_path: Path) -> None:
     ended = cli("train", *TINY, f"data.shards={shards}", r"name='\${oc.env:HOME}'", f"run_dir={tmp_path / 'run'}")
-    assert ended.code == 2 and "name holds '${oc.env:HOME}': a run's config holds no interpolation" in ended.err
+    assert ended.code == 2 and "name holds '${oc.env:HOME}': a run's config may hold no interpolation" in ended.err
     assert not (tmp_path / "run").exists()
 
 

@@ -60,9 +60,9 @@ def test_an_own_tower_is_trained_evaluated_and_gone_on_with(
 
 WRONG = {
     "own_towers.NoSize": r"own_towers.NoSize has no image_size: it needs a whole number",
-    "own_towers.NotWithoutMemory": r"can't encode \[2, 3, 32, 32\] without memory \(device meta\)",
-    "own_towers.Image, gives: 7": r"gives \[2, 7\] for \[2, 3, 32, 32\]: it must give \[2, 256\]",
-    "own_towers.Image, depth: 7": r"model.image.depth is nothing that own_towers.Image takes",
+    "own_towers.NotWithoutMemory": r"can't encode \[2, 3, 32, 32\] on the device meta",
+    "own_towers.Image, gives: 7": r"returns \[2, 7\] for \[2, 3, 32, 32\]: it must be \[2, 256\]",
+    "own_towers.Image, depth: 7": r"model.image.depth is unknown: own_towers.Image has no argument depth",
     "own_towers.Imaeg": r"own_towers has no Imaeg",
     "own_tower.Image": r"there is no module own_tower",
     "own_towers.Image, image_size: many": r"model\.image\.image_size=many must be a whole number",

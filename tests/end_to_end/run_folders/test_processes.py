@@ -111,7 +111,7 @@ def test_results_on_a_full_and_on_a_read_only_disk(run: Path, class_folder: Path
     disk.mkdir()
     for options, said in (
         ("size=16k", "metrics.json can't be written (No space left on device)"),
-        ("ro", f"out={disk}/out can't be written: {disk} gives no right to"),
+        ("ro", f"out={disk}/out can't be written: no permission in {disk}"),
     ):
         mount = f"mount -t tmpfs -o {options} tmpfs {disk}"
         if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:

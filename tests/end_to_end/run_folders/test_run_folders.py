@@ -14,7 +14,7 @@ from run_folder import SMALL, Cli, kept, refused
 def test_a_new_run_does_not_write_over_an_old_one(cli: Cli, run: Path, shards: Path) -> None:
     before = kept(run)
     ended = cli("train", *SMALL, f"data.shards={shards}", "trainer.max_steps=9", "seed=5", f"run_dir={run}")
-    refused(ended, f"run_dir={run} holds a run already (config.yaml): to go on with it, type resume={run}")
+    refused(ended, f"run_dir={run} holds a run already (config.yaml): to resume it, type resume={run}")
     assert kept(run) == before
 
 
@@ -27,7 +27,7 @@ def test_a_wrong_start_makes_no_folder_and_the_next_try_takes_it(cli: Cli, shard
     refused(
         cli("train", *SMALL, f"data.shards={shards}", "name=../../x"), "name='../../x' names no folder below runs/"
     )
-    refused(cli("train", *SMALL, f"data.shards={shards}", f"run_dir={shards}/x"), "is there and is no folder")
+    refused(cli("train", *SMALL, f"data.shards={shards}", f"run_dir={shards}/x"), "is not a folder")
     refused(cli("train", "-m", *SMALL, f"data.shards={shards}", f"run_dir={shards}/x"), "can't be written")
     assert not list(tmp_path.glob("**/x")) and not (tmp_path.parent / "x").exists()
 

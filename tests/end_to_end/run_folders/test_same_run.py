@@ -32,7 +32,7 @@ def test_a_run_goes_on_only_with_its_own_checkpoints(cli: Cli, run: Path, shards
     config = OmegaConf.load(run / "config.yaml")
     config.optim.lr = 0.5
     OmegaConf.save(config, run / "config.yaml")
-    refused(cli("train", f"resume={run}"), "describes: optim.lr is another.")
+    refused(cli("train", f"resume={run}"), "describes: optim.lr differs.")
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_a_resume_with_other_data_is_refused_and_with_moved_data_is_exact(
     before = kept(run)
     for said, entries in changes.items():
         shards.write_text(json.dumps({**index, "shards": entries}))
-        refused(cli("train", f"resume={run}", *longer), "its data is not what it was: " + said)
+        refused(cli("train", f"resume={run}", *longer), "its data has changed: " + said)
     shards.unlink()
     assert kept(run) == before
     ended = cli("train", f"resume={run}", *longer, f"data.shards={moved / 'index.json'}")
@@ -99,7 +99,9 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_with_a_sentence(cli: Cli, ru
     moved = f"data.shards={tmp_path}/moved/index.json"
     refused(cli("train", f"resume={run}", moved), "data.shards can't change", "of an earlier version")
     ended = cli("train", f"resume={run}", "trainer.max_steps=6")
-    assert ended.code == 0 and "of an earlier version, which did not note its run and data" in ended.out, ended.err
+    assert ended.code == 0 and "of an earlier version, which did not describe its run and data" in ended.out, (
+        ended.err
+    )
 
 
 def edited(run: Path, change: Callable[[dict], object]) -> None:

@@ -14,7 +14,7 @@ import torch
 import diptych
 from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, OWN, PLAIN, RUNS
-from diptych.commands.prompted import about, lines, to_remember, with_templates
+from diptych.commands.sets import about, lines, to_remember, with_templates
 from diptych.data.sets import benchmarks
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.imagenet import IMAGENET

@@ -1,7 +1,7 @@
-"""Which prompts evaluation sets are asked with, and what a reader must know of how the sets were read.
+"""The evaluation sets that a config names, the prompts that each set uses, and what to report about both.
 
-The same pictures, classes and weights give another accuracy with other prompts, so every set knows whose its
-templates are, and every table says it.
+The same pictures, classes and weights give another accuracy with other prompts. So every set knows where its
+templates come from, and every table says so.
 """
 
 from __future__ import annotations
@@ -15,26 +15,109 @@ from typing import Any
 import torch
 
 from diptych.base.errors import UserError
-from diptych.base.templates import CLIPS, PLAIN, RUNS, canonical, read_templates
+from diptych.base.templates import CLIPS, NAMED, PLAIN, RUNS, canonical, read_templates
 from diptych.base.terminal import counted
+from diptych.building.build import make
 from diptych.data.io.address import printable
 from diptych.data.sets import benchmarks
 from diptych.data.sets.class_folders import some
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.imagenet import IMAGENET
+from diptych.data.sets.opening import KINDS, check_path, sets_at
+from diptych.data.sets.pair_set import pair_set
 from diptych.data.text.seen_words import SeenWords, read_record
 from diptych.data.text.tokenizer import Tokenizer
 from diptych.evaluation.prompts import fill
+from diptych.model.cost import affordable
 from diptych.model.encode import readable
 from diptych.model.load import Loaded
 from diptych.tasks.zeroshot import merge_metrics
+from diptych.towers.clip import CLIP
 
-SHOWN = 20  # names of unused files that metrics.json holds for each reason, beside their number
+SHOWN = 20  # names of unused files that metrics.json lists for each reason, beside their number
 CHOICES = "run, simple, imagenet, a file, or a list"
 
 
+def check_evaluate(node: Any) -> None:
+    """node: the config's `data.evaluate`. Raises UserError for what can't be a set, before any is opened."""
+    for each in _entries(node):
+        if isinstance(each, str):
+            check_path(each)
+
+
+def _entries(node: Any) -> list[Any]:
+    """The paths, and the configs of readers, that `data.evaluate` names."""
+    if node is None:
+        return []
+    entries = list(node) if isinstance(node, list | tuple) else [node]
+    if not entries or not all(isinstance(each, str) or _is_reader(each) for each in entries):
+        raise UserError(
+            f"data.evaluate={node} is neither a path nor a list of paths: give {KINDS}, or null for none."
+        )
+    return entries
+
+
+def _is_reader(node: Any) -> bool:
+    return isinstance(node, Mapping) and "_target_" in node
+
+
+def evaluation_sets(data: Mapping[str, Any]) -> list[EvalSet]:
+    """The sets of `data.evaluate`: a path, the config of a reader, or a list of these. data: the config's `data`"""
+    entries = _entries(data.get("evaluate"))
+    if entries and all(isinstance(each, str) for each in entries):
+        return sets_at(entries)
+    found: list[EvalSet] = []
+    for each in entries:
+        found += sets_at(each) if isinstance(each, str) else make(each, "data.evaluate")
+    return found
+
+
+def sets_for(data: Mapping[str, Any], loaded: Loaded) -> list[EvalSet]:
+    """The sets that a task or `embed.py` reads, with their templates: those of `data.evaluate`, or else the pairs of
+    `data.shards`. Raises UserError where the config names neither."""
+    sets = evaluation_sets(data)
+    if not sets:
+        if not data.get("shards") and not data.get("sources"):
+            raise UserError(
+                "data.evaluate and data.shards are both null: give data.evaluate=PATH (a folder or shards), or"
+                " data=webdataset data.shards=PATTERN for the pairs themselves."
+            )
+        files = make(data.get("files"), "data.files")
+        if files is not None:
+            files.allow_pipe = data.get("allow_pipe", False)
+        shards, captions, max_bad = data.get("shards"), data.get("captions"), data.get("max_bad", 0.0)
+        sets = pair_set(shards, data.get("sources"), captions, files, max_bad=max_bad)
+    return with_templates(sets, data.get("templates"), loaded.templates)
+
+
+def sets_of_training(data: Mapping[str, Any], model: CLIP) -> tuple[list[EvalSet], list[EvalSet]]:
+    """The sets of `data.evaluate` with their templates, and those of them that this model can be evaluated on.
+
+    Raises UserError where the model can encode the class names of none: not only when the training has ended.
+    """
+    sets = with_templates(evaluation_sets(data), data.get("templates"))
+    kept, left = readable(model, sets)
+    if left and not kept:
+        name, why = next(iter(left.items()))
+        raise UserError(f"The model can encode no set of data.evaluate. {name}: {why}: take data.evaluate=null.")
+    return sets, affordable(kept, model)
+
+
+def fix_templates(data: dict[str, Any]) -> None:
+    """Replace a template file in a new run's `data` by its text: the run stays the same when the file changes.
+
+    Raises UserError where the file is missing.
+    """
+    choice = data.get("templates")
+    if choice == "run":
+        raise UserError("data.templates=run are those that a finished run remembers: to train, give them yourself.")
+    found = chosen(choice)
+    if isinstance(choice, str) and choice not in NAMED:
+        data["templates"] = found
+
+
 def chosen(choice: str | Sequence[str] | None) -> str | list[str] | None:
-    """`data.templates=` as it was given -> "run", None for the usual, or the templates themselves.
+    """The value of `data.templates` -> "run", None for the default, or the templates themselves.
 
     Raises UserError for a file that is missing, and for templates without a placeholder.
     """
@@ -56,17 +139,17 @@ def chosen(choice: str | Sequence[str] | None) -> str | list[str] | None:
 def with_templates(
     sets: Sequence[EvalSet], choice: str | Sequence[str] | None, run: Sequence[str] = ()
 ) -> list[EvalSet]:
-    """The sets with the templates that they are asked with: a set's own; where it has none the run's, where it has
-    any; else CLIP's "a photo of a {}.".
+    """The sets with the templates to use: the set's own; without any, the run's; without any, CLIP's "a photo of a
+    {}.".
 
-    choice: of `data.templates`, for all sets with classes; run: the templates that the model was validated with
+    choice: the value of `data.templates`, for all sets with classes; run: the templates of the run's validation
     Raises UserError for `run` where the run has none.
     """
     taken = chosen(choice)
     if taken == "run" and not run:
         raise UserError(
-            "data.templates=run, but the checkpoint remembers no templates: it was validated on no set with some, or"
-            " is not from a run of this version. Take simple, imagenet, a file, or a list."
+            "data.templates=run, but the checkpoint remembers no templates: no set of its validation had any, or"
+            " it is not a run of this version. Take simple, imagenet, a file, or a list."
         )
     if isinstance(taken, list):
         names = {"simple": CLIPS, "imagenet": "CLIP's for ImageNet"}
@@ -81,8 +164,8 @@ def with_templates(
 
 
 def to_remember(sets: Sequence[EvalSet]) -> list[str]:
-    """The templates that a run is validated with: those of its first set of the role `validation` that has some of
-    its own, else of the first set that has."""
+    """The templates that a checkpoint remembers: of the first set with the role `validation` that has its own, or
+    else of the first set that has its own."""
     own = [each for each in sets if each.classnames and each.templates and each.prompts != CLIPS]
     best = next((each for each in own if each.role == "validation"), own[0] if own else None)
     return [] if best is None else list(best.templates)
@@ -91,11 +174,10 @@ def to_remember(sets: Sequence[EvalSet]) -> list[str]:
 def about(
     loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None = None, prompts: bool = True
 ) -> dict[str, Any]:
-    """What `metrics.json` says of each set beside the numbers: {name: {"prompts", "unused", "remarks"}}, each where
-    there is something to say.
+    """What `metrics.json` says about each set beside the numbers: {name: {"prompts", "unused", "remarks"}}, without
+    the empty ones.
 
-    train: the labelled training pictures of a probe; prompts: whether class names are put into some, which captions
-    are not
+    train: the labelled training pictures of a probe; prompts: whether the task puts class names into prompts
     """
     words = read_record(loaded.describe)
     told = {}
@@ -147,7 +229,7 @@ def _of_prompts(evalset: EvalSet, tokenizer: Tokenizer, words: SeenWords | None)
 
 
 def _alike(evalset: EvalSet, tokenizer: Tokenizer) -> Iterator[str]:
-    """Classes whose prompts are those of an earlier one: of equal scores the first counts."""
+    """Classes with the same prompts as an earlier class: their scores are equal, and the first class wins."""
     rows = tokenizer([fill(evalset.templates[0], name) for name in evalset.classnames])
     first: dict[tuple[int, ...], int] = {}
     later = [
@@ -163,6 +245,7 @@ def _alike(evalset: EvalSet, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _cut(names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The class names whose longest prompt has more tokens than the model reads."""
     room = tokenizer.context_length - 2
     longest = max(templates, key=len)
     return [
@@ -173,13 +256,13 @@ def _cut(names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer) -
 
 
 def tell(out: Path, task: str, told: dict[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """`about`'s findings into `out/metrics.json`, "sets", by the task whose numbers they stand beside. metrics: what
-    is there already. Returns the metrics."""
+    """Write `about`'s findings to `out/metrics.json`, under "sets" and the task's name. metrics: what is there.
+    Returns the metrics."""
     return merge_metrics(out / "metrics.json", {"sets": {**metrics.get("sets", {}), task: told}})
 
 
 def lines(told: Mapping[str, Any]) -> str:
-    """The terminal's lines on what `about` found, each once for all sets that share it: prompts, then the rest."""
+    """`about`'s findings as lines for the terminal, prompts first. Sets with the same finding share a line."""
     groups: dict[tuple[str, int, str, str], list[str]] = {}
     for name, facts in told.items():
         if prompts := facts.get("prompts"):
