@@ -36,6 +36,7 @@ from webdataset import ShardWriter
 
 from diptych.data.pixels.image import train_image
 from diptych.data.stream.index import open_index
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.steps import Steps
 from diptych.data.stream.worker import Place, Stream
@@ -87,9 +88,13 @@ def ours(folder: Path, case: Case) -> Case:
         place = Place(rank, case["ranks"])
         stop = case.get("stop", EPOCH)
         stream = Stream(
-            index, Pairs(image, no_tokens), seed=0, batch_size=BATCH, streams=STREAMS, block=20, memory=0,
-            start=case.get("state") or 0, stop=stop, place=place,
-        )  # fmt: skip
+            Order(index, seed=0, epoch=0, batch_size=BATCH, streams=STREAMS, block=20),
+            Pairs(image, no_tokens),
+            memory=0,
+            start=case.get("state") or 0,
+            stop=stop,
+            place=place,
+        )
         steps = Steps(stream, case["workers"], max_bad=0.05)
         ranks.append([[key.rsplit("/", 1)[-1] for key in batch.keys] for batch in steps])
         reported += sum(sum(shards.values()) for shards in steps.skipped.values())

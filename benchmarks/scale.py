@@ -158,23 +158,19 @@ def started(setup: Setup, path: str) -> dict[str, float]:
     found["open"], found["index"] = time.perf_counter() - begin, resident() - found["interpreter"]
     begin = time.perf_counter()
     stream = Stream(
-        index,
+        Order(index, seed=0, epoch=0, batch_size=setup.batch, streams=setup.streams, block=setup.block),
         Pairs(lambda *_: None, lambda *_: None),  # type: ignore[arg-type]
-        seed=0,
-        batch_size=setup.batch,
-        streams=setup.streams,
         start=STEP,
         stop=STEP + 1000,
         place=Place(world=setup.ranks),
         memory=0,
-        block=setup.block,
     )
     found["order"] = time.perf_counter() - begin
     begin = time.perf_counter()
     opened: list[int] = []
     shelf = Shelf(index, Files(), 0, lambda shard, _: opened.append(shard))
     for number in range(setup.streams // setup.readers):
-        Walk(stream.order, number, STEP, STEP + 1000, shelf, stream.pairs)
+        Walk(stream.order.at, number, STEP, STEP + 1000, shelf, stream.pairs)
     found["seek"], found["whole"] = time.perf_counter() - begin, resident()
     found["to a worker"] = len(pickle.dumps(index))
     return found

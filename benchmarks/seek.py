@@ -27,6 +27,7 @@ from torch import Tensor
 from diptych.data.io.files import Files
 from diptych.data.pixels.image import TrainImage
 from diptych.data.stream.index import open_index
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.shards import Sample
 from diptych.data.stream.steps import Steps
@@ -111,8 +112,8 @@ class Weighed(Pairs):
 
 def opens(stream: Stream) -> int:
     """The largest number of shards that a stream opens to resume at STEP."""
-    epoch, within = divmod(STEP, stream.steps_per_epoch)
-    order = stream.order(epoch)
+    epoch, within = divmod(STEP, stream.order.steps)
+    order = stream.order.at(epoch)
     most = 0
     for number in range(STREAMS):
         line = order.line(number)
@@ -138,9 +139,14 @@ def main() -> None:
     pairs = Weighed(TrainImage(224, crop="resized"), Tokenizer())
     pairs.peak = folder / "peak"
     stream = Stream(
-        index, pairs, seed=0, batch_size=BATCH, streams=STREAMS, start=STEP, stop=STEP + 10,
-        place=Place(STREAM, STREAMS), memory=0, files=files,
-    )  # fmt: skip
+        Order(index, seed=0, epoch=0, batch_size=BATCH, streams=STREAMS),
+        pairs,
+        start=STEP,
+        stop=STEP + 10,
+        place=Place(STREAM, STREAMS),
+        memory=0,
+        files=files,
+    )
     ready = time.perf_counter()
     assert len(next(iter(Steps(stream, workers=0, max_bad=0.01)))) == BATCH // STREAMS
     here = time.perf_counter()
@@ -150,8 +156,8 @@ def main() -> None:
     result = {
         "pairs": index.samples,
         "shards": SHARDS,
-        "epoch": STEP // stream.steps_per_epoch,
-        "step of the epoch": STEP % stream.steps_per_epoch,
+        "epoch": STEP // stream.order.steps,
+        "step of the epoch": STEP % stream.order.steps,
         "shards that a stream opens, most of all 2,048": opens(stream),
         "this one opens": name,
         "open the index, s": round(opened - begin, 2),

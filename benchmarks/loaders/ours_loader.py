@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diptych.data.pixels import image
 from diptych.data.pixels.image import TrainImage
-from diptych.data.stream import walk
-from diptych.data.stream import worker as stream
+from diptych.data.stream import steps, worker
 from diptych.data.stream.index import open_index
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.shards import Shelf, read_whole
 from diptych.data.stream.steps import Steps
@@ -35,11 +35,8 @@ def batches(args: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch from step `args.start` on; for each step a tuple of uint8 [B, 3, 224, 224] and int64 [B, 77]."""
     index = open_index(f"{args.folder}/index.json")
     source = Stream(
-        index,
+        Order(index, seed=0, epoch=0, batch_size=args.batch, streams=STREAMS),
         Pairs(TrainImage(224, **SETTINGS[args.setting]), Tokenizer()),
-        seed=0,
-        batch_size=args.batch,
-        streams=STREAMS,
         start=args.start,
         stop=index.samples // args.batch,
         place=Place(),
@@ -99,8 +96,8 @@ def shares(args: Namespace) -> dict[str, float]:
     TrainImage.__call__ = clock.timed("augment", TrainImage.__call__)  # type: ignore[method-assign]
     Tokenizer.__call__ = clock.timed("tokenize", Tokenizer.__call__)  # type: ignore[method-assign]
     Shelf.samples = clock.timed_items("read", Shelf.samples)  # type: ignore[method-assign]
-    walk.stack = clock.timed("collate", walk.stack)
-    stream.joined = clock.timed("collate", stream.joined)
+    worker.stack = clock.timed("collate", worker.stack)
+    steps.joined = clock.timed("collate", steps.joined)
     for _ in batches(args):
         pass
     clock._charge()

@@ -11,8 +11,8 @@ import pytest
 from diptych.base import plain, textfile
 from diptych.base.errors import UserError
 from diptych.data.io.files import Files
-from diptych.data.stream.captions import BadSample, captions_of, field_of, group_of
 from diptych.data.stream.index import read_index
+from diptych.data.stream.pairs import BadSample, captions_of, field_of, group_of
 from diptych.interop.files import read_json
 from diptych.packing import energon, img2dataset
 

@@ -192,7 +192,7 @@ def parent(pid: int) -> int:
     [
         (a_rank, signal.SIGKILL, "diptych: Rank 1 was killed by SIGKILL"),
         (a_rank, signal.SIGSTOP, "longer than trainer.timeout allows: rank 1 did not answer"),
-        (a_worker, signal.SIGKILL, "was killed, perhaps for want of memory"),
+        (a_worker, signal.SIGKILL, "was killed, perhaps because memory ran out"),
         (the_launcher, signal.SIGKILL, ""),
     ],
     ids=["rank", "hanging rank", "worker", "launcher"],

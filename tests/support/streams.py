@@ -9,6 +9,7 @@ import torch
 from diptych.base.batch import Batch
 from diptych.data.pixels.image import TrainImage
 from diptych.data.stream.index import open_index
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.steps import Steps
 from diptych.data.stream.worker import Place, Stream
@@ -26,9 +27,14 @@ def steps(
     index: Path, place: Place = FIRST, workers: int = 0, start: int = 0, stop: int = 12, **changes: object
 ) -> Steps:
     options = {"seed": 5, "batch_size": 16, "streams": 4, "memory": 0, "max_bad": 0.0} | changes
-    max_bad = options.pop("max_bad")
+    max_bad, memory = options.pop("max_bad"), options.pop("memory")
     stream = Stream(
-        open_index(str(index)), Pairs(TrainImage(24), letters), start=start, stop=stop, place=place, **options
+        Order(open_index(str(index)), epoch=0, **options),
+        Pairs(TrainImage(24), letters),
+        start=start,
+        stop=stop,
+        place=place,
+        memory=memory,
     )
     return Steps(stream, workers, max_bad)
 

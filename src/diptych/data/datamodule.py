@@ -15,7 +15,7 @@ from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet
 from diptych.data.sets.held_out import AUTO, check, held_out, hold_out
 from diptych.data.stream import identity
-from diptych.data.stream.index import Index, open_index, open_sources
+from diptych.data.stream.index import open_index, open_sources
 from diptych.data.stream.order import BLOCK, Order, left_out_of_all
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.steps import Steps
@@ -23,22 +23,22 @@ from diptych.data.stream.worker import Place, Stream
 
 
 class PairData(L.LightningDataModule):
-    """Image–text pairs from webdataset shards; step s is the same batch on any ranks × workers.
+    """Image–text pairs from webdataset shards. Step s is the same batch on any number of ranks and workers.
 
     shards: an index.json, a pattern of tars (braces, globs), a folder of them, or a list of these; or
     sources: several such sets, {name: {"shards": …, "weight": how often an epoch takes each sample}}
     image: (encoded bytes, seed) -> uint8 [3, H, W]; tokenizer: texts -> int64 [N, L]; groups, captions: see `Pairs`
     batch_size: global, over all ranks
     streams: K canonical streams, a multiple of ranks × workers
-    block: samples of a stream that are shuffled together; each stream holds as many, encoded
-    workers: processes a rank; 0 reads in the rank itself
-    max_bad: share of bad samples past which the run stops
-    memory: megabytes a worker may use to keep small shards
+    block: samples of a stream that are shuffled together; each stream holds about so many, encoded
+    workers: processes per rank; 0: the rank reads by itself
+    max_bad: largest share of bad samples; above it the run stops
+    memory: megabytes per worker for small shards that are kept
     stall: seconds of waiting for a worker after which a line says for which, and where it reads
     files: how addresses are opened; allow_pipe: whether `pipe:COMMAND` may run a program
-    augment: (Batch, progress 0–1) -> Batch, on the device; None for the crop alone
+    augment: (Batch, progress 0–1) -> Batch, on the device; None: only the crop
     evaluate: labelled sets for validation and the report, if any
-    validation: pairs that are held out of training, by a hash of their keys, or `auto`: see `validation.hold_out`
+    validation: number of pairs to hold out of training, chosen by a hash of their keys, or `auto`: see `hold_out`
     Raises UserError for what can't be read or divided, before any sample is read.
     """
 
@@ -68,22 +68,31 @@ class PairData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.pairs = Pairs(image, tokenizer, groups, captions)
-        self.batch_size, self.streams, self.seed, self.block = batch_size, streams, seed, block
-        self.steps, self.workers, self.max_bad, self.memory, self.stall = steps, workers, max_bad, memory, stall
+        self.batch_size, self.steps, self.workers = batch_size, steps, workers
+        self.max_bad, self.memory, self.stall = max_bad, memory, stall
         self.augment, self.evaluate = augment, list(evaluate or ())
         self.files = files or Files()
         self.files.allow_pipe = allow_pipe
+        if sources and shards:
+            raise UserError("data.shards and data.sources both name what to train on: give one, the other null.")
         if sources:
-            if shards:
-                raise UserError("data.shards and data.sources both name what to train on: give one, the other null.")
-            self.index = open_sources(sources, self.files, max_bad)
+            whole = open_sources(sources, self.files, max_bad)
         elif shards:
-            self.index = open_index(shards, self.files, max_bad=max_bad)
+            whole = open_index(shards, self.files, max_bad=max_bad)
         else:
             raise UserError(
                 "data.shards must be given: an index.json, or a pattern such as 'shards/{000000..000999}.tar'."
             )
-        self.order, self.told = self._order(validation)
+        layout = {"seed": seed, "epoch": 0, "batch_size": batch_size, "streams": streams, "block": block}
+        check(validation)
+        self.index, self.told = hold_out(whole, validation, self.files)
+        try:
+            self.order = Order(self.index, **layout)
+        except UserError:
+            if validation != AUTO or not self.index.held:
+                raise
+            self.index, self.told = whole, "no pair is held out for validation: the others would fill no batch."
+            self.order = Order(whole, **layout)
         self.held_out = held_out(self.index, self.files, captions, groups)
         if self.held_out and not self.held_out.evalset.items:
             self.told += " None of them gives a pair."
@@ -92,29 +101,12 @@ class PairData(L.LightningDataModule):
         self.batches: Steps | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint says of the data, see `diptych.data.stream.identity`."""
+        """What a checkpoint stores about the data, see `diptych.data.stream.identity`."""
         return identity.describe(self.order, self.files)
 
-    def _order(self, validation: int | str) -> tuple[Order, str]:
-        """The order, and what the log says of the pairs held out: by `auto` none where the others fill no batch."""
-        whole = self.index
-        check(validation)
-        self.index, told = hold_out(whole, validation, self.files)
-        try:
-            return self._order_of(self.index), told
-        except UserError:
-            if validation != AUTO or not self.index.held:
-                raise
-            self.index = whole
-            return self._order_of(whole), "no pair is held out for validation: the others would fill no batch."
-
-    def _order_of(self, index: Index) -> Order:
-        drawn = {"seed": self.seed, "epoch": 0, "batch_size": self.batch_size}
-        return Order(index, **drawn, streams=self.streams, block=self.block)
-
     def left_out_of_all(self, steps: int) -> int | None:
-        """How many samples stand in none of the whole epochs that so many steps make; None where they make none, or
-        where an epoch takes samples by their weights."""
+        """The number of samples that all whole epochs of so many steps leave out; None without a whole epoch, or with
+        weights."""
         whole = steps // self.order.steps
         if not whole or any(shard.weight != 1 for shard in self.index.shards):
             return None
@@ -123,18 +115,14 @@ class PairData(L.LightningDataModule):
     def train_dataloader(self) -> Steps:
         assert self.trainer is not None
         place = Place(self.trainer.global_rank, self.trainer.world_size)
-        check_layout(self.batch_size, self.streams, place.world, self.workers)
+        check_layout(self.batch_size, self.order.streams, place.world, self.workers)
         stream = Stream(
-            self.index,
+            self.order,
             self.pairs,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            streams=self.streams,
             start=self.start,
             stop=self.steps,
             place=place,
             memory=self.memory * 2**20,
-            block=self.block,
             files=self.files,
         )
         self.batches = Steps(stream, self.workers, self.max_bad, self.stall)
@@ -145,7 +133,7 @@ class PairData(L.LightningDataModule):
 
 
 def check_layout(batch_size: int, streams: int, ranks: int, workers: int) -> None:
-    """Refuse, in one sentence, a batch or streams that these ranks and workers can't share equally."""
+    """Raise UserError for a batch or streams that these ranks and workers can't share equally."""
     if batch_size % ranks:
         near = sorted({max(1, batch_size // ranks) * ranks, (batch_size // ranks + 1) * ranks})
         raise UserError(

@@ -14,8 +14,8 @@ from pathlib import Path
 from diptych.base.errors import UserError
 from diptych.base.files import write
 from diptych.base.terminal import say
-from diptych.data.stream.captions import captions_of
 from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import captions_of
 from diptych.data.stream.shards import read_whole
 from diptych.data.text.cleaning import clean_words
 from diptych.data.text.tokenizer import Tokenizer

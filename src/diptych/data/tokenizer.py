@@ -15,8 +15,8 @@ from tokenizers import models, pre_tokenizers, trainers
 from diptych.base import files
 from diptych.base.errors import UserError
 from diptych.base.terminal import say, to_type
-from diptych.data.stream.captions import BadSample, captions_of
 from diptych.data.stream.index import open_index
+from diptych.data.stream.pairs import BadSample, captions_of
 from diptych.data.stream.shards import read_whole
 from diptych.data.text import bpe
 from diptych.data.text.cleaning import clean_words

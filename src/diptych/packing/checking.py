@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from diptych.base.files import open_regular
 from diptych.base.terminal import counted
 from diptych.data.pixels.image import BadImage, decode
-from diptych.data.stream.captions import BadSample, captions_of, source_of
-from diptych.data.stream.pairs import IMAGES
-from diptych.data.stream.seen import Again, Seen
+from diptych.data.stream.headers import Again, Seen
+from diptych.data.stream.pairs import IMAGES, BadSample, captions_of, source_of
 from diptych.data.stream.shards import CUT
 from diptych.data.stream.tar import FOLDER, META, Damage, place
 from diptych.packing.formats import fits, image_format

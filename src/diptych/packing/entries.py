@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.base.files import NotRegular, open_regular, read_regular
-from diptych.data.stream.captions import BadSample, captions_of, parse_json, texts
+from diptych.data.stream.pairs import BadSample, captions_of, parse_json, texts
 from diptych.packing.formats import image_format
 from diptych.packing.parquet import Cell
 

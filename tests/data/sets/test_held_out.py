@@ -15,9 +15,9 @@ from diptych.data.io.files import Files
 from diptych.data.pixels.image import TrainImage
 from diptych.data.sets.held_out import auto, check, hashed, held_out, hold_out
 from diptych.data.stream.index import Index, open_index
-from diptych.data.stream.keys import keys
 from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
+from diptych.data.stream.shards import keys
 from diptych.data.stream.worker import Place, Stream
 from diptych.data.text.tokenizer import Tokenizer
 from samples import caption, picture, write_shards
@@ -40,9 +40,13 @@ def batches(index: Index, ranks: int, workers: int, start: int, stop: int) -> di
     pairs = Pairs(TrainImage(8), Tokenizer(8))
     for rank in range(ranks):
         stream = Stream(
-            index, pairs, seed=3, batch_size=16, streams=4, start=start, stop=stop, place=Place(rank, ranks),
-            memory=0, block=7,
-        )  # fmt: skip
+            Order(index, seed=3, epoch=0, batch_size=16, streams=4, block=7),
+            pairs,
+            start=start,
+            stop=stop,
+            place=Place(rank, ranks),
+            memory=0,
+        )
         for worker in range(workers):
             for step, part in enumerate(stream.parts(worker, workers), start):
                 assert part.failure is None

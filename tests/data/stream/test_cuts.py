@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from diptych.data.io.files import Files
-from diptych.data.stream.captions import BadSample, captions_of
 from diptych.data.stream.index import open_index
-from diptych.data.stream.pairs import images_of
+from diptych.data.stream.pairs import BadSample, captions_of, images_of
 from diptych.data.stream.shards import BROKEN, CUT, Damaged, read
 from diptych.packing.checking import check_shard
 from samples import picture

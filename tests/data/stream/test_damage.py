@@ -11,6 +11,7 @@ from streams import joined, letters, same, steps
 from diptych.base.errors import UserError
 from diptych.data.pixels.image import TrainImage
 from diptych.data.stream.index import open_index
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.steps import Steps
 from diptych.data.stream.worker import Place, Stream
@@ -86,10 +87,11 @@ def test_a_damaged_shard_costs_its_damaged_samples(tmp_path: Path, ranks: int, w
     tar = path.parent / "train-000002.tar"
     offsets = index.found[str(tar)]
     tar.write_bytes(tar.read_bytes()[: int(offsets[13]) - 100])
-    options = {"seed": 5, "batch_size": 16, "streams": 4, "memory": 0, "start": 0, "stop": 10}
+    order = Order(index, seed=5, epoch=0, batch_size=16, streams=4)
     batches, skipped = [], Counter()
     for rank in range(ranks):
-        stream = Stream(index, Pairs(TrainImage(24), letters), place=Place(rank, ranks), **options)
+        place = Place(rank, ranks)
+        stream = Stream(order, Pairs(TrainImage(24), letters), start=0, stop=10, place=place, memory=0)
         run = Steps(stream, workers, 0.5)
         batches.append(list(run))
         skipped.update(run.skipped.get("cut off in the tar", {}))

@@ -22,6 +22,7 @@ from diptych.data.io.files import Files
 from diptych.data.pixels.image import TrainImage
 from diptych.data.stream.headers import APART, BEHIND, JOINED
 from diptych.data.stream.index import Index, open_index, scan
+from diptych.data.stream.order import Order
 from diptych.data.stream.pairs import Pairs
 from diptych.data.stream.shards import BROKEN, CUT, LARGE, TWICE, Damaged, Sample, Shelf
 from diptych.data.stream.steps import Steps
@@ -275,11 +276,8 @@ def test_files_of_one_sample_that_are_not_neighbours(tmp_path: Path, capsys: pyt
     packing.pack(path, str(tmp_path), None, 1, False, False, None)
     assert f"left out: 6 × {APART}, as a.tar: 000" in capsys.readouterr().out
     stream = Stream(
-        index,
+        Order(index, seed=1, epoch=0, batch_size=4, streams=2),
         Pairs(TrainImage(24), letters),
-        seed=1,
-        batch_size=4,
-        streams=2,
         start=0,
         stop=2,
         place=Place(),
@@ -315,9 +313,13 @@ def test_a_cut_tar_is_read_to_its_cut_whatever_the_layout(tmp_path: Path, kept: 
         runs = []
         for rank in range(ranks):
             stream = Stream(
-                index, Pairs(TrainImage(24), letters), seed=5, batch_size=8, streams=4, start=0, stop=4,
-                place=Place(rank, ranks), memory=0, block=16,
-            )  # fmt: skip
+                Order(index, seed=5, epoch=0, batch_size=8, streams=4, block=16),
+                Pairs(TrainImage(24), letters),
+                start=0,
+                stop=4,
+                place=Place(rank, ranks),
+                memory=0,
+            )
             runs.append(Steps(stream, workers, 0.5))
         made.append(joined([list(run) for run in runs]))
         assert {reason for run in runs for reason in run.skipped} <= {CUT.reason}

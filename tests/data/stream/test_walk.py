@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from diptych.base.errors import UserError
 from diptych.data.io.files import Files
-from diptych.data.stream.captions import BadSample
 from diptych.data.stream.index import Index, Shard
 from diptych.data.stream.order import Order
-from diptych.data.stream.pairs import Pair
+from diptych.data.stream.pairs import BadSample, Pair
 from diptych.data.stream.shards import CUT, Damaged, Sample, Shelf
-from diptych.data.stream.walk import Walk
+from diptych.data.stream.walk import Part, Walk
 
 
 class Numbers(Shelf):
@@ -46,16 +45,16 @@ def walk(shelf: Numbers, start: int = 0, stop: int = 10**6, stream: int = 0, **l
 
 
 def taken(walk: Walk, steps: int) -> list[tuple[int, int]]:
-    return [tuple(image) for _ in range(steps) for image in walk.take().images.tolist()]  # type: ignore[union-attr]
+    return [tuple(pair.image.tolist()) for _ in range(steps) for pair in walk.take(Part())]
 
 
 def test_reading_keeps_an_even_pace_and_about_a_block() -> None:
     shelf = Numbers([300, 40, 200], set(), set())
     run = walk(shelf, block=50, batch_size=2)
-    run.take()
+    run.take(Part())
     for _ in range(120):
         before = len(shelf.reads)
-        run.take()
+        run.take(Part())
         assert len(shelf.reads) - before <= 3  # never a whole block at once
         assert len(run.block._items) + len(run.next._items) <= 50 + 3  # type: ignore[union-attr]
 
@@ -86,12 +85,11 @@ def test_going_on_anywhere_gives_the_same_pairs_whatever_is_bad(
 def test_each_bad_sample_is_counted_at_its_own_place_alone() -> None:
     shelf = Numbers([40], {(0, 3), (0, 4), (0, 5)}, {(0, 6), (0, 7), (0, 8)})
     run = walk(shelf, streams=1, batch_size=4)
-    parts = [run.take() for _ in range(10)]
-    assert sum((part.skipped for part in parts), parts[0].skipped.__class__()) == {
-        ("cut off in the tar", "0.tar"): 3,
-        ("bad", "0.tar"): 3,
-    }
-    assert sum(len(part.keys) for part in parts) == 40
+    part = Part()
+    for _ in range(10):
+        run.take(part)
+    assert part.skipped == {("cut off in the tar", "0.tar"): 3, ("bad", "0.tar"): 3}
+    assert len(part.keys) == 40
 
 
 def test_nothing_is_read_beyond_the_end_of_the_training() -> None:
@@ -112,10 +110,10 @@ def test_an_unreadable_block_is_replaced_by_the_next() -> None:
     lost = {(shard, place) for shard in (0, 2) for place in range(20)}
     shelf = Numbers([20, 20, 20, 20], lost, set())
     run = walk(shelf, streams=1, batch_size=4, block=20)
-    parts = [run.take() for _ in range(20)]
-    images = [tuple(image) for part in parts for image in part.images.tolist()]  # type: ignore[union-attr]
+    part = Part()
+    images = [tuple(pair.image.tolist()) for _ in range(20) for pair in run.take(part)]
     assert {shard for shard, _ in images} == {1, 3} and len(images) == 80
-    assert sum(part.skipped["cut off in the tar", "2.tar"] for part in parts) == 20
+    assert part.skipped["cut off in the tar", "2.tar"] == 20
 
 
 @pytest.mark.parametrize(

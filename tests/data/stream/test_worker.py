@@ -1,10 +1,15 @@
-"""The stream: the same batches for any ranks × workers and from any step."""
+"""The stream: the same batches for any ranks × workers and from any step; and shared memory that is too small, or
+through which nothing more is handed over."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -21,6 +26,7 @@ from streams import FIRST, joined, letters, same, steps
 
 from diptych.base.batch import Batch
 from diptych.base.errors import UserError
+from diptych.base.files import ROOT
 from diptych.data.io.files import Files
 from diptych.data.pixels.image import TrainImage
 from diptych.data.stream.index import Index, open_index, open_sources, scan
@@ -119,7 +125,9 @@ def test_any_world_reads_the_order_each_sample_once_in_equal_steps(
     start = min(start, stop - 1)
 
     def read(rank: int, ranks: int, workers: int, start: int) -> list[list[str]]:
-        stream = Stream(index, words, start=start, stop=stop, place=Place(rank, ranks), memory=0, **layout)
+        stream = Stream(
+            Order(index, epoch=0, **layout), words, start=start, stop=stop, place=Place(rank, ranks), memory=0
+        )
         parts = [stream.parts(worker, workers) for worker in range(workers)]
         return [[key for part in step for key in part.keys] for step in zip(*parts, strict=True)]
 
@@ -152,8 +160,10 @@ def test_two_sources_are_mixed_by_weight_and_told_apart(tmp_path: Path) -> None:
     for name, count in (("cc", 30), ("own", 10)):
         write_shards(tmp_path / name, [count])
     index = open_sources({n: {"shards": str(tmp_path / n / "index.json"), "weight": w} for n, w in WEIGHTS.items()})
-    stream = Stream(index, words, seed=1, batch_size=12, streams=4, start=0, stop=5, place=FIRST, memory=0)
-    assert (stream.steps_per_epoch, stream.samples_per_epoch) == (5, 60)  # 30 · 1 + 10 · 3
+    stream = Stream(
+        Order(index, seed=1, epoch=0, batch_size=12, streams=4), words, start=0, stop=5, place=FIRST, memory=0
+    )
+    assert (stream.order.steps, stream.order.samples) == (5, 60)  # 30 · 1 + 10 · 3
     parts = list(stream.parts(0, 1))
     keys = Counter(key for part in parts for key in part.keys)
     assert {keys[f"own/train-000000.tar/{n:06d}"] for n in range(10)} == {3}
@@ -197,9 +207,14 @@ def test_shards_over_http_give_the_same_batches_whatever_the_server_does(shards:
         files = Files(backoff=0.001, retries=3)
         opened = open_index(server.url("/set/index.json"), files)
         stream = Stream(
-            opened, Pairs(TrainImage(24), letters), seed=5, batch_size=16, streams=4, start=0, stop=7, place=FIRST,
-            memory=0, files=files,
-        )  # fmt: skip
+            Order(opened, seed=5, epoch=0, batch_size=16, streams=4),
+            Pairs(TrainImage(24), letters),
+            start=0,
+            stop=7,
+            place=FIRST,
+            memory=0,
+            files=files,
+        )
         server.faults.extend([status(503), serve, drop(700), status(503), status(503), serve, drop(40, reset=True)])
         run = Steps(stream, 0, 0.0)
         assert same(list(run), reference)
@@ -224,9 +239,14 @@ def test_a_command_that_is_allowed_is_read_by_workers_too(shards: Path, workers:
     tars = [str(shards.parent / f"train-{number:06d}.tar") for number in range(4)]
     index = open_index([f"pipe:cat {tars[0]}", *tars[1:]], files)
     stream = Stream(
-        index, Pairs(TrainImage(24), letters), seed=5, batch_size=16, streams=4, start=0, stop=5, place=FIRST,
-        memory=0, files=files,
-    )  # fmt: skip
+        Order(index, seed=5, epoch=0, batch_size=16, streams=4),
+        Pairs(TrainImage(24), letters),
+        start=0,
+        stop=5,
+        place=FIRST,
+        memory=0,
+        files=files,
+    )
     batches = list(Steps(stream, workers, 0.0))
     for batch, expected in zip(batches, steps(shards, stop=5), strict=True):
         assert torch.equal(batch.images, expected.images) and torch.equal(batch.tokens, expected.tokens)
@@ -260,9 +280,13 @@ def test_the_watchdog_says_who_waits_for_what(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     stream = Stream(
-        open_index(str(shards)), Stuck(tmp_path / "pipe"), seed=5, batch_size=16, streams=4, start=0, stop=2,
-        place=Place(1, 2), memory=0,
-    )  # fmt: skip
+        Order(open_index(str(shards)), seed=5, epoch=0, batch_size=16, streams=4),
+        Stuck(tmp_path / "pipe"),
+        start=0,
+        stop=2,
+        place=Place(1, 2),
+        memory=0,
+    )
     run = Late(stream, workers, 0.0, stall=0.5)
     run.pipe = tmp_path / "pipe"
     assert len(list(run)) == 2
@@ -278,3 +302,89 @@ def test_webdataset_reads_the_same_samples(shards: Path) -> None:
     ours = list(read_whole(index))
     theirs = list(wds.WebDataset([shard.path for shard in index.shards], shardshuffle=False))
     assert [(s["__key__"], s["png"], s["txt"]) for s in ours] == [(s["__key__"], s["png"], s["txt"]) for s in theirs]
+
+
+# Batches of 64 × 3 × 24 × 24 bytes and their 64 × 24 tokens of 8: two of 122,880 wait and a third is handed over.
+READS = """
+import sys
+from pathlib import Path
+from streams import steps
+if __name__ == "__main__":
+    for batch in steps(Path(sys.argv[1]), workers=1, batch_size=64):
+        print(batch.step, flush=True)
+"""
+NEEDED = (
+    "UserError: /dev/shm has no room for the workers' batches: 368,640 bytes are needed, 3 parts of 122,880 a worker"
+)
+
+
+def in_small_memory(tmp_path: Path, shards: Path, size: int, first: str = "true") -> subprocess.CompletedProcess[str]:
+    """The script with a /dev/shm of `size` bytes, in a mount namespace of its own."""
+    (script := tmp_path / "reads.py").write_text(READS)
+    inside = (
+        f"mount -t tmpfs -o size={size} none /dev/shm && {first} && exec '{sys.executable}' '{script}' '{shards}'"
+    )
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/support")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", inside], capture_output=True, text=True, env=environment, timeout=120
+    )
+    if re.search("unshare:|mount:", ended.stderr):
+        pytest.skip("mount namespaces can't be made here")
+    return ended
+
+
+def test_a_small_shared_memory_is_named_with_the_bytes_needed(shards: Path, tmp_path: Path) -> None:
+    ended = in_small_memory(tmp_path, shards, 200 << 10)
+    assert NEEDED in ended.stderr and "of its 204,800 bytes are free" in ended.stderr and ended.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_shared_memory_that_others_fill_is_named_too(shards: Path, tmp_path: Path) -> None:
+    ended = in_small_memory(tmp_path, shards, 4 << 20, "head -c 4000000 /dev/zero > /dev/shm/others")
+    assert NEEDED in ended.stderr, ended.stderr
+    assert in_small_memory(tmp_path, shards, 4 << 20).stdout.count("\n") == 12
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGBUS], ids=["hangs", "dies"])
+def test_a_training_ends_when_its_worker_hands_over_no_more(
+    shards: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    """One that hangs does not keep SIGTERM from ending the training; one that dies ends it with a sentence."""
+    process = subprocess.Popen(
+        [
+            sys.executable, str(ROOT / "src/train.py"), "model=vit_tiny", "model.text.width=16", "logger=none",
+            "trainer=cpu", "trainer.precision=32-true", "data=webdataset", f"data.shards={shards}", "data.workers=1",
+            "data.batch_size=16", "data.evaluate=null", "trainer.max_steps=100000", "trainer.checkpoint_every=2",
+            "callbacks.progress.seconds=0", "run_dir=run",
+        ],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(re.match(r"step ([4-9]|\d\d)", line) for line in process.stdout)  # the first checkpoint is on the disk
+    (server,) = (pid for pid in children(process.pid) if b"forkserver" in command(pid))
+    (worker,) = (pid for pid in children(server) if b"forkserver" in command(pid))
+    os.kill(worker, sent)
+    time.sleep(2)  # what it made before is trained on
+    begin = time.monotonic()
+    if sent == signal.SIGSTOP:
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    if sent == signal.SIGSTOP:
+        assert process.returncode == 75 and "SIGTERM while waiting for data: what came after the last" in err, err
+    else:
+        assert process.returncode == 2 and "A worker of rank 0 was killed" in err, err
+    assert time.monotonic() - begin < 30 and "Traceback" not in err
+    assert not Path(f"/proc/{worker}").exists() or b"State:\tZ" in Path(f"/proc/{worker}/status").read_bytes()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file() and steps == sorted(set(steps)) != []
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -21,10 +21,9 @@ from diptych.data.io.address import is_local
 from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet, Item
 from diptych.data.sets.pair_set import Place, pairs_at
-from diptych.data.stream.captions import BadSample, group_of
 from diptych.data.stream.index import Index
-from diptych.data.stream.keys import keys
-from diptych.data.stream.shards import Damaged
+from diptych.data.stream.pairs import BadSample, group_of
+from diptych.data.stream.shards import Damaged, keys
 
 AUTO = "auto"
 SHARE, MOST, BELOW = 0.02, 1000, 1_000_000

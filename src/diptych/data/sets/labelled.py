@@ -8,9 +8,8 @@ from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, PLAIN
 from diptych.base.textfile import read_lines
 from diptych.data.sets.evalset import EvalSet, Item, folder_set, tar_set
-from diptych.data.stream.captions import value_of
 from diptych.data.stream.index import open_index
-from diptych.data.stream.pairs import IMAGES
+from diptych.data.stream.pairs import IMAGES, value_of
 from diptych.data.stream.shards import read_whole
 
 VARIANT = "~"  # in a picture's name: a training picture that was made from another one

@@ -9,9 +9,8 @@ from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, PLAIN
 from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet, Item
-from diptych.data.stream.captions import BadSample, captions_of, field_of, value_of
 from diptych.data.stream.index import Index, open_index, open_sources
-from diptych.data.stream.pairs import images_of
+from diptych.data.stream.pairs import BadSample, captions_of, field_of, images_of, value_of
 from diptych.data.stream.shards import Damaged, Sample, read
 
 BLOCK = 64  # samples that are read at once, since pictures are asked for in order

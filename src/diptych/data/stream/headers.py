@@ -1,4 +1,4 @@
-"""What a tar's headers say: how many samples it holds, where each begins, what is damaged and what is no sample."""
+"""What a tar's headers tell: how many samples it has, where each begins, what is damaged and what is no sample."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import bz2
 import gzip
 import lzma
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from diptych.base.errors import UserError
 from diptych.data.io.address import is_local, printable, shown
 from diptych.data.io.files import Files
-from diptych.data.stream.seen import Again, Seen
 from diptych.data.stream.tar import BROKEN, Damage, Member, members, place
 
 Offsets = NDArray[np.int64]  # [samples + 1]: the first byte of each sample, and the end of the last
@@ -26,14 +26,43 @@ JOINED = "end marker before more files (tars joined end to end?), where other re
 BEHIND = "bytes behind the tar's end that are no file"
 
 
+class Again(Enum):
+    """How a key comes again in one tar, not among its neighbours.
+
+    APART: with other files, so the rest of the same sample; ANOTHER: with files that it had before, so another sample
+    of that key, as in tars that were joined
+    """
+
+    APART = "apart"
+    ANOTHER = "another"
+
+
+class Seen:
+    """The keys of the samples that have ended, each with all the extensions that it came with."""
+
+    def __init__(self) -> None:
+        self._extensions: dict[str, set[str]] = {}
+
+    def end(self, key: str, extensions: Collection[str]) -> Again | None:
+        """Note that a sample has ended -> how its key came again; None for a new key."""
+        before = self._extensions.setdefault(key, set())
+        again = None if not before else Again.APART if before.isdisjoint(extensions) else Again.ANOTHER
+        before.update(extensions)
+        return again
+
+    def of(self, key: str) -> Collection[str]:
+        """The extensions that a key came with; none for a new key."""
+        return self._extensions.get(key, ())
+
+
 @dataclass
 class Headers:
-    """samples: neighbours of one key, and what is damaged, each counted once
-    offsets: None for a compressed tar, which can only be read from its start; where the tar is cut, the last sample
-        ends behind the file's end
-    damaged: how many of the samples are known to be lost; damage: after how many samples the first
-        of it is, and what it is
-    left_out: what was seen and is part of no sample, or of half a one: reason -> [times, the first by name]
+    """samples: groups of neighbours with one key, and damaged places, each counted once
+    offsets: None for a compressed tar, which can only be read from its start; the last sample of a cut tar ends
+    behind
+        the file's end
+    damaged: the number of samples known to be lost; damage: what the first damage is, and after how many samples
+    left_out: entries that are part of no sample, or of half a sample: reason -> (times, name of the first)
     """
 
     samples: int
@@ -45,11 +74,11 @@ class Headers:
 
 
 def read_headers(path: str, files: Files, damaged: bool = False) -> Headers:
-    """Walk the headers of a local tar, or of what a command (`pipe:`) prints.
+    """Read the headers of a local tar, or of a command's output (`pipe:`).
 
-    Samples are counted as webdataset groups them: neighbours with the same key, files without one left out.
-    damaged: give a damaged tar too, with its damage; else it is refused
-    Raises UserError for a tar that is missing, cut, damaged or none, and for a remote one.
+    Samples are grouped as in webdataset: neighbours with the same key; files without a key are left out.
+    damaged: accept a damaged tar and report its damage; otherwise it is refused
+    Raises UserError for a file that is missing, cut, damaged or no tar, and for a remote one.
     """
     if not path.startswith("pipe:") and not is_local(path):
         raise UserError(f"The shard {shown(path)} is remote and has no index: make one with pack.py source=shards.")
@@ -80,19 +109,19 @@ def _headers(path: str, file: BinaryIO, size: int | None) -> Headers:
 
 
 def opener(file: Any) -> Callable[..., Any] | None:
-    """What unpacks a file, by its first bytes; None for one that isn't compressed."""
+    """The function that unpacks a file, according to its first bytes; None for one that isn't compressed."""
     head = file.peek(6)[:6]
     return next((of for magic, of in OPENERS.items() if head.startswith(magic)), None)
 
 
 def unpacked(file: Any) -> Any:
-    """The bytes of a tar that may be compressed, to be read from front to back."""
+    """A tar that may be compressed, as a stream of its unpacked bytes."""
     unpack = opener(file)
     return Forward(file) if unpack is None else unpack(Forward(file))
 
 
 class _Reading:
-    """The walk through one tar's headers. starts: of each sample; keys: of those, "" for what is damaged"""
+    """The state of reading one tar's headers. starts: where each sample begins; keys: its key, "" for damage"""
 
     def __init__(self) -> None:
         self.starts: list[int] = []
@@ -101,8 +130,8 @@ class _Reading:
         self.parts: set[str] = set()  # of the sample that is being read
         self.end = 0
         self.gap: int | None = None  # where damage begins that belongs to no sample yet
-        self.spoiled: set[int] = set()  # samples, by number, that are known to be lost
-        self.before, self.why = 0, ""  # samples before the first damage, and what it is
+        self.spoiled: set[int] = set()  # the numbers of samples known to be lost
+        self.before, self.why = 0, ""  # the number of samples before the first damage, and what it is
         self.left_out: Counter[str] = Counter()
         self.first: dict[str, str] = {}
 
@@ -147,20 +176,20 @@ class _Reading:
         self.keys.append(key)
 
     def _count_gap(self) -> None:
-        """The damage is of the sample before it, where that lacks files, else of another."""
+        """Count the damage as part of the sample before it if that one lacks files, else as another sample."""
         assert self.gap is not None
         if not self._lacks():
             self._sample("", self.gap)
         self.spoiled.add(len(self.starts) - 1)
 
     def _lacks(self) -> bool:
-        """Whether the sample that was read last has fewer files than the one before it, or one alone: a pair has two
-        or more. Such a one before damage would count as without a caption, which may lie in the damage."""
+        """Whether the last sample has fewer files than the one before it, or only one: a pair has two or more. Its
+        caption may be in the damage behind it."""
         before = self.seen.of(self.keys[-2]) if len(self.keys) > 1 else ()
         return 0 < len(self.parts) < max(2, len(before))
 
     def _close(self) -> None:
-        """The sample that was being read has ended."""
+        """Note that the current sample has ended."""
         if self.parts:
             if self.seen.end(self.keys[-1], self.parts) is Again.APART:
                 self._leave_out(APART, self.keys[-1])
@@ -172,7 +201,7 @@ class _Reading:
             return
         self._say(len(self.starts) - self._lacks(), found.reason)
         self.gap = found.begin if self.gap is None else self.gap
-        self.end = found.end + found.reason.startswith("truncated")  # behind the file's end, so that it reads as cut
+        self.end = found.end + found.reason.startswith("truncated")  # behind the file's end, so that it counts as cut
 
     def _say(self, before: int, why: str) -> None:
         if not self.why:
@@ -183,7 +212,7 @@ class _Reading:
         self.first.setdefault(reason, printable(name))
 
     def headers(self, size: int, packed: bool) -> Headers:
-        if self.why and not self.spoiled:  # of a stream: whether its last sample is whole, nothing says
+        if self.why and not self.spoiled:  # of a stream: its last sample may be incomplete
             self.spoiled.add(len(self.starts) - 1)
         offsets = None if packed else np.array([*self.starts, self.end], dtype=np.int64)
         left_out = {reason: (self.left_out[reason], self.first[reason]) for reason in sorted(self.left_out)}
@@ -192,7 +221,7 @@ class _Reading:
 
 
 class Forward:
-    """A stream that goes forward alone, and counts what it gave."""
+    """A stream that only reads forward, and counts its bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.given = file, 0
@@ -208,23 +237,23 @@ class Forward:
         return self.given
 
     def seekable(self) -> bool:
-        """bz2 and xz ask, before they unpack up to a place further on."""
+        """bz2 and xz ask before they unpack up to a later place."""
         return True
 
     def __enter__(self) -> Forward:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whoever opened the file closes it."""
+        """The opener of the file closes it."""
 
     def count(self) -> int:
-        """All bytes there are: what was left unread is read too."""
+        """The number of all bytes; it reads the rest."""
         while self.read(2**20):
             pass
         return self.given
 
 
 def fit(offsets: Offsets, samples: int, size: int) -> bool:
-    """Whether these can be the offsets of a tar of so many samples and bytes."""
+    """Whether these can be the offsets of a tar with so many samples and bytes."""
     inside = len(offsets) == samples + 1 and offsets[0] >= 0 and offsets[-1] <= size
     return bool(inside and (np.diff(offsets) > 0).all())

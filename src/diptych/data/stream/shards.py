@@ -1,28 +1,31 @@
-"""Reading a tar's samples in order, by webdataset's rules, each by itself: damage to one leaves the others."""
+"""Reading a tar's samples in order, grouped as in webdataset. Damage to one sample does not affect the others."""
 
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from diptych.base.errors import UserError
-from diptych.data.io.address import is_local, shown
+from diptych.base.files import open_regular
+from diptych.data.io.address import is_local, local, shown
 from diptych.data.io.files import Files
 from diptych.data.stream.headers import Offsets, unpacked
 from diptych.data.stream.index import Index, Shard
 from diptych.data.stream.tar import BROKEN as BROKEN_BY
 from diptych.data.stream.tar import LARGEST, Damage, Member, Unreadable, content, members, place
 
-Sample = dict[str, Any]  # extension -> bytes, and webdataset's own __key__ and __url__, which are text
+Sample = dict[str, Any]  # extension -> bytes; and webdataset's __key__ and __url__, which are str
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """Stands where a sample could not be read from its tar; the reason is one to count by."""
+    """In place of a sample that could not be read from its tar. Samples are counted by the reason."""
 
     reason: str
 
@@ -31,18 +34,18 @@ CUT = Damaged("cut off in the tar")
 BROKEN = Damaged("damaged in the tar")
 TWICE = Damaged("two files of one name in a sample")
 LARGE = Damaged(f"sample of more than {LARGEST} bytes in the tar")
-UNPACKED, UNPACKS = 2**26, 16  # bytes that a compressed shard may always give; more: this many times its own
+UNPACKED, UNPACKS = 2**26, 16  # a compressed shard unpacks to at most so many bytes, or so many times its own
 
 
 def read(shard: Shard, first: int, last: int, files: Files, offsets: Offsets | None) -> Iterator[Sample | Damaged]:
-    """The samples first … last-1 of a shard, each or what became of it.
+    """The samples first … last-1 of a shard, or Damaged in place of one.
 
-    With offsets, only their bytes are read, and damage to one sample leaves the others; without, the tar is read
-    from its start, and what stands behind the damage is lost.
-    Raises UserError when the shard can't be reached.
+    With offsets, only their bytes are read, and damage to one sample does not affect the others; without, the tar is
+    read from its start, and everything behind the damage is lost.
+    Raises UserError if the shard can't be opened or read.
     """
-    # A remote file of another size, or that ends early, is refused by name once trying again has not helped. What is
-    # missing of a local one is counted sample by sample, so it is opened to its end, whatever that is.
+    # A remote file that has another size or ends early is refused, once retries have not helped. A local one is
+    # opened to its end, wherever that is, and what is missing is counted sample by sample.
     size = None if is_local(shard.path) else shard.bytes
     if offsets is None:
         with closing(files.open(shard.path, size=size)) as stream:
@@ -80,95 +83,126 @@ def _bytes(stream: BinaryIO, count: int) -> bytes | None:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{stream!r} can't be read on ({error}): see to the disk, then use resume=.") from error
+        raise UserError(
+            f"{stream!r} can't be read further ({error}): check the disk, then use resume=RUN."
+        ) from error
     return data if len(data) == count else None
 
 
+def _files_in(file: Any, size: int | None, whole: bool = True) -> Iterator[tuple[str, str, Member] | Damage]:
+    """(key, extension, entry) of each file that is part of a sample, and each damage that may have lost files."""
+    for found in members(file, size, whole):
+        if isinstance(found, Damage):
+            if found.lost:
+                yield found
+        elif not isinstance(part := place(found.name, found.kind), str):
+            yield (*part, found)
+
+
+def _with(sample: Sample | Damaged, extension: str, file: Any, member: Member) -> Sample | Damaged:
+    """The same sample with one more of its files, or Damaged."""
+    if isinstance(sample, Damaged):
+        return sample
+    if extension in sample:
+        return TWICE
+    try:
+        sample[extension] = content(file, member)
+    except Unreadable as error:
+        return Damaged(str(error))
+    return sample
+
+
 def parsed(data: bytes | None, url: str) -> Sample | Damaged:
-    """The one sample whose files are `data`, all of it."""
+    """The one sample whose files make up `data`."""
     if data is None:
         return CUT
     file = io.BytesIO(data)
     sample: Sample | None = None
-    for found in members(file, len(data), whole=False):
+    for found in _files_in(file, len(data), whole=False):
         if isinstance(found, Damage):
-            if found.lost:
-                return BROKEN
-            continue
-        part = place(found.name, found.kind)
-        if isinstance(part, str):
-            continue
-        if sample is None:
-            sample = {"__key__": part[0], "__url__": url}
-        elif sample["__key__"] != part[0]:
             return BROKEN
-        if part[1] in sample:
-            return TWICE
-        try:
-            sample[part[1]] = content(file, found)
-        except Unreadable as error:
-            return Damaged(str(error))
+        key, extension, member = found
+        sample = sample or {"__key__": key, "__url__": url}
+        if sample["__key__"] != key:
+            return BROKEN
+        more = _with(sample, extension, file, member)
+        if isinstance(more, Damaged):
+            return more
     return sample or BROKEN
 
 
 def _from_start(shard: Shard, stream: BinaryIO, first: int) -> Iterator[Sample | Damaged]:
-    """All samples of a shard; those before `first` without their content. A sample is whole when another has begun;
-    the last before an end that comes too early may lack files."""
-    given, why, most = 0, CUT, max(UNPACKED, UNPACKS * shard.bytes)
-    held: _Group | None = None
+    """All samples of a shard; those before `first` without their content. A sample is complete when another has
+    begun; the last before an early end may lack files."""
+    given, why, left = 0, CUT, max(UNPACKED, UNPACKS * shard.bytes)
+    key: str | None = None
+    sample: Sample | Damaged | None = None
     try:
         with unpacked(stream) as file:
-            for found in members(file, None):
+            for found in _files_in(file, None):
                 if isinstance(found, Damage):
-                    if found.lost:
-                        held, why = None, CUT if found.reason.startswith("truncated") else BROKEN
-                        break
-                    continue
-                part = place(found.name, found.kind)
-                if isinstance(part, str):
-                    continue
-                if held is None or held.key != part[0]:
-                    if held is not None:
-                        yield held.sample
+                    sample, why = None, CUT if found.reason.startswith("truncated") else BROKEN
+                    break
+                if found[0] != key:
+                    if sample is not None:
+                        yield sample
                         given += 1
-                    held = _Group(part[0], {"__key__": part[0], "__url__": shard.path})
+                    key = found[0]
+                    sample = {"__key__": key, "__url__": shard.path}
                 if given >= first:
-                    most -= found.size
-                    held.take(part[1], file, found, most)
+                    left -= found[2].size
+                    if left < 0 and not isinstance(sample, Damaged):
+                        sample = Damaged(f"in a shard that unpacks to more than {UNPACKS} times its bytes")
+                    assert sample is not None
+                    sample = _with(sample, found[1], file, found[2])
         if given < shard.samples - 1:
-            held = None
-    except BROKEN_BY:  # of what is compressed
-        held, why = None, BROKEN
-    if held is not None:
-        yield held.sample
+            sample = None
+    except BROKEN_BY:  # raised by what unpacks the tar
+        sample, why = None, BROKEN
+    if sample is not None:
+        yield sample
         given += 1
     for _ in range(given, shard.samples):
         yield why
 
 
-@dataclass
-class _Group:
-    """Neighbours of one key: a sample, or what became of it."""
+def keys(index: Index, number: int, files: Files) -> list[str | None]:
+    """The keys of a local shard's samples, in order; None for one that can't be read. With offsets it reads only the
+    512 bytes of a header for each."""
+    shard, offsets = index.shards[number], index.offsets(number, files)
+    if offsets is None:  # compressed or damaged: read it from its start
+        return [_key(sample) for sample in read(shard, 0, shard.samples, files, None)]
+    path = local(shard.path)
+    found: list[str | None] = []
+    with open_regular(Path(path)) as file:
+        for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            file.seek(begin)
+            key = _key_in_header(file.read(512))
+            if key is None and end - begin <= LARGEST:  # first a long name, a folder or a file that has no key
+                file.seek(begin)
+                key = _key(parsed(file.read(end - begin), path))
+            found.append(key)
+    return found
 
-    key: str
-    sample: Sample | Damaged
 
-    def take(self, extension: str, file: Any, member: Member, left: int) -> None:
-        """left: bytes that the shard's further files may fill"""
-        if isinstance(self.sample, Damaged):
-            return
-        try:
-            if left < 0:
-                raise Unreadable(f"in a shard that unpacks to more than {UNPACKS} times its bytes")
-            self.sample = TWICE if extension in self.sample else {**self.sample, extension: content(file, member)}
-        except Unreadable as error:
-            self.sample = Damaged(str(error))
+def _key(sample: Sample | Damaged) -> str | None:
+    return None if isinstance(sample, Damaged) else str(sample["__key__"])
+
+
+def _key_in_header(block: bytes) -> str | None:
+    """The key of a plain file with a plain name."""
+    try:
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    part = place(member.name, member.type)
+    return None if isinstance(part, str) else part[0]
 
 
 class Shelf:
-    """Shards by number; those that fit in `memory` bytes together are read once and kept, encoded.
+    """Shards by number. Those that together fit into `memory` bytes are read once and kept, encoded.
 
-    opened: told the shard and the sample before each read, for whoever watches
+    opened: called with the shard and the sample before each read, for the watchdog
     """
 
     def __init__(
@@ -178,7 +212,7 @@ class Shelf:
         self.kept: dict[int, list[Sample | Damaged]] = {}
 
     def samples(self, number: int, first: int, last: int) -> Iterator[Sample | Damaged]:
-        """Of the samples of shard `number` that a training takes first … last-1, or what became of them."""
+        """Samples first … last-1 of a shard, or Damaged in place of one. Held-out samples are not counted."""
         first, last, held = self.index.span(number, first, last)
         found = self._all(number, first, last)
         return (content for place, content in enumerate(found, first) if place not in held) if held else found

@@ -1,4 +1,4 @@
-"""The rank's side of the stream: its workers' parts become batches, and everything lost or late is counted."""
+"""The rank's side of the stream: its workers' parts become batches; what is skipped, retried or late is counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from diptych.base.batch import Batch
 from diptych.base.errors import Stopped, UserError
 from diptych.base.terminal import say
-from diptych.data.stream.walk import Part, joined
+from diptych.data.stream.walk import Part
 from diptych.data.stream.worker import Stream
 from diptych.launch.children import end_with_parent, fork_server
 
@@ -23,12 +23,12 @@ Counted = dict[str, dict[str, int]]  # reason -> shard -> samples
 
 
 class Steps:
-    """The rank's batches, one a step: its workers' parts joined in stream order.
+    """The rank's batches, one per step: its workers' parts joined in stream order.
 
-    max_bad: the share of bad samples past which the run stops
-    stall: seconds of waiting after which a line says for whom
-    waiting: whether a batch is awaited, so that a signal finds no step to end
-    read: samples that stand in batches so far; skipped, retried and stalled: what did not go well so far
+    max_bad: largest share of bad samples; above it the run stops
+    stall: seconds of waiting after which a line says for which worker
+    waiting: whether the rank waits for a batch now, so that a signal need not wait for the end of a step
+    read: samples in batches so far; skipped, retried, stalled: counts so far
     """
 
     def __init__(self, stream: Stream, workers: int, max_bad: float, stall: float = 60.0) -> None:
@@ -40,7 +40,7 @@ class Steps:
         self.stalled: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """Counted from step 0, as Lightning counts them, also after a resume."""
+        """The number of steps from step 0, which Lightning expects also after a resume."""
         return self.stream.stop
 
     def __iter__(self) -> Iterator[Batch]:
@@ -64,18 +64,19 @@ class Steps:
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context=context if self.workers else None,
             worker_init_fn=end_with_parent,
-            generator=torch.Generator(),  # of its own: no draw from the global one, which is the training's
+            generator=torch.Generator(),  # its own: a draw from the global one would change the training
         )
         try:
             return iter(loader)
         except OSError as error:  # their queues have locks, which are files in /dev/shm
             raise UserError(
-                f"data.workers={self.workers} can't be started ({error.strerror or error}): look at the room in"
-                " /dev/shm and at `ulimit -a`, or take data.workers=0."
+                f"data.workers={self.workers} can't be started ({error.strerror or error}): check the free space in"
+                " /dev/shm and `ulimit -a`, or take data.workers=0."
             ) from error
 
     def _next(self, parts: Iterator[Part], worker: int) -> Part:
-        """The part of a worker: DataLoader asks them in turn, so the next `workers` parts are one step's."""
+        """The next part of a worker. DataLoader asks its workers in turn, so `workers` parts in a row are one
+        step."""
         with Watch(self.stall, lambda waited: self._say(worker, waited)):
             self.waiting = True
             try:
@@ -91,23 +92,24 @@ class Steps:
             return next(parts)
         except (Stopped, KeyboardInterrupt):
             for worker in multiprocessing.active_children():
-                worker.kill()  # it may hang: whoever waits for it to end would too
+                worker.kill()  # it may hang, and so would whoever waits for its end
             raise
         except (RuntimeError, OSError, EOFError) as error:
-            # A worker that is gone shows as torch's RuntimeError or as a broken pipe; "Caught" starts what it raised.
+            # A dead worker shows as torch's RuntimeError or as a broken pipe; "Caught" begins what a worker raised.
             gone = "DataLoader worker" in str(error) or not isinstance(error, RuntimeError)
             if "Caught" in str(error) or not gone:
                 raise
             raise UserError(
-                f"A worker of rank {self.stream.place.rank} was killed, perhaps for want of memory: to go on, resume"
-                " the run, with fewer data.workers if that repeats."
+                f"A worker of rank {self.stream.place.rank} was killed, perhaps because memory ran out: resume the"
+                " run, with fewer data.workers if that happens again."
             ) from error
 
     def _say(self, worker: int, waited: float) -> None:
+        names = self.stream.order.index.names
         shard, sample = self.stream.whereabouts[2 * worker : 2 * worker + 2]
         reader = f"worker {worker}" if self.workers else "its own reading"
-        at = f"in shard {self.stream.index.names[shard]}, from sample {sample} on" if shard >= 0 else "at its start"
-        self.stalled[self.stream.index.names[shard] if shard >= 0 else "start"] += 1
+        at = f"in shard {names[shard]}, from sample {sample} on" if shard >= 0 else "at its start"
+        self.stalled[names[shard] if shard >= 0 else "start"] += 1
         rank = self.stream.place.rank
         say(f"diptych: rank {rank} has waited {waited:.3g} s for {reader}, {at}.", file=sys.stderr)
 
@@ -117,16 +119,32 @@ class Steps:
         for (reason, shard), count in part.skipped.items():
             by_shard = self.skipped.setdefault(reason, {})
             by_shard[shard] = by_shard.get(shard, 0) + count
-        # A rank sees its own samples alone: it stops here only if they are too many for all. `Counts` sums up.
-        refuse_too_many(
-            self.skipped, self.read * self.stream.place.world, self.max_bad, self.stream.samples_per_epoch
-        )
+        # A rank knows its own bad samples alone: it stops only if they are too many for all ranks. `Counts` sums up.
+        read = self.read * self.stream.place.world
+        refuse_too_many(self.skipped, read, self.max_bad, self.stream.order.samples)
+
+
+def joined(parts: list[Part]) -> Part:
+    """The parts of one step as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = Part(
+        images=torch.cat([part.images for part in parts if part.images is not None]),
+        tokens=torch.cat([part.tokens for part in parts if part.tokens is not None]),
+    )
+    for part in parts:
+        whole.groups += part.groups
+        whole.seeds += part.seeds
+        whole.keys += part.keys
+        whole.skipped += part.skipped
+        whole.retried += part.retried
+    return whole
 
 
 def refuse_too_many(skipped: Counted, read: int, max_bad: float, samples_per_epoch: int) -> None:
-    """Raises UserError where more than the share `max_bad` of samples is bad.
+    """Raise UserError if more than the share `max_bad` of samples is bad.
 
-    Measured against at least an epoch, so that one bad sample in the first batch does not stop a long run.
+    The share is of at least one epoch, so that one bad sample in the first batch does not stop a long run.
     """
     bad = sum(sum(by_shard.values()) for by_shard in skipped.values())
     if bad > max_bad * max(read, samples_per_epoch):
@@ -134,12 +152,12 @@ def refuse_too_many(skipped: Counted, read: int, max_bad: float, samples_per_epo
         raise UserError(
             f"{bad} bad samples of {max(read, bad)} read are more than data.max_bad={max_bad} allows;"
             f" most often: {reason}, in shard {max(skipped[reason], key=skipped[reason].__getitem__)}."
-            " Mend the shards or raise data.max_bad."
+            " Fix the shards or raise data.max_bad."
         )
 
 
 class Watch:
-    """While it is entered, calls `say(seconds waited)` after `seconds`, and again whenever the wait has doubled."""
+    """A context that calls `say(seconds waited)` after `seconds`, and again each time the wait has doubled."""
 
     def __init__(self, seconds: float, say: Callable[[float], None]) -> None:
         self.seconds, self.say = seconds, say

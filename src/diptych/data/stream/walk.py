@@ -1,7 +1,7 @@
-"""Walking one canonical stream: blocks are read in order, samples handed out in their block's shuffled order.
+"""Walking one canonical stream: blocks are read in order, and each block's samples handed out in shuffled order.
 
-What stands in for a sample that gives no pair depends on the order and the data alone: the next of its block that
-gives one, cyclically; for a block of which nothing can be read, the same place of the next block.
+If a sample gives no pair, another stands in for it. Which one depends on the order and the data alone: the next of
+its block, cyclically, that gives a pair; for a block of which nothing can be read, the same place of the next block.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from diptych.base import seeding
 from diptych.base.errors import UserError
 from diptych.data.io.address import printable
-from diptych.data.stream.captions import BadSample, source_of
 from diptych.data.stream.order import Line, Order
-from diptych.data.stream.pairs import Pair, stack
+from diptych.data.stream.pairs import BadSample, Pair, source_of
 from diptych.data.stream.shards import Damaged, Sample, Shelf
 
 
 @dataclass
 class Part:
-    """What one worker hands over for one step: its streams' samples, or the reason why there are none."""
+    """One worker's part of one step: its streams' samples in their order, or the reason why there are none."""
 
     images: Tensor | None = None
     tokens: Tensor | None = None
@@ -37,25 +35,8 @@ class Part:
     failure: str | None = None
 
 
-def joined(parts: list[Part]) -> Part:
-    """Several parts of one step as one, in their order."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = Part(
-        images=torch.cat([part.images for part in parts if part.images is not None]),
-        tokens=torch.cat([part.tokens for part in parts if part.tokens is not None]),
-    )
-    for part in parts:
-        whole.groups += part.groups
-        whole.seeds += part.seeds
-        whole.keys += part.keys
-        whole.skipped += part.skipped
-        whole.retried += part.retried
-    return whole
-
-
 class Item(NamedTuple):
-    """A sample of a block: which it is, and its content."""
+    """One sample of a block: its place, and its content."""
 
     shard: int
     number: int
@@ -64,10 +45,9 @@ class Item(NamedTuple):
 
 
 class Block:
-    """A block of a stream, being read and then emptied. Positions count in reading order.
+    """A block of a stream, first filled and then emptied. Positions count in reading order.
 
-    needed: how many of its samples, from the end of the shuffled order, are still to be handed out; the others are
-        not kept
+    needed: how many samples, the last of the shuffled order, will be handed out; the others are not kept
     """
 
     def __init__(self, line: Line, number: int, shelf: Shelf, needed: int | None = None) -> None:
@@ -86,7 +66,7 @@ class Block:
                 yield Item(run.shard, number, run.copy, content)
 
     def fill(self, count: int) -> None:
-        """Read on, by `count` samples."""
+        """Read the next `count` samples."""
         for _ in range(min(count, self.missing)):
             item, position = next(self._reading), self.size - self.missing
             self.missing -= 1
@@ -94,7 +74,7 @@ class Block:
                 self._items[position] = item
 
     def item(self, position: int) -> Item:
-        """The sample at a position; one that is no longer kept is read again by itself."""
+        """The sample at a position; one that is no longer kept is read again."""
         if position in self._items:
             return self._items[position]
         before = 0
@@ -111,7 +91,7 @@ class Block:
             del self._items[position]
 
     def unreadable(self) -> bool:
-        """Whether no sample of the block, which is read, came out of its tar."""
+        """Whether no sample of the block, which is filled, could be read from its tar."""
         return len(self._items) == self.size and all(
             isinstance(item.content, Damaged) for item in self._items.values()
         )
@@ -120,8 +100,8 @@ class Block:
 class Walk:
     """One canonical stream from step `start` to `stop`, counted from the beginning of the training.
 
-    While a block is handed out, the next is read at the same pace: reading never comes in gusts, and what is held
-    stays at about one block.
+    While one block is emptied, the next is filled at the same pace: reading is even, and a stream holds about one
+    block.
 
     orders: epoch -> its Order; pairs: (sample, seed) -> pair, raising BadSample
     """
@@ -148,7 +128,7 @@ class Walk:
         self.next = next(self._following, None)
 
     def _blocks(self, epoch: int, number: int) -> Iterator[Block]:
-        """The blocks from one on, up to where the training stops."""
+        """The blocks from this one to where the training stops."""
         while True:
             order = self.orders(epoch)
             line = order.line(self.stream)
@@ -158,12 +138,9 @@ class Walk:
                 yield Block(line, block, self.shelf)
             epoch, number = epoch + 1, 0
 
-    def take(self) -> Part:
-        """The stream's B/K samples of the next step."""
-        part = Part()
-        pairs = [self._pair(part) for _ in range(self.block.line.order.per_stream)]
-        part.images, part.tokens, part.groups = stack(pairs)
-        return part
+    def take(self, part: Part) -> list[Pair]:
+        """The stream's B/K pairs of the next step; their keys, seeds and counts are added to `part`."""
+        return [self._pair(part) for _ in range(self.block.line.order.per_stream)]
 
     def _pair(self, part: Part) -> Pair:
         if self.offset == self.block.size:
@@ -180,32 +157,42 @@ class Walk:
         return pair
 
     def _good(self, part: Part) -> Pair:
-        """The pair at the cursor or what stands in for it. The sample at the cursor is counted if it is bad; those
-        passed over have their turn."""
-        block = self.block
-        if (pair := self._try(block, block.shuffled[self.offset], part)) is not None:
+        """The pair at the cursor or the one that stands in for it. Only the sample at the cursor is counted as bad:
+        the others that are passed over get their own turn."""
+        block, position = self.block, self.block.shuffled[self.offset]
+        if (pair := self._try(block, position, part)) is not None:
             return pair
-        bad = block.shuffled[self.offset]
-        part.skipped[block.bad[bad], self.shelf.index.names[block.item(bad).shard]] += 1
-        if (pair := self._next_good(block, self.offset + 1, part)) is not None:
-            return pair
-        if not block.unreadable():
-            self._refuse(block)
-        return self._from_another(part)
+        part.skipped[block.bad[position], self.shelf.index.names[block.item(position).shard]] += 1
+        for block in self._blocks_to_stand_in():
+            for ahead in range(block.size):
+                position = block.shuffled[(self.offset + ahead) % block.size]
+                if (pair := self._try(block, position, part)) is not None:
+                    return pair
+            if not block.unreadable():
+                self._refuse(block)
+        run = self.block.line.runs(self.block.number)[0]
+        raise UserError(
+            f"Nothing can be read of a whole stream, from shard {self.shelf.index.names[run.shard]} on:"
+            f" check the shards with pack.py source=shards verify=true{_fewer(self.block.line.order.streams)}."
+        )
 
-    def _next_good(self, block: Block, offset: int, part: Part) -> Pair | None:
-        for ahead in range(block.size):
-            pair = self._try(block, block.shuffled[(offset + ahead) % block.size], part)
-            if pair is not None:
-                return pair
-        return None
+    def _blocks_to_stand_in(self) -> Iterator[Block]:
+        """The block at hand, then the others of its epoch, from the next one on, cyclically. The last one is kept."""
+        yield self.block
+        line = self.block.line
+        for ahead in range(1, len(line)):
+            number = (self.block.number + ahead) % len(line)
+            if self.spare is None or self.spare.line is not line or self.spare.number != number:
+                self.spare = Block(line, number, self.shelf)
+                self.spare.fill(self.spare.size)
+            yield self.spare
 
     def _try(self, block: Block, position: int, part: Part) -> Pair | None:
         if position in block.bad:
             return None
         item = block.item(position)
         order = block.line.order
-        again = (item.copy,) if item.copy else ()  # without weights a seed is what it was before there were any
+        again = (item.copy,) if item.copy else ()  # a first copy's seed is what it would be without weights
         number = self.shelf.index.place(item.shard, item.number)
         seed = seeding.mix_one(order.seed, order.epoch, item.shard, number, *again) >> 1
         try:
@@ -219,28 +206,10 @@ class Walk:
         part.keys.append(f"{self.shelf.index.names[item.shard]}/{item.content['__key__']}")
         return pair
 
-    def _from_another(self, part: Part) -> Pair:
-        """The pair at the cursor's place of the next block, cyclically, that can be read."""
-        line = self.block.line
-        for ahead in range(1, len(line)):
-            number = (self.block.number + ahead) % len(line)
-            if self.spare is None or self.spare.line is not line or self.spare.number != number:
-                self.spare = Block(line, number, self.shelf)
-                self.spare.fill(self.spare.size)
-            pair = self._next_good(self.spare, self.offset, part)
-            if pair is not None:
-                return pair
-            if not self.spare.unreadable():
-                self._refuse(self.spare)
-        run = line.runs(self.block.number)[0]
-        raise UserError(
-            f"Nothing can be read of a whole stream, from shard {self.shelf.index.names[run.shard]} on:"
-            f" check the shards with pack.py source=shards verify=true{_fewer(line.order.streams)}."
-        )
-
     def _refuse(self, block: Block) -> None:
-        position, reason = next((p, r) for p, r in reversed(block.bad.items()) if not _damaged(block, p))
-        item = block.item(position)
+        """Raise UserError for a block that can be read and gives no pair, with the last sample that was tried."""
+        tried = ((block.item(position), reason) for position, reason in reversed(block.bad.items()))
+        item, reason = next((item, reason) for item, reason in tried if not isinstance(item.content, Damaged))
         assert not isinstance(item.content, Damaged)
         key, shard = printable(item.content["__key__"]), printable(self.shelf.index.names[item.shard])
         source = f" (packed from {found})" if (found := source_of(item.content)) else ""
@@ -252,9 +221,5 @@ class Walk:
 
 
 def _fewer(streams: int) -> str:
-    """Of fewer streams, each has more samples to take in place of those that can't be read."""
+    """With fewer streams, each has more samples that can stand in."""
     return f", or take fewer data.streams ({streams} now)" if streams > 1 else ""
-
-
-def _damaged(block: Block, position: int) -> bool:
-    return isinstance(block.item(position).content, Damaged)

@@ -76,7 +76,7 @@ class Counts(L.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, trainer.global_step)
         if batches := _batches(trainer):
-            refuse_too_many(total["skipped"], total["read"], batches.max_bad, batches.stream.samples_per_epoch)
+            refuse_too_many(total["skipped"], total["read"], batches.max_bad, batches.stream.order.samples)
 
     def _write(self, total: dict[str, Any]) -> None:
         with contextlib.suppress(UserError):  # a full disk: the next time it says this too
