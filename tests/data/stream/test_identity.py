@@ -145,7 +145,7 @@ def test_weights_and_lengths_are_named() -> None:
         assert difference(before, now) == f"shard 1 of 2, 0.tar, has {said}"
     assert (
         difference(before, of(Index(shards), seed=1))
-        == "seed, batch size, streams, blocks or the pairs held out are others"
+        == "seed, batch size, streams, blocks or the pairs held out are different"
     )
 
 

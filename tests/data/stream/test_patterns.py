@@ -57,14 +57,14 @@ def test_a_name_with_a_bracket_is_a_name(sets: Path) -> None:
         ("c/*.tar", r"c/\*\.tar matches no file"),
         ("empty", r"empty holds no \.tar and no index\.json"),
         ("empty/*.tar", "matches no file"),
-        ("b/*", r"matches .*b/notes\.txt, which is no tar"),
+        ("b/*", r"matches .*b/notes\.txt, which is not a tar"),
         ("a/*", "and tars, which may be the same samples"),
-        ("{000..999999999}.tar", "stands for more than 1,000,000 names"),
-        ("{1..2000}{1..9999}{a,b}.tar", "stands for more than 1,000,000 names"),
+        ("{000..999999999}.tar", "expands to more than 1,000,000 names"),
+        ("{1..2000}{1..9999}{a,b}.tar", "expands to more than 1,000,000 names"),
         ("{", "write braces in pairs"),
         ("a}.tar", "write braces in pairs"),
         ("{0..%s}.tar" % ("9" * 5000), "write braces in pairs"),
-        ("${NO_SUCH}.tar", "is no pattern that can be read"),
+        ("${NO_SUCH}.tar", "is not a valid pattern"),
         ("\ud800*/*.tar", "matches no file"),
     ],
 )
@@ -75,13 +75,13 @@ def test_what_names_nothing_is_a_sentence(sets: Path, pattern: str, why: str) ->
 
 @pytest.mark.parametrize("given", [5, 0.5, None, {"a": "x.tar"}])
 def test_shards_that_are_no_address_are_a_sentence(given: object) -> None:
-    with pytest.raises(UserError, match=r"^data\.shards=.* is no address: give an index\.json"):
+    with pytest.raises(UserError, match=r"^data\.shards=.* is not an address: give an index\.json"):
         open_index(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pattern", ["http://host/*.tar", "s3://bucket/{a,b}*.tar"])
 def test_a_server_is_not_listed(pattern: str) -> None:
-    with pytest.raises(UserError, match=r"has a '\*', but a server's files can't be listed here"):
+    with pytest.raises(UserError, match=r"has a '\*', but the files of a server can't be listed"):
         open_index(pattern)
 
 

@@ -264,12 +264,10 @@ def _fault(url: str, error: wrong.HTTPError, timeout: float) -> Exception:
         )
     if isinstance(error, wrong.LocationValueError):
         return UserError(f"{shown(url)} is not a valid URL: check the address.")
-    if isinstance(error, wrong.NameResolutionError):
-        return Fault("its host was not found")
-    if isinstance(error, wrong.NewConnectionError):
-        return Fault("did not take the connection")
-    if isinstance(error, wrong.TimeoutError):
-        return Fault(f"nothing came for {timeout:g} s")
-    if isinstance(error, wrong.ProxyError):
-        return Fault("the proxy did not answer")
-    return Fault("dropped the connection")
+    reasons: dict[type[wrong.HTTPError], str] = {
+        wrong.NameResolutionError: "its host was not found",
+        wrong.NewConnectionError: "did not take the connection",
+        wrong.TimeoutError: f"nothing came for {timeout:g} s",
+        wrong.ProxyError: "the proxy did not answer",
+    }
+    return Fault(next((why for kind, why in reasons.items() if isinstance(error, kind)), "dropped the connection"))

@@ -7,7 +7,6 @@ UserError for everything else.
 from __future__ import annotations
 
 import io
-import itertools
 import time
 import zlib
 from collections import Counter
@@ -74,10 +73,12 @@ class Patience:
 
     def keep_trying(self, address: str, call: Callable[[], T]) -> T:
         """The result of `call`. Raises UserError, with address, reason and tries, after too many faults in a row."""
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
             try:
                 return call()
             except Fault as fault:
+                tries += 1
                 if tries > self.retries:
                     raise UserError(
                         f"{shown(address)} could not be read: {fault.reason}, after {tries} tries in a row;"
@@ -85,7 +86,6 @@ class Patience:
                     ) from fault
                 self.retried[f"{host(address)}: {fault.reason}"] += 1
                 time.sleep(delay(address, tries, self.backoff, fault.asked))
-        raise AssertionError("unreachable")
 
 
 class RawReader(io.RawIOBase):

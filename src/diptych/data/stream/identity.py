@@ -1,9 +1,11 @@
-"""What a run's data is, so that a resume can tell whether its next batches are those that the run would have had.
+"""The identity of a run's data: a resume uses it to check that its next batches are those that the run would have
+had.
 
-Two things: a digest of all that the order of samples follows from; and of every shard what tells it from another that
-takes its place: its length, the hash that an index gives, where its samples begin (of a tar that was scanned), a few
-pieces of its bytes (of a local file), and of some shards the beginning. None needs the data to be read, and none
-depends on where the shards are: so no ETag, which another server, or a copy, gives another way.
+It has two parts. The first is a digest of everything that the order of samples depends on. The second tells each
+shard
+from a different file in its place: its length, the hash in the index, where its samples begin (of a scanned tar), a
+few pieces of its bytes (of a local file), and the beginning of some shards. None of these requires reading all the
+data, and none depends on where the shards are. So no ETag is used: another server, or a copy, has a different one.
 """
 
 from __future__ import annotations
@@ -21,18 +23,15 @@ from diptych.data.io.files import Files
 from diptych.data.stream.index import Index
 from diptych.data.stream.order import EDITION, Order
 
-EVIDENCE = ("sha256", "offsets", "pieces", "heads")  # of a shard's content, each "" where it is not known
-HEADS, HEAD = 16, 2**14  # shards at most, evenly over all, and bytes: a question to a server for each, before a start
-PIECES, PIECE = (
-    4096,
-    512,
-)  # bytes: so many pieces over all shards, at most 16 and at least 1 a shard
+EVIDENCE = ("sha256", "offsets", "pieces", "heads")  # of a shard's content, each "" if unknown
+HEADS, HEAD = 16, 2**14  # number of shards, evenly spaced, and bytes of each: one request per shard before the start
+PIECES, PIECE = 4096, 512  # number of pieces over all shards, at most 16 and at least 1 per shard, and bytes of each
 
 
 def describe(order: Order, files: Files | None = None) -> dict[str, Any]:
-    """Plain data for a checkpoint: the digest, and a column of shards for each thing that is known of them.
+    """Plain data for a checkpoint: the digest, and a list over shards for each property.
 
-    files: opens the shards on servers; None asks no server
+    files: opens remote shards; None: no request to a server
     """
     index = order.index
     return {
@@ -49,7 +48,7 @@ def describe(order: Order, files: Files | None = None) -> dict[str, Any]:
 
 
 def order_digest(order: Order) -> str:
-    """Of all that `Order` is a function of: equal digests give equal orders in every epoch."""
+    """A digest of all that `Order` depends on: equal digests mean equal orders in every epoch."""
     shards = [(shard.samples, float(shard.weight)) for shard in order.index.shards]
     numbers: list[Any] = [EDITION, order.seed, order.batch_size, order.streams, order.block, shards]
     if order.index.held:
@@ -58,8 +57,8 @@ def order_digest(order: Order) -> str:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What makes the data another, for a sentence that begins with "its data is not that of before:"; None where the
-    same samples come in the same order."""
+    """What has changed, for a sentence that begins with "its data is not that of before:"; None if the same samples
+    come in the same order."""
     old, new = len(before["names"]), len(now["names"])
     for number in range(min(old, new)):
         if said := _of_shard(before, now, number):
@@ -68,13 +67,13 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         longer = before if old > new else now
         return f"{old} shards became {new}, {longer['names'][min(old, new)]} {'is gone' if old > new else 'is new'}"
     if before["order"] != now["order"]:
-        return "seed, batch size, streams, blocks or the pairs held out are others"
+        return "seed, batch size, streams, blocks or the pairs held out are different"
     return None
 
 
 def _of_shard(before: Mapping[str, Any], now: Mapping[str, Any], number: int) -> str | None:
     then, here = ({key: of[key][number] for key in of if key != "order"} for of in (before, now))
-    known = [key for key in EVIDENCE if then.get(key) and here.get(key)]  # a checkpoint of before notes no heads
+    known = [key for key in EVIDENCE if then.get(key) and here.get(key)]  # earlier checkpoints have no heads
     same_content = all(then[key] == here[key] for key in known) and then["bytes"] == here["bytes"]
     if then["names"] != here["names"] and (not same_content or not known):
         return f"is now {here['names']}"
@@ -89,7 +88,7 @@ def _of_shard(before: Mapping[str, Any], now: Mapping[str, Any], number: int) ->
 
 
 def _name(path: str, name: str) -> str:
-    """Without what may be secret in an address or a command."""
+    """The name without secrets of an address or a command."""
     if path.startswith("pipe:"):
         return f"pipe {hashlib.sha256(path.encode()).hexdigest()[:8]}"
     return name if is_local(path) else re.split("[?#]", path)[0].rsplit("/", 1)[-1]
@@ -101,7 +100,8 @@ def _offsets(index: Index, path: str) -> str:
 
 
 def _heads(index: Index, files: Files | None) -> list[str]:
-    """Of servers' shards whose hash no index gives, and of local ones, which may move to a server."""
+    """Hashes of some shards' beginnings: of remote shards without a hash in the index, and of local ones, which may
+    move to a server."""
     total = len(index.shards)
     chosen = {total * n // min(HEADS, total) for n in range(min(HEADS, total))}
     heads = [""] * total
@@ -112,13 +112,13 @@ def _heads(index: Index, files: Files | None) -> list[str]:
         try:
             with (files or Files()).begin(shard.path, min(HEAD, shard.bytes)) as file:
                 heads[number] = hashlib.sha256(file.read()).hexdigest()[:16]
-        except UserError:  # it is said where the shard is read; the next question would wait as long for nothing
+        except UserError:  # reading the shard will report it; the next request would wait as long, in vain
             break
     return heads
 
 
 def _pieces(path: str, shards: int) -> str:
-    """Of pieces that lie evenly over a local file; a tar of other samples has other bytes there."""
+    """A hash of evenly spaced pieces of a local file; a tar of other samples has other bytes there."""
     if not is_local(path):
         return ""
     number = max(1, min(16, PIECES // shards))
@@ -129,6 +129,6 @@ def _pieces(path: str, shards: int) -> str:
             for piece in range(number):
                 file.seek(size * piece // number // PIECE * PIECE)
                 digest.update(file.read(PIECE))
-    except OSError:  # it is said where the shard is read
+    except OSError:  # reading the shard will report it
         return ""
     return digest.hexdigest()[:16]

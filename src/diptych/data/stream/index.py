@@ -1,8 +1,8 @@
-"""The index: which shards there are, how many samples each holds, and where in the shard each sample begins.
+"""The index: the shards, the number of samples of each, and where in the shard each sample begins.
 
-On disk, `index.json`: {"version": 1, "shards": [{"path", "samples", "bytes", "sha256", "offsets": true}]}, paths
-relative to it. Beside a shard with offsets lies SHARD.idx: the first byte of every sample and the end of the last,
-as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`); it is read only when the shard is.
+On disk, `index.json`: {"version": 1, "shards": [{"path", "samples", "bytes", "sha256", "offsets": true}]}, with paths
+relative to it. A shard with offsets has SHARD.idx beside it: the first byte of every sample and the end of the last,
+as little-endian 64-bit integers (Megatron-Energon's `.tar.idx`). It is read when the shard is.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from diptych.data.stream.patterns import listed
 from diptych.data.stream.tar import FOLDER
 
 VERSION = 1
-MOST_SAMPLES = 10**8  # of one shard: its offsets alone would fill 0.8 GB
+MOST_SAMPLES = 10**8  # of one shard: its offsets alone would take 0.8 GB
 MOST_IN_ALL = 10**11
-PER_BYTE = 3  # samples, at most: each has a block of 512 bytes, of which gzip makes half a byte
+PER_BYTE = 3  # samples per byte, at most: each has a block of 512 bytes, which gzip can shrink to half a byte
+ENTRY = {"path": str, "samples": int, "bytes": int, "offsets": bool, "sha256": str}  # fields of a shard in index.json
+OPTIONAL = {"offsets": False, "sha256": ""}
+KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar: where it is, what it should hold, and whether SHARD.idx lies beside it.
+    """One tar: its address, its expected contents, and whether SHARD.idx is beside it.
 
     weight: how often an epoch takes each of its samples
     """
@@ -50,11 +53,11 @@ class Shard:
 class Index:
     """The shards of a training set, in a fixed order.
 
-    found: the offsets of shards that were scanned, by path
-    damage: of shards that were found cut or damaged, by path: how many of their samples are lost, and why
-    left_out: what a scan saw and is part of no sample: reason -> path -> (times, the first by name)
-    held: shard -> its samples, in their order, that no training takes (`data.validation`). The order counts the
-        others from 0, without gaps; `span` and `place` say where in the shard they stand
+    found: path -> offsets, of shards that were scanned
+    damage: path -> (samples known to be lost, why), of shards that a scan found cut or damaged
+    left_out: entries of scanned tars that are part of no sample: reason -> path -> (times, name of the first)
+    held: shard -> its held-out samples, sorted (`data.validation`). The order numbers the others from 0, without
+        gaps; `place` and `span` give their places in the shard
     """
 
     shards: tuple[Shard, ...]
@@ -68,18 +71,18 @@ class Index:
         return sum(shard.samples for shard in self.shards)
 
     def counts(self) -> list[int]:
-        """The samples of each shard that a training takes."""
+        """The number of training samples of each shard: all but the held-out ones."""
         return [shard.samples - len(self.held.get(number, ())) for number, shard in enumerate(self.shards)]
 
     def place(self, number: int, sample: int) -> int:
-        """Where in its shard the sample stands that is this one of those a training takes."""
+        """The place in its shard of a training sample."""
         held = self.held.get(number)
         if held is None:
             return sample
         return sample + int(np.searchsorted(held - np.arange(len(held)), sample, side="right"))
 
     def span(self, number: int, first: int, last: int) -> tuple[int, int, frozenset[int]]:
-        """The samples first … last-1 that a training takes as a range of the shard, and what is held out in it."""
+        """Training samples first … last-1 as a range of places in the shard, and the held-out places in it."""
         held = self.held.get(number)
         if held is None or first >= last:
             return first, last, frozenset()
@@ -88,27 +91,27 @@ class Index:
 
     @cached_property
     def names(self) -> list[str]:
-        """What each shard is called in counts and messages: as much of its path's end as tells it from the others."""
-        paths = [_told(shard.path) for shard in self.shards]  # no name holds a password or a signature
+        """Each shard's name in counts and messages: as much of its path's end as makes all names different."""
+        paths = [_told(shard.path) for shard in self.shards]  # without passwords and signatures
         depth, names = 1, [path.rsplit("/", 1)[-1] for path in paths]
         while len(set(names)) < len(set(paths)):
             depth += 1
             names = ["/".join(path.split("/")[-depth:]) for path in paths]
-        if len(set(paths)) < len({shard.path for shard in self.shards}):  # what tells them apart isn't shown
+        if len(set(paths)) < len({shard.path for shard in self.shards}):  # they differ only in what is hidden
             names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         return names
 
     def not_taken(self) -> dict[str, dict[str, int]]:
-        """What the scanned tars hold that is part of no sample: reason -> shard's name -> times."""
-        names = dict(zip((shard.path for shard in self.shards), self.names, strict=True))
+        """Entries of the scanned tars that are part of no sample: reason -> shard's name -> times."""
+        names = self._names_by_path()
         return {
             reason: {names[path]: times for path, (times, _) in by_path.items()}
             for reason, by_path in sorted(self.left_out.items())
         }
 
     def warnings(self) -> Iterator[str]:
-        """A sentence for each damaged shard, and for each reason why something is part of no sample."""
-        names = dict(zip((shard.path for shard in self.shards), self.names, strict=True))
+        """A sentence for each damaged shard, and for each reason why entries are part of no sample."""
+        names = self._names_by_path()
         for path, (lost, why) in self.damage.items():
             yield f"the shard {printable(names[path])} is cut or damaged {why}; samples known to be lost: {lost}"
         for reason, by_path in sorted(self.left_out.items()):
@@ -117,9 +120,12 @@ class Index:
             if reason != FOLDER:
                 yield f"in the tars, part of no sample: {times:,} × {reason}, as {first} in {printable(names[path])}"
 
+    def _names_by_path(self) -> dict[str, str]:
+        return dict(zip((shard.path for shard in self.shards), self.names, strict=True))
+
     def offsets(self, number: int, files: Files) -> Offsets | None:
-        """Where the samples of a shard begin, and the last ends; None where that can't be known: of a compressed
-        shard, of a damaged one that has no SHARD.idx, and of a remote one without."""
+        """Where the samples of a shard begin, and where the last ends. None where that is unknown: for a compressed
+        shard, and for a damaged or remote one without SHARD.idx."""
         shard = self.shards[number]
         if not shard.offsets:
             if shard.path not in self.found and is_local(shard.path):
@@ -142,7 +148,7 @@ def _told(path: str) -> str:
 def open_sources(sources: Mapping[str, Mapping[str, Any]], files: Files | None = None, max_bad: float = 0.0) -> Index:
     """Several sets as one: {name: {"shards": as for `open_index`, "weight": times an epoch}} -> Index.
 
-    Raises UserError, with the source's name, as `open_index` does, and for a weight that takes nothing.
+    Raises UserError, with the source's name, as `open_index` does, and for an invalid weight.
     """
     parts: list[Index] = []
     for name, source in sources.items():
@@ -174,10 +180,10 @@ def open_index(
 ) -> Index:
     """An index file, a pattern of tars (braces, globs), a folder, or a list of these -> Index.
 
-    Shards without an index are scanned: headers only, so a second for some thousand samples.
-    key: the config's name of `shards`, for messages
-    max_bad: the share of samples that may be known to be lost in damaged tars; 0 refuses every damage
-    Raises UserError for a shard that is missing, cut or no tar, and for an address that is not read.
+    Shards without an index are scanned, their headers alone: about a second for some thousand samples.
+    key: where `shards` stands in the config, for messages
+    max_bad: largest share of samples known to be lost in damaged tars; 0 refuses every damage
+    Raises UserError for a shard that is missing, cut or no tar, and for an invalid address.
     """
     return _within(_opened(shards, files or Files(), key, max_bad > 0), max_bad)
 
@@ -188,12 +194,12 @@ def _opened(shards: str | Sequence[str], files: Files, key: str, damaged: bool) 
     index = Index(())
     if not isinstance(shards, str | Sequence):
         raise UserError(
-            f"{key}={_short(repr(shards))} is no address: give an index.json, a folder of tars, or a pattern of them."
+            f"{key}={_short(repr(shards))} is not an address: give an index.json, a folder of tars, or a pattern."
         )
     for pattern in [shards] if isinstance(shards, str) else shards:
         files.check(str(pattern), key)
     for path in listed(shards, key):
-        files.check(path, key)  # a pattern can hold several addresses
+        files.check(path, key)  # a pattern can contain several addresses
         if path.endswith(".json"):
             of_index = read_index(path, files, key)
             for shard in of_index:
@@ -207,7 +213,7 @@ def _opened(shards: str | Sequence[str], files: Files, key: str, damaged: bool) 
         raise UserError(f"{key}={_written(shards)} names no sample: give an index.json or a pattern of tars.")
     if index.samples > MOST_IN_ALL:
         raise UserError(
-            f"{key}={_written(shards)} says it has {index.samples} samples, more than {MOST_IN_ALL}: check the index."
+            f"{key}={_written(shards)} claims {index.samples} samples, more than {MOST_IN_ALL}: check the index."
         )
     return index
 
@@ -219,7 +225,7 @@ def _written(shards: str | Sequence[str]) -> str:
 
 
 def _taken(path: str, headers: Headers, index: Index) -> Shard:
-    """A scanned shard; what else its headers say is added to the index."""
+    """A scanned shard. Its offsets, damage and left-out entries are added to the index."""
     index.found[path] = headers.offsets
     if headers.damage:
         index.damage[path] = headers.damaged, headers.damage
@@ -229,7 +235,7 @@ def _taken(path: str, headers: Headers, index: Index) -> Shard:
 
 
 def _within(index: Index, max_bad: float) -> Index:
-    """The index, if not too much of it is lost: as for damage that is found later, see `steps.refuse_too_many`."""
+    """The index. Raises UserError if too many samples are lost; `steps.refuse_too_many` does so for later damage."""
     lost = sum(count for count, _ in index.damage.values())
     if lost > max_bad * index.samples:
         path, (_, why) = next(iter(index.damage.items()))
@@ -241,8 +247,8 @@ def _within(index: Index, max_bad: float) -> Index:
 
 
 def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]:
-    """What an index.json says, without a look at its shards. Raises UserError for what is none."""
-    if path.startswith("pipe:"):  # the names in it would be parts of commands
+    """The entries of an index.json; its shards are not opened. Raises UserError for an invalid file."""
+    if path.startswith("pipe:"):  # the paths in it would become parts of commands
         raise UserError(f"{key}={shown(path)} gives an index by a command, which is refused: copy it first.")
     if files.size(path) is None:
         raise UserError(f"{key}={shown(path)} does not exist: give an index.json or a pattern of tars.")
@@ -251,15 +257,15 @@ def read_index(path: str, files: Files, key: str = "data.shards") -> list[Shard]
         entries = index["shards"]
         version = index.get("version", VERSION)
         if not isinstance(entries, list):
-            raise TypeError("shards is no list")
+            raise TypeError("shards is not a list")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{key}={shown(path)} is not an index of shards ({_short(repr(error))}): make one with pack.py."
         ) from error
     if version != VERSION or isinstance(version, bool):
         raise UserError(
-            f"{key}={shown(path)} is an index of version {_short(repr(version))}, and this is for version {VERSION}:"
-            " make it again with pack.py."
+            f"{key}={shown(path)} is an index of version {_short(repr(version))}, but only version {VERSION} is"
+            " supported: make it again with pack.py."
         )
     return _entries(path, key, entries)
 
@@ -276,8 +282,8 @@ def _entries(path: str, key: str, entries: list[Any]) -> list[Shard]:
         shard = _entry(path, folder, entry)
         if shard.path in seen:
             raise UserError(
-                f"{shown(path)} names the shard {_short(entry['path'])} twice: leave one out, or give it a weight"
-                " by data.sources."
+                f"{shown(path)} names the shard {_short(entry['path'])} twice: leave one out, or give it a weight in"
+                " data.sources."
             )
         seen.add(shard.path)
         shards.append(shard)
@@ -285,21 +291,16 @@ def _entries(path: str, key: str, entries: list[Any]) -> list[Shard]:
 
 
 def _wrong(entry: Any) -> str | None:
-    """What is not as it should be in one entry of an index, as the end of a sentence."""
+    """What is wrong with one entry of an index, as the end of a sentence."""
     if not isinstance(entry, dict):
         return f"is {_short(repr(entry))}"
-    if not isinstance(entry.get("path"), str) or not entry["path"]:
-        return f"has the path {_short(repr(entry.get('path')))}"
-    for name in ("samples", "bytes"):
-        if name not in entry:
+    for name, kind in ENTRY.items():
+        if name not in entry and name not in OPTIONAL:
             return f"has no {name}"
-        if isinstance(entry[name], bool) or not isinstance(entry[name], int):
-            return f"has {name} {_short(repr(entry[name]))}, which is no whole number"
-    if not isinstance(entry.get("offsets", False), bool):
-        return f"has offsets {_short(repr(entry['offsets']))}, which is neither true nor false"
-    if not isinstance(entry.get("sha256"), str | None):
-        return f"has sha256 {_short(repr(entry['sha256']))}, which is no text"
-    return None
+        value = entry.get(name, OPTIONAL.get(name))
+        if type(value) is not kind and (name, value) != ("sha256", None):
+            return f"has {name} {_short(repr(value))}, which is not {KINDS[kind]}"
+    return None if entry["path"] else "has an empty path"
 
 
 def _short(text: str) -> str:
@@ -308,7 +309,7 @@ def _short(text: str) -> str:
 
 def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
     written = entry["path"]
-    # What would leave the folder, on disk or in a URL: an absolute path, a step up (also escaped), another host.
+    # These would leave the folder, on disk or in a URL: an absolute path, "..", also escaped, another host.
     odd = any(mark in written for mark in ("\\", "%", "?", "#", "://", "\0")) or written.startswith("pipe:")
     if odd or written.startswith("/") or ".." in PurePosixPath(written).parts:
         raise UserError(f"{shown(index)} names the shard {_short(written)} outside its own folder, which is refused.")
@@ -325,14 +326,14 @@ def _entry(index: str, folder: str, entry: dict[str, Any]) -> Shard:
     if shard.bytes >= 2**63 or shard.samples > MOST_SAMPLES:
         raise UserError(
             f"{shown(index)} gives the shard {_short(written)} {_short(str(shard.samples))} samples and"
-            f" {_short(str(shard.bytes))} bytes, more than any tar holds: index the shards again."
+            f" {_short(str(shard.bytes))} bytes, more than any tar can hold: index the shards again."
         )
     return shard
 
 
 def _check(index: str, shard: Shard, files: Files) -> None:
-    """See that a local shard is there, whole. A remote one is looked at when it is read: 40,000 questions to a
-    server before the first step would be a stall of their own."""
+    """Check that a local shard is there and has its full length. A remote one is checked when it is read: 40,000
+    requests before the first step would take too long."""
     if shard.samples > PER_BYTE * shard.bytes:
         raise UserError(
             f"{shown(index)} gives the shard {shown(shard.path)} {shard.samples} samples in {shard.bytes} bytes,"
@@ -343,24 +344,24 @@ def _check(index: str, shard: Shard, files: Files) -> None:
     size = files.size(shard.path)
     if size is None:
         raise UserError(
-            f"The shard {printable(shard.path)}, named in {index}, is missing: restore it or pack the set again."
+            f"The shard {printable(shard.path)}, named in {index}, is missing: restore it, or pack the set again."
         )
     if size != shard.bytes:
         raise UserError(
-            f"The shard {printable(shard.path)} has {size} bytes where {index} says {shard.bytes}:"
-            " it was cut or changed; restore it or pack the set again."
+            f"The shard {printable(shard.path)} has {size} bytes where {index} says {shard.bytes}: it was cut or"
+            " changed; restore it, or pack the set again."
         )
 
 
 def _scanned(shard: Shard) -> Offsets | None:
     try:
         found, offsets = scan(shard.path)
-    except UserError:  # damage is counted sample by sample, where it is read
+    except UserError:  # damage is counted sample by sample, when it is read
         return None
     return offsets if found.samples == shard.samples else None
 
 
 def scan(path: str, files: Files | None = None) -> tuple[Shard, Offsets | None]:
-    """A tar without an index, by its headers; see `read_headers` for what is counted and refused."""
+    """A tar without an index, from its headers; see `read_headers` for what is counted and refused."""
     headers = read_headers(path, files or Files())
     return Shard(path, headers.samples, headers.bytes), headers.offsets

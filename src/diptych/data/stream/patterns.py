@@ -1,4 +1,4 @@
-"""What `data.shards=` and `path=` name: braces, globs, folders and indices -> the tars and indices, one by one."""
+"""Patterns in `data.shards=` and `path=`: braces, globs, folders and indices -> the single tars and indices."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ from diptych.data.io.address import is_local, local, shown
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 INDEX = "index.json"
-MOST = 10**6  # names of one pattern; LAION's 5 billion pairs are 0.6 million tars
+MOST = 10**6  # names of one pattern; LAION's 5 billion pairs have 0.6 million tars
 RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
 def listed(patterns: str | Sequence[str], key: str, indices: bool = True) -> list[str]:
-    """Every tar and index.json that the patterns name: in their order, and sorted by name within a glob or folder.
+    """Every tar and index.json that the patterns name, in the patterns' order; a glob's or folder's sorted by name.
 
-    indices: a folder stands for its index.json where it holds one; else, and without one, for the tars in it
-    key: the config's name of `patterns`, for messages
-    Raises UserError for what names nothing, and for a glob of addresses, which can't be listed.
+    indices: whether a folder means its index.json, if it has one; otherwise it means its tars
+    key: where `patterns` stands in the config, for messages
+    Raises UserError for a pattern that names nothing, and for a glob of remote addresses, which can't be listed.
     """
     found: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str) or not pattern.strip():
-            raise UserError(f"{key} holds {pattern!r}: give an index.json, a folder of tars, or a pattern of them.")
-        whole = pattern.startswith("pipe:") or (is_local(pattern) and os.path.exists(local(pattern)))  # noqa: PTH110 (false for names that no file can have)
+            raise UserError(
+                f"{key} contains {pattern!r}: give an index.json, a folder of tars, or a pattern of them."
+            )
+        whole = pattern.startswith("pipe:") or (is_local(pattern) and os.path.exists(local(pattern)))  # noqa: PTH110 (false for impossible file names)
         for path in [pattern] if whole else _expanded(pattern, key):
             found += _named(path, key, indices)
     return found
 
 
 def _expanded(pattern: str, key: str) -> list[str]:
-    """The names that braces stand for."""
+    """The pattern with its braces expanded."""
     try:
         if _most(pattern) > MOST:
             raise UserError(
-                f"{key}={shown(pattern)} stands for more than {MOST:,} names: write the numbers that are there, as"
+                f"{key}={shown(pattern)} expands to more than {MOST:,} names: write the numbers that exist, as in"
                 " {000..999}."
             )
         return list(expand_urls(pattern))
-    except (ValueError, AssertionError, RecursionError) as error:  # of webdataset's and braceexpand's
+    except (ValueError, AssertionError, RecursionError) as error:  # raised by webdataset and braceexpand
         raise UserError(
-            f"{key}={shown(pattern)} is no pattern that can be read: write braces in pairs, as {{000..999}}, with"
-            " numbers or names in them."
+            f"{key}={shown(pattern)} is not a valid pattern: write braces in pairs, as in {{000..999}}, with numbers"
+            " or names in them."
         ) from error
 
 
 def _most(pattern: str) -> int:
-    """How many names the braces stand for, at most: they are counted before any is made."""
+    """An upper limit of the number of names, counted before any is made."""
     most = 1
     for first, last, step in RANGE.findall(pattern):
         most *= abs(int(last) - int(first)) // (int(step or 1) or 1) + 1
@@ -68,8 +70,8 @@ def _named(path: str, key: str, indices: bool) -> list[str]:
     if not is_local(path):
         if "*" in path:
             raise UserError(
-                f"{key}={shown(path)} has a '*', but a server's files can't be listed here:"
-                " write the numbers in braces, as {000..999}, or give an index.json."
+                f"{key}={shown(path)} has a '*', but the files of a server can't be listed: write the numbers in"
+                " braces, as in {000..999}, or give an index.json."
             )
         return [path]
     here = local(path)
@@ -89,7 +91,7 @@ def _of_folder(folder: Path, key: str, indices: bool) -> list[str]:
         raise UserError(f"{key}={shown(str(folder))} can't be listed ({error.strerror}).") from error
     if not tars:
         raise UserError(
-            f"{key}={shown(str(folder))} holds no .tar and no {INDEX}: give a folder of tars, or a pattern of them."
+            f"{key}={shown(str(folder))} has no .tar and no {INDEX}: give a folder of tars, or a pattern of them."
         )
     return tars
 
@@ -97,7 +99,7 @@ def _of_folder(folder: Path, key: str, indices: bool) -> list[str]:
 def _matching(pattern: str, key: str, indices: bool) -> list[str]:
     try:
         matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    except ValueError:  # a name that no file can have
+    except ValueError:  # an impossible file name
         matches = []
     if not matches:
         raise UserError(f"{key}={shown(pattern)} matches no file: check the folder and the pattern.")
@@ -109,17 +111,18 @@ def _matching(pattern: str, key: str, indices: bool) -> list[str]:
             found.append(match)
         else:
             raise UserError(
-                f"{key}={shown(pattern)} matches {shown(match)}, which is no tar: write a pattern such as DIR/*.tar."
+                f"{key}={shown(pattern)} matches {shown(match)}, which is not a tar: write a pattern such as"
+                " DIR/*.tar."
             )
     twice = [path for path in found if path.endswith(".json")] if not pattern.endswith(".json") else []
     if twice and len(found) > len(twice):
         raise UserError(
-            f"{key}={shown(pattern)} matches {shown(twice[0])} and tars, which may be the same samples: write"
+            f"{key}={shown(pattern)} matches {shown(twice[0])} and tars, which may have the same samples: write"
             " DIR/*.tar, or DIR for its index."
         )
     return found
 
 
 def _is_tar(name: str) -> bool:
-    """macOS's ._NAME.tar beside NAME.tar holds no sample."""
+    """Not macOS's ._NAME.tar beside NAME.tar, which has no sample."""
     return name.endswith(TARS) and not name.startswith("._")

@@ -1,7 +1,8 @@
-"""The entries of a tar from front to back, also behind damage and behind an end marker.
+"""The entries of a tar from front to back, also those behind damage and behind an end marker.
 
-A header is checked before it is believed: what it makes us read, hold or expand is bounded by what the tar itself
-holds. Formats: POSIX.1-2001 (pax) and GNU's, with its four ways to write sparse files (GNU tar's manual, D.2).
+Headers are not trusted: how much a header makes us read, keep or expand is limited by the size of the tar itself.
+Formats: POSIX.1-2001 (pax) and GNU's, with its four kinds of sparse files (GNU tar's manual, D.2). The standard
+library's tarfile parses single header blocks here; its reader stops at damage, and has no such limits.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from webdataset.tariterators import base_plus_ext
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
-LARGEST = 2**30  # bytes of one file, and of one sample: no picture has more
+LARGEST = 2**30  # bytes of one file, and of one sample: no image has more
 MOST_HEADER = 2**20  # bytes of a header that extends another, such as a long name
-MOST_HEADERS = 8  # of those in a row
+MOST_HEADERS = 8  # such headers in a row
 LONGEST_NAME = 4096  # bytes, as Linux's longest path
-EXPANDS = 8  # times the bytes that are stored, at most, a sparse file may fill: it is held in memory whole
-BEHIND = 64 * 2**20  # empty bytes behind an end marker after which nobody looks for more files
+EXPANDS = 8  # a sparse file expands, in memory, to at most so many times its stored bytes
+BEHIND = 64 * 2**20  # empty bytes behind an end marker after which the search for more files ends
 BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
-_META = re.compile(r"__[^/]*__($|/)")  # what webdataset leaves out by name
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 _MORE = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -37,13 +38,14 @@ FOLDER = _KINDS[tarfile.DIRTYPE]
 META = "webdataset's own file (__NAME__)"
 MACOS = "macOS's own file (._NAME, .DS_Store or __MACOSX)"
 
-Parts = tuple[tuple[int, int], ...]  # (place in the file, bytes) of what a sparse file stores
+Parts = tuple[tuple[int, int], ...]  # (place in the file, bytes) of each stored part of a sparse file
 
 
 class Member(NamedTuple):
-    """One entry. begin: of its first header; data: of its content, which has `size` bytes; end: of its last block.
+    """One entry. begin: where its first header begins; data: where its content of `size` bytes begins; end: where its
+    last block ends.
 
-    parts: of a sparse file, whose content is stored without the holes between them
+    parts: of a sparse file, which is stored without its holes
     """
 
     name: str
@@ -56,7 +58,8 @@ class Member(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What can't be read, from `begin` to where reading goes on. lost: whether files may have stood there"""
+    """Bytes that can't be read, from `begin` to `end`, where reading continues. lost: whether files may have been
+    there"""
 
     reason: str
     begin: int
@@ -65,11 +68,11 @@ class Damage(NamedTuple):
 
 
 class Unreadable(ValueError):
-    """The content of a file can't be given; the message is a reason to count by."""
+    """The content of a file can't be read. The message is a reason under which samples are counted."""
 
 
 def place(name: str, kind: bytes) -> tuple[str, str] | str:
-    """An entry's (key, extension in small letters) by webdataset's rule, or why it is part of no sample."""
+    """An entry's (key, extension in lower case) according to webdataset, or why it is part of no sample."""
     if kind not in tarfile.REGULAR_TYPES:
         return _KINDS.get(kind, "neither a file nor a folder")
     if _META.match(name):
@@ -86,11 +89,11 @@ def place(name: str, kind: bytes) -> tuple[str, str] | str:
 
 
 def members(file: Any, size: int | None, whole: bool = True) -> Iterator[Member | Damage]:
-    """The entries of a tar, and its damage; nothing of a file's content is read.
+    """The entries of a tar, and its damage, without the files' contents.
 
-    file: has `seek` and `read`, and need not go back; size: its bytes, None where that isn't known beforehand
-    whole: an end marker is due; without, it is a piece of a tar
-    The last may be a Member whose `end` lies behind the end of the file: it is cut.
+    file: has `seek` and `read`, and need not seek backwards; size: its bytes; None if unknown beforehand
+    whole: a whole tar, which must have an end marker; False for a piece of a tar
+    The last entry may be a Member whose `end` is behind the end of the file: it is cut.
     """
     reader, at = _Reader(file), 0
     found: Member | Damage | None
@@ -111,7 +114,7 @@ def members(file: Any, size: int | None, whole: bool = True) -> Iterator[Member 
 
 
 def content(file: Any, member: Member) -> bytes:
-    """What a file holds. Raises Unreadable."""
+    """The content of a file. Raises Unreadable."""
     if member.size > LARGEST:
         raise Unreadable(f"file of more than {LARGEST} bytes in the tar")
     stored = member.size if member.parts is None else sum(length for _, length in member.parts)
@@ -136,7 +139,7 @@ def _expanded(data: bytes, size: int, parts: Parts) -> bytes:
 
 
 class _Reader:
-    """Reads at places that mostly rise. Keeps the last block, so that a stream need not go back to one looked at."""
+    """Reads at mostly increasing places. It keeps the last block, so that a stream need not seek back to it."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -154,7 +157,7 @@ class _Reader:
 
     def all(self, begin: int, length: int) -> bytes:
         if not 0 <= length <= MOST_HEADER:
-            raise tarfile.HeaderError("a header of too many bytes")
+            raise tarfile.HeaderError("a header with too many bytes")
         data = self.at(begin, length)
         if len(data) < length:
             raise tarfile.HeaderError("the tar ends within a header")
@@ -162,7 +165,7 @@ class _Reader:
 
 
 def _entry(reader: _Reader, at: int, size: int | None) -> tuple[Member | Damage, int | None]:
-    """The entry whose headers begin at a byte, or the damage there; and where reading goes on."""
+    """The entry whose headers begin at a byte, or the damage there; and where reading continues, or None."""
     why = f"damaged header at byte {at}"
     try:
         member = _member(reader, at)
@@ -180,7 +183,7 @@ def _entry(reader: _Reader, at: int, size: int | None) -> tuple[Member | Damage,
 
 
 def _empty(reader: _Reader, at: int, size: int | None) -> tuple[Damage | None, int | None]:
-    """What an empty block stands for: the end, the border of two tars that were joined, or a file that is gone."""
+    """The meaning of an empty block: the end, the border of two joined tars, or a lost file."""
     end = at + BLOCK
     while (block := reader.at(end, BLOCK)) == ZEROS and end - at < BEHIND:
         end += BLOCK
@@ -199,7 +202,7 @@ def _empty(reader: _Reader, at: int, size: int | None) -> tuple[Damage | None, i
 
 
 def _member(reader: _Reader, begin: int) -> Member:
-    """Raises what BROKEN names where the headers at `begin` can't be believed."""
+    """The entry whose headers begin at `begin`. Raises one of BROKEN for an invalid header."""
     at, name, records = begin, None, list[tuple[bytes, bytes]]()
     for _ in range(MOST_HEADERS):
         block = reader.all(at, BLOCK)
@@ -217,7 +220,7 @@ def _member(reader: _Reader, begin: int) -> Member:
         raise tarfile.HeaderError("too many headers that extend others")
     if name is not None:
         info.name = name.rstrip("/") if info.isdir() else name
-    said = dict(records)  # of a field that is there twice the last one holds, as POSIX says
+    said = dict(records)  # the last of two fields with one name counts, as in POSIX
     if b"path" in said:
         info.name = said[b"path"].decode("utf-8", "surrogateescape").rstrip("/")
     if b"size" in said:
@@ -233,7 +236,7 @@ def _member(reader: _Reader, begin: int) -> Member:
 
 
 def _records(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The fields of a pax header: lines 'LENGTH KEY=VALUE'."""
+    """The fields of a pax header: lines of the form 'LENGTH KEY=VALUE'."""
     records, at = [], 0
     while at < len(body) and body[at]:
         digits = body[at : at + 8].partition(b" ")[0]
@@ -253,7 +256,7 @@ def _number(digits: bytes) -> int:
 
 
 def _octal(field: bytes) -> int:
-    if field[0] == 0x80:  # GNU's way to write what 11 digits can't hold
+    if field[0] == 0x80:  # GNU's binary form, for numbers of more than 11 digits
         return int.from_bytes(field[1:], "big")
     try:
         return int(field.strip(b"\0 ") or b"0", 8)
@@ -262,7 +265,7 @@ def _octal(field: bytes) -> int:
 
 
 def _old_sparse(reader: _Reader, info: tarfile.TarInfo, block: bytes, begin: int, at: int) -> Member:
-    """GNU's own format: places and lengths in the header and in blocks behind it."""
+    """GNU's old format: places and lengths are in the header and in blocks behind it."""
     pairs, more, size = _pairs(block[386:482]), block[482], _octal(block[483:495])
     for _ in range(MOST_HEADER // BLOCK):
         if not more:
@@ -281,7 +284,7 @@ def _pairs(data: bytes) -> list[int]:
 def _sparse(
     reader: _Reader, info: tarfile.TarInfo, records: list[tuple[bytes, bytes]], begin: int, at: int
 ) -> Member:
-    """The pax formats: 0.0 and 0.1 have the places in the header, 1.0 before the content."""
+    """The pax formats: places and lengths are in the header (0.0, 0.1) or before the content (1.0)."""
     said = dict(records)
     if b"GNU.sparse.name" in said:
         info.name = said[b"GNU.sparse.name"].decode("utf-8", "surrogateescape")
@@ -298,7 +301,7 @@ def _sparse(
 
 
 def _map(reader: _Reader, at: int, stored: int) -> tuple[list[int], int]:
-    """The places and lengths before a file's content, a number a line, and how many bytes they take."""
+    """The places and lengths before a file's content, one number per line, and their size in bytes."""
     data, wanted = b"", 1
     while data.count(b"\n") < wanted:
         if len(data) + BLOCK > min(stored, MOST_HEADER):
