@@ -78,7 +78,7 @@ def test_damaged_and_missing_tars_are_named(tars: Path) -> None:
         with pytest.raises(UserError, match=message):
             pack(path)
     (tars / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no \.tar"):
+    with pytest.raises(UserError, match=r"has no \.tar"):
         pack(tars / "empty")
     with pytest.raises(UserError, match="is for a set that Megatron-Energon prepared"):
         pack(tars, split="val")

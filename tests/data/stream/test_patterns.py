@@ -55,10 +55,10 @@ def test_a_name_with_a_bracket_is_a_name(sets: Path) -> None:
     "pattern, why",
     [
         ("c/*.tar", r"c/\*\.tar matches no file"),
-        ("empty", r"empty holds no \.tar and no index\.json"),
+        ("empty", r"empty has no \.tar and no index\.json"),
         ("empty/*.tar", "matches no file"),
         ("b/*", r"matches .*b/notes\.txt, which is not a tar"),
-        ("a/*", "and tars, which may be the same samples"),
+        ("a/*", "and tars, which may have the same samples"),
         ("{000..999999999}.tar", "expands to more than 1,000,000 names"),
         ("{1..2000}{1..9999}{a,b}.tar", "expands to more than 1,000,000 names"),
         ("{", "write braces in pairs"),
