@@ -111,7 +111,7 @@ VALUES = {
     "model.image.layers=-1": "model.image.layers=-1 must be at least 1",
     "model.text.heads=0": "model.text.heads=0 must be at least 1",
     "+logger.group=x y": "logger.group is read by no logger: leave '+logger.group=x y' out, or take logger=wandb",
-    "+experiment=x": "experiment is nothing that this command reads",
+    "+experiment=x": "experiment is unknown to this command",
     "+optim.foo=1": "optim.foo is unknown: diptych.training.optim.adamw has no argument foo: leave +optim.foo=1 out.",
     "+optim.beta=1": "(did you mean optim.betas?): leave +optim.beta=1 out.",
     "~optim": "optim=None builds nothing",

@@ -1,8 +1,9 @@
-"""What a `_target_` may name: it could be any function on the machine, so each is checked before it is imported or
-called, by the object that it resolves to.
+"""Which functions and classes a `_target_` may name. It could name any function on the machine, so each one is
+checked, by the object that the name leads to, before it is imported or called.
 
-A run may build what our configs name, each section (`model`, `data`, …) its own, and what the command line trusts:
-by the config that it composes, or by `allow_targets=[mine.Tower]`, or `[mine.]` for what is defined in a package.
+Each section of a run's config (`model`, `data`, …) may build what our own configs name in that section, and what the
+command line trusts: what it types, and what it lists in `allow_targets=[mine.Tower]`, or `[mine.]` for all that a
+package defines.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from diptych.base.errors import UserError
 from diptych.base.files import ROOT
 from diptych.base.terminal import say, to_type
 
-# What a training builds.
+# The groups of configs that a training is built from.
 GROUPS = ("model", "data", "loss", "optim", "schedule", "trainer", "logger", "callbacks", "recipe")
-UNBUILT = ("labelled", "synonyms", "ngrams", "templates")  # keys of `data` that recipes and evaluations read
+UNBUILT = ("labelled", "synonyms", "ngrams", "templates")  # keys of `data` for recipes and evaluations only
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 _trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
@@ -31,7 +32,7 @@ _trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
 
 @contextmanager
 def trusting(names: Iterable[str]) -> Iterator[None]:
-    """Within, these may be built too: full names, or prefixes that end with a dot."""
+    """Allow these targets too: full names, or prefixes that end with a dot."""
     token = _trusted.set((*_trusted.get(), *names))
     try:
         yield
@@ -41,7 +42,7 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
 
 @lru_cache
 def known() -> dict[str, frozenset[str]]:
-    """Section of a run's config -> every `_target_` that the configs of this version name there."""
+    """Section of a run's config -> each `_target_` that this version's configs name in it."""
     conf = ROOT / "conf"
     found: dict[str, set[str]] = {}
     for file in (conf / "train.yaml", *(file for group in GROUPS for file in sorted((conf / group).rglob("*.yaml")))):
@@ -56,8 +57,8 @@ def known() -> dict[str, frozenset[str]]:
 
 
 def targets_in(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` of a config, however deep, with the place of its mapping. What `data` keeps for evaluations
-    alone stands under `unbuilt`."""
+    """Each `_target_` in a config, at any depth, after the key of its mapping. The key begins with `unbuilt` for what
+    a training doesn't build."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             unbuilt = any(place == f"data.{key}" or place.startswith(f"data.{key}.") for key in UNBUILT)
@@ -70,10 +71,10 @@ def targets_in(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find(target: Any, place: str) -> Callable[..., Any] | None:
-    """The object that a `_target_` of a run's config names; None where it may not be built there.
+    """The object that a `_target_` of a run's config names; None if it is not allowed at this place.
 
-    A name that is neither known nor trusted is looked up among modules that are loaded, never imported: it may be
-    another name of something that is. Raises UserError for one that may be built and can't be found.
+    An unknown name may be a second name of an allowed object. It is looked up in loaded modules, and never imported.
+    Raises UserError for an allowed name that can't be found.
     """
     names = known().get(place.partition(".")[0], frozenset())
     if isinstance(target, str) and target in names:
@@ -86,8 +87,8 @@ def find(target: Any, place: str) -> Callable[..., Any] | None:
 
 
 def trusted(target: Any) -> Callable[..., Any] | None:
-    """The object of a name that the command line trusts, else None. Of a prefix only what is defined below it: a
-    module's imports can be reached through it as well."""
+    """The object of a name that the command line trusts, else None. A prefix allows only what is defined below it,
+    and not what these modules import."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         return None
     names = _trusted.get()
@@ -109,7 +110,7 @@ def _defined(found: Any) -> str:
 
 
 def located(name: str) -> Callable[..., Any]:
-    """The object of a name that is trusted, whose module is imported. Raises UserError where there is none."""
+    """Import the object of a trusted name. Raises UserError where there is none."""
     parts = name.split(".")
     for size in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:size])
@@ -124,7 +125,7 @@ def located(name: str) -> Callable[..., Any]:
                 raise UserError(f"{name} is unknown: {module} has no {'.'.join(parts[size:])}.")
             found = getattr(found, part)
         if not callable(found):
-            raise UserError(f"{name} is a {type(found).__name__}, nothing that can be built.")
+            raise UserError(f"{name} is a {type(found).__name__}, and not a class or a function.")
         return found
     raise UserError(
         f"{name} can't be imported: there is no module {parts[0]}; put the folder that holds it on PYTHONPATH."
@@ -132,7 +133,7 @@ def located(name: str) -> Callable[..., Any]:
 
 
 def _loaded(name: Any) -> Callable[..., Any] | None:
-    """The object of a name, without an import, and without a line of its module's code."""
+    """The object of a name if its module is loaded. Runs none of the module's code."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return None
     parts = name.split(".")
@@ -144,37 +145,39 @@ def _loaded(name: Any) -> Callable[..., Any] | None:
 
 
 def foreign(config: Mapping[str, Any]) -> list[str]:
-    """The classes of a run's config that are none of ours, sorted."""
+    """The targets of a run's config that are not Diptych's, sorted."""
     ours = frozenset().union(*known().values())
     return sorted({target for _, target in targets_in(config) if isinstance(target, str)} - ours)
 
 
 def announce_foreign(config: Mapping[str, Any]) -> None:
-    """Say, before a training, what its run will need whenever it is opened again."""
+    """Say, before a training, what to type later to open its run."""
     if names := foreign(config):
         say(
-            f"This run builds classes that are none of Diptych's: whoever goes on with it types"
+            f"This run builds classes that are not Diptych's: to resume it, type"
             f" {to_type('allow_targets', names)} beside resume=."
         )
     if names := foreign(config["model"]):
         say(
-            f"Its model needs the same of evaluate.py, embed.py and convert.py, and diptych.load(…,"
-            f" allow_targets={names}), with the code importable there."
+            f"Its model needs the same for evaluate.py, embed.py and convert.py, and diptych.load(…,"
+            f" allow_targets={names}). The code must be importable there."
         )
 
 
 def refuse_foreign(config: Mapping[str, Any], source: str) -> None:
-    """source: what names the folder, `resume=DIR`. Raises UserError for a `_target_` that may not be built where it
-    stands, before any is."""
+    """Raises UserError for a `_target_` that is not allowed at its place, before anything is built. source: the
+    folder's name in messages, `resume=DIR`"""
     refused = []
     for place, target in targets_in(config):
         if not isinstance(target, str) or not NAME.fullmatch(target):
             said = f"is {target!r}, which names" if target is not None else "is missing: null names"
-            raise UserError(f"{source} can't go on: {place}._target_ in its config.yaml {said} no class.")
+            raise UserError(f"{source} can't continue: {place}._target_ in its config.yaml {said} no class.")
         if find(target, place) is None:
             refused.append(target)
     for place, key in _odd_keys(config):
-        raise UserError(f"{source} can't go on: {place} in its config.yaml has {key}, which no run of ours writes.")
+        raise UserError(
+            f"{source} can't continue: {place} in its config.yaml has {key}, which no run of ours writes."
+        )
     if refused:
         raise UserError(
             f"{source} would call {refused[0]}, which no config of this version names there: if you know it and"
@@ -183,7 +186,7 @@ def refuse_foreign(config: Mapping[str, Any], source: str) -> None:
 
 
 def _odd_keys(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Spellings of arguments that would pass by what is known of their names."""
+    """Positional arguments, whose names the checks can't see."""
     if isinstance(node, Mapping):
         if "_args_" in node and trusted(node.get("_target_")) is None:
             yield place, "_args_"

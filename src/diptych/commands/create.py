@@ -12,24 +12,21 @@ from diptych.base.files import ROOT
 from diptych.base.terminal import hydra
 from diptych.building.build import check_arguments
 from diptych.commands.boundary import sentence
+from diptych.commands.overrides import composed
 from diptych.commands.resolvers import register_resolvers
 
 
 def create_model(name: str, overrides: dict[str, object]) -> Any:
     """The model of `conf/model/NAME.yaml`, with overrides of its keys, dotted or nested. Raises UserError for unknown
     keys, and for values that a part doesn't take."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.utils import instantiate
 
     register_resolvers()
-    GlobalHydra.instance().clear()
     given = [f"model.{key}={hydra(value)}" for key, value in _dotted(overrides)]
     try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(overrides=[f"+model={name}", *given])
-            check_arguments("model", OmegaConf.to_container(cfg.model, resolve=True))
-            return instantiate(cfg.model, _convert_="all")
+        cfg = composed(ROOT / "conf", None, [f"+model={name}", *given])
+        check_arguments("model", OmegaConf.to_container(cfg.model, resolve=True))
+        return instantiate(cfg.model, _convert_="all")
     except Exception as error:
         text = sentence(error, ROOT / "conf", "train", [f"model={name}", *given])
         if text is None:

@@ -1,4 +1,4 @@
-"""What is wrong with a command line: its overrides read one by one, and held to the config that they change."""
+"""Read a command line: which override is wrong, why, and what to type instead."""
 
 from __future__ import annotations
 
@@ -9,71 +9,49 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from diptych.base.terminal import hydra, shell
 
+PARSER = OverridesParser.create()
 LIGHTNINGS_ACCUMULATION = (
     "accumulate_grad_batches is Lightning's mean of small batches' losses, another objective where a loss compares"
     " all pairs: type trainer.accumulate=K for the exact gradient of the whole batch in K parts."
 )
 
-# What other trainers, and papers, call our keys.
-WORDS = {
-    "lr": "optim.lr",
-    "learning_rate": "optim.lr",
-    "wd": "optim.weight_decay",
-    "weight_decay": "optim.weight_decay",
-    "betas": "optim.betas",
-    "beta1": "optim.betas",
-    "beta2": "optim.betas",
-    "momentum": "optim.momentum",
-    "optimizer": "optim",
-    "warmup": "schedule.warmup",
-    "warmup_steps": "schedule.warmup",
-    "batch": "data.batch_size",
-    "batch_size": "data.batch_size",
-    "bs": "data.batch_size",
-    "global_batch_size": "data.batch_size",
-    "train_data": "data.shards",
-    "data_path": "data.shards",
-    "dataset": "data",
-    "workers": "data.workers",
-    "num_workers": "data.workers",
-    "epochs": "samples (pairs to train on: epochs × pairs of the set)",
-    "max_epochs": "samples (pairs to train on: epochs × pairs of the set)",
-    "num_epochs": "samples (pairs to train on: epochs × pairs of the set)",
-    "max_steps": "trainer.max_steps",
-    "steps": "trainer.max_steps",
-    "gpus": "trainer.devices",
-    "num_gpus": "trainer.devices",
-    "ngpus": "trainer.devices",
-    "devices": "trainer.devices",
-    "world_size": "trainer.devices",
-    "precision": "trainer.precision",
-    "amp": "trainer.precision",
-    "fp16": "trainer.precision",
-    "bf16": "trainer.precision",
-    "grad_clip": "trainer.clip",
-    "gradient_clip_val": "trainer.clip",
-    "accum_freq": "trainer.accumulate",
-    "gradient_accumulation_steps": "trainer.accumulate",
-    "grad_checkpointing": "trainer.strategy.activation_checkpointing",
-    "image_size": "model.image.image_size",
-    "img_size": "model.image.image_size",
-    "resolution": "model.image.image_size",
-    "pretrained": "model.pretrained",
-    "experiment": "recipe",
-    "config": "recipe",
-    "device": "trainer",
-    "output_dir": "run_dir",
-    "save_dir": "run_dir",
-    "logs": "run_dir",
-    "ckpt": "checkpoint",
-    "model_path": "checkpoint",
-    "output": "out",
-    "input": "path",
+# Our keys, and what other trainers and papers call them.
+CALLED = {
+    "optim": "optimizer",
+    "optim.lr": "lr learning_rate",
+    "optim.weight_decay": "wd weight_decay",
+    "optim.betas": "betas beta1 beta2",
+    "optim.momentum": "momentum",
+    "schedule.warmup": "warmup warmup_steps",
+    "data": "dataset",
+    "data.batch_size": "batch batch_size bs global_batch_size",
+    "data.shards": "train_data data_path",
+    "data.workers": "workers num_workers",
+    "samples (pairs to train on: epochs × pairs of the set)": "epochs max_epochs num_epochs",
+    "trainer": "device",
+    "trainer.max_steps": "max_steps steps",
+    "trainer.devices": "gpus num_gpus ngpus devices world_size",
+    "trainer.precision": "precision amp fp16 bf16",
+    "trainer.clip": "grad_clip gradient_clip_val",
+    "trainer.accumulate": "accum_freq gradient_accumulation_steps",
+    "trainer.strategy.activation_checkpointing": "grad_checkpointing",
+    "model.image.image_size": "image_size img_size resolution",
+    "model.pretrained": "pretrained",
+    "recipe": "experiment config",
+    "run_dir": "output_dir save_dir logs",
+    "checkpoint": "ckpt model_path",
+    "out": "output",
+    "path": "input",
 }
+OURS = {word: key for key, words in CALLED.items() for word in words.split()}
 INSTEAD = {"evaluate": {"run_dir": "out"}, "embed": {"run_dir": "out"}, "plan": {"trainer.devices": "ranks"}}
 
 
@@ -95,19 +73,16 @@ def whole_lists(argument: str) -> list[str]:
 
 
 def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
-    """A sentence for the first override that can't be, None where each could be. conf: the folder of the configs"""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser, groups, read = OverridesParser.create(), [], []
+    """A sentence for the first override that is wrong, None where none is. conf: the folder of the configs"""
+    groups, read = [], []
     for argument in arguments:
         if argument.startswith("-"):
             continue
         try:
-            override = parser.parse_override(argument)
-            key = str(override.key_or_group)
+            override = PARSER.parse_override(argument)
         except (HydraException, ValueError):
             return _malformed(argument)
+        key = str(override.key_or_group)
         if not key:
             return _malformed(argument)
         if "accumulate_grad_batches" in key:
@@ -120,14 +95,27 @@ def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | 
             groups.append(argument)
         else:
             read.append((argument, key, override))
-    if wrong := _missing_choice(conf, command, arguments):
-        return wrong
-    if no := next(
-        (group for group in (each.split("=")[0] for each in groups) if not _in_defaults(conf, command, group)), None
-    ):
-        return f"{no}= is no choice of {command}: leave it out; `python src/{command}.py --help` lists what is."
-    cfg = _composed(conf, command, groups)
-    return next(filter(None, (_wrong_key(conf, command, cfg, *each) for each in read)), None) if cfg else None
+    if group := _undecided(conf, command, arguments):
+        return f"{group}= is missing: take one of {', '.join(choices_of(conf / group))}. {usage(conf, command)}"
+    for group in (argument.split("=")[0] for argument in groups):
+        if not _in_defaults(conf, command, group):
+            return (
+                f"{group}= is no choice of {command}: leave it out; `python src/{command}.py --help` lists what is."
+            )
+    try:
+        cfg = composed(conf, command, [group for group in groups if not group.startswith("~")])
+    except Exception:  # the caller says what is wrong then
+        return None
+    keys = _keys(OmegaConf.to_container(cfg))
+    return next(filter(None, (_wrong_key(command, keys, *each) for each in read)), None)
+
+
+def composed(conf: Path, command: str | None, overrides: list[str]) -> DictConfig:
+    """Compose a config as Hydra does for a command, without a command."""
+    os.environ.setdefault("DIPTYCH_ROOT", str(conf.parent))  # which the configs ask for
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose(command, overrides)
 
 
 def _malformed(argument: str) -> str:
@@ -138,25 +126,25 @@ def _malformed(argument: str) -> str:
         return f"{argument} names no key: type KEY={value}."
     if value.startswith("[") and _reads(f"{argument}]"):
         return f"The list of {key} has no end: type {shell(f'{argument}]')}."
-    special = "=" if "=" in value else "a character that has a meaning of its own, one of ,:[](){}'\""
+    special = "=" if "=" in value else "one of the characters ,:[](){}'\""
     quoted = _quoted(value)
     if _reads(f"{key}={quoted}"):
-        return f"The value of {key} holds {special}, which Hydra reads: type {shell(f'{key}={quoted}')}."
+        return f"The value of {key} holds {special}, part of Hydra's grammar: type {shell(f'{key}={quoted}')}."
     return (
-        f"The value of {key} holds {special}, which Hydra reads: put each text that holds one in quotes, and"
-        f" the whole argument in quotes of the other kind, as \"{key}={{name: 'a=b'}}\"."
+        f"The value of {key} holds {special}, part of Hydra's grammar: put each text that holds one in quotes, and"
+        f" the whole argument in quotes of the other kind, such as \"{key}={{name: 'a=b'}}\"."
     )
 
 
 def _several(argument: str) -> str:
-    """For a value that Hydra takes for a sweep's, where no sweep was asked for."""
+    """For several values without -m."""
     key, _, value = argument.partition("=")
     of_list, text = shell(f"{key}=[{value}]"), shell(f"{key}={hydra(value)}")
     return f"{argument} gives several values: type {of_list} for a list, {text} for one text, or add -m to sweep."
 
 
 def _quoted(value: str) -> str:
-    """A value that Hydra can't read as the one that was meant: of a list the elements in quotes, else the whole."""
+    """A value that Hydra can't parse, with quotes: around the elements of a list, or around the whole."""
     if value.startswith("{"):
         return value
     if not (value.startswith("[") and value.endswith("]")):
@@ -166,7 +154,7 @@ def _quoted(value: str) -> str:
 
 
 def _elements(text: str) -> Iterator[str]:
-    """Split at the commas that stand in no quotes and no brackets."""
+    """Split at the commas outside of quotes and brackets."""
     depth, quote, begin = 0, "", 0
     for at, letter in enumerate(text):
         if quote:
@@ -181,11 +169,8 @@ def _elements(text: str) -> Iterator[str]:
 
 
 def _reads(argument: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     try:
-        OverridesParser.create().parse_override(argument)
+        PARSER.parse_override(argument)
     except (HydraException, ValueError):
         return False
     return True
@@ -218,28 +203,21 @@ def _nearest(choice: str, choices: list[str]) -> str:
     return f"{near[0]} (or one of {', '.join(choices)})" if near else f"one of {', '.join(choices)}"
 
 
-def _missing_choice(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
-    """A sentence where the command needs a choice of a group, and has none of its own."""
-    if group := _undecided(conf, command, arguments):
-        return f"{group}= is missing: take one of {', '.join(choices_of(conf / group))}. {usage(conf, command)}"
-    return None
-
-
 def _undecided(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
-    """A group of which the command needs a choice that is not given."""
+    """The first group that needs a choice and has none."""
     text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
     needed = re.findall(r"^ +- (\w+): \?\?\?", text, re.MULTILINE)
     return next((g for g in needed if not any(each.startswith(f"{g}=") for each in arguments)), None)
 
 
 def usage(conf: Path, command: str) -> str:
-    """How a command is typed: the comment on top of its config."""
+    """How to type a command: the first line of its config, a comment."""
     text = (conf / f"{command}.yaml").read_text(encoding="utf-8")
     return "Usage: " + text.partition("\n")[0].removeprefix("# ")
 
 
 def short_help(conf: Path, command: str, arguments: Sequence[str]) -> str | None:
-    """What `--help` prints where Hydra can't compose a config yet, since a choice is missing."""
+    """The text of `--help` where Hydra can't compose a config, since a choice is missing; otherwise None."""
     group = _undecided(conf, command, arguments) if {"--help", "-h"} & set(arguments) else None
     if group is None:
         return None
@@ -254,37 +232,23 @@ def _in_defaults(conf: Path, command: str, group: str) -> bool:
     return group.startswith(("+", "~")) or "/" in group or f"- {group}: " in text
 
 
-def _composed(conf: Path, command: str, groups: list[str]) -> DictConfig | None:
-    os.environ.setdefault("DIPTYCH_ROOT", str(conf.parent))  # which the configs ask for
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose(command, [group for group in groups if not group.startswith("~")])
-    except Exception:  # what is wrong then is said by whoever asked
-        return None
-
-
-def _wrong_key(conf: Path, command: str, cfg: DictConfig, argument: str, key: str, override: Any) -> str | None:
-    there = key in (keys := _keys(cfg))
+def _wrong_key(command: str, keys: list[str], argument: str, key: str, override: Any) -> str | None:
     if key.partition(".")[0].partition("/")[0] == "hydra":
         return None
-    if override.is_add() and not override.is_force_add() and there:
-        return f"{key} is there already: type {shell(argument.lstrip('+'))}, without the +."
     if override.is_add() or override.is_force_add():
-        return None
-    return None if there else f"The key {key} is unknown{_similar(command, key, keys)}"
+        if override.is_force_add() or key not in keys:
+            return None
+        return f"{key} is there already: type {shell(argument.lstrip('+'))}, without the +."
+    return None if key in keys else f"The key {key} is unknown{_similar(command, key, keys)}"
 
 
 def added_to_nothing(conf: Path, overrides: Sequence[str]) -> str | None:
-    """A sentence for a new key at the top of a config, where nothing reads it."""
+    """A sentence for a new top-level key, as `+lr=1`, which nothing would read."""
     for argument in overrides:
         key = argument.partition("=")[0].lstrip("+")
         groups = (conf / key, conf.parent / key)
         if argument.startswith("+") and re.fullmatch(r"\w+", key) and not any(map(Path.is_dir, groups)):
-            return f"{key} is nothing that this command reads: leave {argument} out{_instead('', key, None)}"
+            return f"{key} is unknown to this command: leave {argument} out{_instead('', key, None)}"
     return None
 
 
@@ -298,7 +262,7 @@ def _similar(command: str, key: str, keys: list[str]) -> str:
 
 
 def _instead(command: str, key: str, keys: list[str] | None) -> str:
-    word = WORDS.get(key.rpartition(".")[2].lower(), "")
+    word = OURS.get(key.rpartition(".")[2].lower(), "")
     word = INSTEAD.get(command, {}).get(word, word)
     groups = ("recipe", "trainer", "optim", "data")
     if not word or (keys is not None and word.partition(" ")[0] not in (*keys, *groups)):
@@ -306,11 +270,9 @@ def _instead(command: str, key: str, keys: list[str] | None) -> str:
     return f": did you mean {word}?"
 
 
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """Every key of a config, with dots: of sections and of values."""
     keys = []
-    for name in map(str, cfg):
-        keys.append(f"{prefix}{name}")
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            keys += _keys(node, f"{prefix}{name}.")
+    for name, value in node.items():
+        keys += [f"{prefix}{name}", *(_keys(value, f"{prefix}{name}.") if isinstance(value, dict) else ())]
     return keys

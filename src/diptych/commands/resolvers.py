@@ -1,4 +1,4 @@
-"""What `${…}` in our configs may ask for."""
+"""The functions that `${…}` in our configs may call."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diptych.launch.world import outside
 
 
 def register_resolvers() -> None:
-    """`gpus_or:n`: the ranks that torchrun or srun started on this machine, else its GPUs, or n without any.
-    `budget:samples,batch,steps`: steps for a number of samples, or `steps` when none is given.
-    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: a whole sweep's.
-    `vocab_size:file`: the ids of a vocabulary, or of OpenAI's without one.
-    `lines:file,key`: the lines of a file that the config holds from then on; `count:list`: how many.
-    `usage:command`: how a command is typed, the first line of its config.
-    `streams_for:batch`: canonical streams for a batch: as many as mix well and divide it."""
+    """`gpus_or:n`: the number of ranks that torchrun or srun started on this machine, or of its GPUs, or n.
+    `budget:samples,batch,steps`: the steps for a number of samples, or `steps` where samples is null.
+    `run_dir:resume,name`: the folder of a resumed or of a new run. `sweep_dir:`: the folder of a sweep.
+    `vocab_size:file`: the number of ids of a vocabulary, null for OpenAI's.
+    `lines:file,key`: the lines of a file; `count:list`: the length of a list.
+    `usage:command`: how to type a command.
+    `streams_for:batch`: the number of canonical streams for a batch, which divides the batch."""
     OmegaConf.register_new_resolver("gpus_or", _gpus_or, replace=True)
     OmegaConf.register_new_resolver("budget", budget, replace=True)
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
@@ -38,12 +38,8 @@ def register_resolvers() -> None:
 def _gpus_or(number: int) -> int:
     import torch
 
-    return _ranks_here() or torch.cuda.device_count() or int(number)
-
-
-def _ranks_here() -> int:
     world = outside()
-    return world.local_size if world else 0
+    return (world.local_size if world else 0) or torch.cuda.device_count() or int(number)
 
 
 def budget(samples: Any, batch_size: Any, steps: Any) -> int:
@@ -54,7 +50,8 @@ def budget(samples: Any, batch_size: Any, steps: Any) -> int:
 
 
 def _streams_for(batch_size: Any) -> int:
-    """A power of two, since most ranks × workers divide one; by the batch alone, since no layout may change it."""
+    """A power of two, which most ranks × workers divide. It depends on the batch only: ranks and workers may
+    not change the order of samples."""
     return math.gcd(batch_size, 256) if isinstance(batch_size, int) and batch_size > 0 else 1
 
 
@@ -66,18 +63,18 @@ def _run_dir(resume: str | None, name: object) -> str:
 
 
 def check_name(name: object) -> None:
-    """A run's name is a folder below `runs/`. Raises UserError for one that leaves it, or that a shell can't type."""
+    """A run's name is a folder below `runs/`. Raises UserError for one that leads out of it, or is hard to type."""
     parts = str(name).split("/")
     if not str(name).isprintable() or any(part in ("", ".", "..") or part != part.strip() for part in parts):
         raise UserError(f"name={str(name)!a} names no folder below runs/: take words, and / between them if any.")
     if parts[0].startswith("-"):
-        raise UserError(f"name={name} begins with -, which commands take for an option: take another name.")
+        raise UserError(f"name={name} begins with -, like an option: take another name.")
     if any(len(os.fsencode(part)) > 200 for part in parts):
         raise UserError(f"name={str(name)[:20]}… is too long: a folder's name has at most 200 bytes here.")
 
 
 def _sweep_dir(*, _root_: DictConfig) -> str:
-    """run_dir or name where they were given as they are; else "sweep", since the model's name differs by job."""
+    """`run_dir` or `name` if they were typed, otherwise "sweep": the default name, the model's, may differ by job."""
     given = {key: str(_root_._get_node(key)) for key in ("run_dir", "name")}
     if not given["run_dir"].startswith("${"):
         return given["run_dir"]
@@ -92,11 +89,11 @@ def vocab_size(vocabulary: str | None) -> int:
 
 def _lines(file: str | None, key: str = "model.text.phrases") -> ListConfig:
     if file is None:
-        raise UserError(f"{key}= is missing: give a file that holds one phrase a line.")
+        raise UserError(f"{key}= is missing: give a file with one phrase a line.")
     from diptych.base.textfile import read_entries
 
     if not Path(file).is_file():
-        raise UserError(f"{file} is missing: it is to hold one phrase a line.")
+        raise UserError(f"{file} is missing: give a file with one phrase a line.")
     return ListConfig(read_entries(file))
 
 

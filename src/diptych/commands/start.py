@@ -1,6 +1,7 @@
-"""How every command starts: with the packages that it needs, or a sentence, and with an output that lasts.
+"""Start a command: check Python and the packages, and keep the output safe, before anything else is imported.
 
-Imports the standard library alone, in a syntax that older Pythons read too.
+Only the standard library is imported at the top, in a syntax that older Pythons understand: the messages are for
+users without the packages.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from pathlib import Path
 
 
 def start(command: str) -> None:
-    """Run the command of a module of this room (train, evaluate, …) with this process's arguments."""
+    """Run a command (train, evaluate, …) with this process's arguments."""
     if sys.version_info < (3, 11):  # noqa: UP036 (whoever types `python` may have an older one)
         _refuse(f"this is Python {sys.version.split()[0]}, and 3.11 is the oldest that works", command)
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"  # under LC_ALL=C names would be lone bytes
+        os.environ["PYTHONUTF8"] = "1"  # under LC_ALL=C file names would be undecoded bytes
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     try:
         from diptych.base.terminal import show
