@@ -85,7 +85,7 @@ lint: $(READY) ## check with ruff and mypy, that notebooks have no output, and t
 figures: $(READY) ## draw the README's figures from the newest runs of demo and study
 	$(BIN)/python -c "from pathlib import Path; from diptych.report.plots import results_figure; \
 	results_figure(max(Path('runs/demo').iterdir()), Path('docs/evidence/results.png'))"
-	$(BIN)/python -c "from pathlib import Path; from diptych.report.robustness import robustness_figure; \
+	$(BIN)/python -c "from pathlib import Path; from diptych.tasks.robustness import robustness_figure; \
 	robustness_figure(max(Path('runs/study').iterdir()), Path('docs/evidence/robustness.png'))"
 
 clean: ## remove the environments and caches; keep the runs

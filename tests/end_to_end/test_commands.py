@@ -67,7 +67,7 @@ def test_evaluate_and_embed_a_folder_of_classes(cli: Cli, trained: Path, class_f
 
     ended = cli("embed", f"checkpoint={trained}/checkpoints/last.ckpt", *data, f"out={tmp_path / 'e'}")
     assert ended.code == 0, ended.err
-    from diptych.report.embeddings import read_table
+    from diptych.tasks.embeddings import read_table
 
     table = read_table(tmp_path / "e" / "embeddings.parquet")
     assert len(table["key"]) == 12 and set(table["label"]) == set(COLOURS)

@@ -50,7 +50,7 @@ def test_two_ranks_evaluate_as_one_process(cli: Cli, shards: Path, tmp_path: Pat
 
     typed([*TORCHRUN, str(ROOT / "src/embed.py")], *given, f"out={tmp_path / 'embedded'}", cwd=tmp_path)
     typed([sys.executable, str(ROOT / "src/embed.py")], *given, f"out={tmp_path / 'as_one'}", cwd=tmp_path)
-    from diptych.report.embeddings import read_table
+    from diptych.tasks.embeddings import read_table
 
     left, right = (read_table(tmp_path / name / "embeddings.parquet") for name in ("embedded", "as_one"))
     assert list(left["key"]) == list(right["key"]) and len(left["key"]) == 401

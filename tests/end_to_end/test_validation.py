@@ -76,7 +76,7 @@ def test_paths_are_validated_on_and_tasks_read_packed_shards(cli: Cli, tmp_path:
     assert ended.code == 2 and "task=retrieval, or give labelled pictures: a folder a class" in ended.err
     ended = cli("embed", checkpoint, "data=webdataset", own, f"out={tmp_path}/embedded")
     assert ended.code == 0, ended.err
-    from diptych.report.embeddings import read_table
+    from diptych.tasks.embeddings import read_table
 
     assert read_table(tmp_path / "embedded")["caption"] == [caption(n) for n in range(100)]
     ended = cli("evaluate", checkpoint, "task=retrieval", "data=webdataset")

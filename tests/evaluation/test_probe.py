@@ -1,4 +1,5 @@
-"""The linear probe against scikit-learn's, its search against the paper's, and that no test picture has a say."""
+"""The linear probe against scikit-learn's, its search against the paper's, and that no test picture has a say;
+few-shot methods against their definitions."""
 
 from __future__ import annotations
 
@@ -7,14 +8,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.base.errors import UserError
-from diptych.evaluation.neighbours import knn
-from diptych.evaluation.probe import fit_logistic, fit_probe, search_c
+from diptych.evaluation import probe as probes
+from diptych.evaluation.probe import (
+    FEW_SHOT,
+    cache_scores,
+    draw_shots,
+    fit_logistic,
+    fit_probe,
+    knn,
+    probe_from_zero_shot,
+    ridge_scores,
+    search_c,
+)
 
 
 def drawn(
@@ -106,3 +119,78 @@ def test_neighbours_vote_as_one_by_one() -> None:
             expected[labels[neighbour]] += math.exp(cosines[neighbour].item() / 0.07)
         torch.testing.assert_close(vote / vote.sum(), expected / expected.sum(), atol=1e-4, rtol=1e-4)
     assert knn(train, labels, images, 6, k=500).shape == (20, 6)
+
+
+def shots_and_pictures(seed: int, n: int, classes: int = 5, dimensions: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    centres = normalize(torch.randn(classes, dimensions, generator=torch.Generator().manual_seed(50)), dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    images = normalize(centres[labels] + 0.25 * torch.randn(n, dimensions, generator=generator), dim=1)
+    classifier = normalize(centres + 0.3 * torch.randn(classes, dimensions, generator=generator), dim=1)
+    return images, labels, classifier
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 5), st.integers(0, 99))
+def test_k_of_each_class_or_all(labels: list[int], k: int, seed: int) -> None:
+    given = torch.tensor(labels)
+    shots = draw_shots(given, k, seed)
+    assert len(set(shots.tolist())) == len(shots)
+    for label in set(labels):
+        assert int((given[shots] == label).sum()) == min(k, labels.count(label))
+    assert torch.equal(shots, draw_shots(given, k, seed))
+
+
+def test_every_picture_is_drawn_as_often() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3)
+    counts = torch.zeros(9)
+    for seed in range(600):
+        counts[draw_shots(labels, 2, seed)] += 1
+    assert counts[:6].sub(200).abs().max() < 50 and counts[6:].sub(400).abs().max() < 50
+
+
+def test_the_cache_is_tip_adapters_formula() -> None:
+    shots, labels, classifier = shots_and_pictures(0, 10)
+    images, _, _ = shots_and_pictures(1, 7)
+    found = cache_scores(shots, labels, classifier, 20.0, images)
+    for image, row in zip(images, found, strict=True):
+        for c in range(5):
+            votes = sum(
+                (-probes.BETA * (1 - image @ shot)).exp()
+                for shot, label in zip(shots, labels, strict=True)
+                if label == c
+            )
+            assert row[c].item() == pytest.approx(
+                (20 * image @ classifier[c] + probes.ALPHA * votes).item(), abs=1e-4
+            )
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_ridge_is_scikit_learns(n: int) -> None:
+    """In both forms: fewer shots than dimensions, and more."""
+    shots, labels, classifier = shots_and_pictures(2, n)
+    images, _, _ = shots_and_pictures(3, 20)
+    theirs = Ridge(alpha=probes.RIDGE).fit(shots.double().numpy(), torch.eye(5)[labels].double().numpy())
+    ours = ridge_scores(shots, labels, classifier, 20.0, images)
+    expected = torch.tensor(theirs.predict(images.double().numpy()) - theirs.predict(shots.double().numpy()).mean(0))
+    torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_probe_begins_at_zero_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    shots, labels, classifier = shots_and_pictures(4, 10)
+    images, _, _ = shots_and_pictures(5, 30)
+    monkeypatch.setattr(probes, "SHOTS_C", 1e-9)
+    found = probe_from_zero_shot(shots, labels, classifier, 20.0, images)
+    moved = found - 20 * images @ classifier.T  # the intercept alone, one number a class
+    torch.testing.assert_close(moved, moved[:1].expand_as(moved), atol=1e-3, rtol=1e-3)
+
+
+def test_more_shots_read_more() -> None:
+    pool, labels, classifier = shots_and_pictures(6, 200)
+    images, truth, _ = shots_and_pictures(7, 200)
+    for scores in FEW_SHOT.values():
+        right = []
+        for k in (1, 32):
+            shots = draw_shots(labels, k, 0)
+            said = scores(pool[shots], labels[shots], classifier, 20.0, images).argmax(dim=1)
+            right.append((said == truth).double().mean().item())
+        assert right[1] >= right[0] and right[1] > 0.6

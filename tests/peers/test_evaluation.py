@@ -18,7 +18,7 @@ from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.interop.formats import convert
 from diptych.model.encode import encode_set
 from diptych.model.load import load
-from diptych.tasks.zeroshot import write_retrieval
+from diptych.tasks.retrieval import write_retrieval
 from samples import picture
 
 pytestmark = pytest.mark.slow

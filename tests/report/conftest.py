@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diptych.evaluation.calibration import details
-from diptych.report.gallery import Pictures, examples, gallery, told_details
+from diptych.evaluation.accuracy import details
+from diptych.report.gallery import Pictures, confusions, examples, gallery
 
 STYLES = {"flat": 0.5, "outline": 0.25}
 CLASSNAMES = ["cow face", "owl", "grapes", "rocket", "violin", "pizza"]
@@ -119,7 +119,7 @@ def run_dir(tmp_path: Path) -> Path:
             **COMPARED,
             "training": {"steps": 40, "seconds": 75, "pairs": 4096, "augmentation": "square crop and flip."},
         },
-        "details.json": told_details(shown, {each.name: _behind(each) for each in shown}),
+        "details.json": {each.name: confusions(each, _behind(each)) for each in shown},
         "examples.json": examples(shown, scale=10.0, per_set=4),
         "profile.json": {
             "steps": 20,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.report.gallery import Pictures, draw, encode, examples, gallery
+from diptych.report.gallery import Pictures, draw, encode, examples, gallery, shown_examples
+from diptych.report.record import Record
 
 CLASSNAMES = ["red", "green", "blue"]
 
@@ -76,3 +77,12 @@ def test_encode_keeps_orientation():
     with Image.open(io.BytesIO(base64.b64decode(encode(image)))) as opened:
         assert opened.size == (8, 4)
         assert opened.convert("RGB").getpixel((7, 0))[0] > 128 > opened.convert("RGB").getpixel((0, 3))[0]
+
+
+def test_a_card_says_where_the_truth_is():
+    top = [["a", 0.5], ["b", 0.3], ["c", 0.1]]
+    record = Record("x", "", examples={"examples": [{"set": "s", "label": t, "top": top} for t in "abcd"]})
+    found = shown_examples(record)
+    verdicts = [card["verdict"] for card in found["sets"][0][1]]
+    assert verdicts == ["right", "wrong, truth 2nd", "wrong, truth 3rd", "wrong, not listed"]
+    assert found["right"] == 1 and found["n"] == 4

@@ -9,7 +9,7 @@ from found import found
 from nbclient import NotebookClient
 
 from diptych.base.files import ROOT
-from diptych.report.embeddings import write_table
+from diptych.tasks.embeddings import write_table
 
 NOTEBOOKS = found(ROOT / "notebooks", "*.ipynb")
 

@@ -1,15 +1,23 @@
-"""The report says what the run's files say, names what they lack, and is a page that does nothing."""
+"""The report says what the files of the run say, names what they lack, leads with its own number, and is a page that
+does nothing."""
+
+from __future__ import annotations
 
 import json
 import re
 import warnings
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diptych.base.errors import UserError
 from diptych.base.terminal import visible
-from diptych.report.page import write_report
+from diptych.report.page import headline, title, write_report
+from diptych.report.record import Record, read
+from diptych.report.view import few, prompts
+from diptych.tasks import pages
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -45,7 +53,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_says_what_the_run_wrote(run_dir):
-    out = write_report(run_dir)
+    out = write_report(run_dir, pages())
     assert out == run_dir / "report.html"
     page = Page(out.read_text(encoding="utf-8"))
     for said in [
@@ -89,7 +97,7 @@ def test_the_page_says_what_the_run_wrote(run_dir):
 
 
 def test_right_and_wrong_differ_in_words_and_marks(run_dir):
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     verdicts = re.findall("[✓✗] (?:right|wrong, (?:truth [2-5]..|not listed))", page.text)
     shown = json.loads((run_dir / "examples.json").read_text())["examples"]
     right = sum(example["top"][0][0] == example["label"] for example in shown)
@@ -98,7 +106,7 @@ def test_right_and_wrong_differ_in_words_and_marks(run_dir):
 
 
 def test_the_page_needs_nothing_and_asks_for_nothing(run_dir):
-    html = write_report(run_dir).read_text(encoding="utf-8")
+    html = write_report(run_dir, pages()).read_text(encoding="utf-8")
     page = Page(html)
     assert "http" not in html.replace("http-equiv", "")
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
@@ -125,7 +133,7 @@ def test_the_page_needs_nothing_and_asks_for_nothing(run_dir):
 @pytest.mark.parametrize("content", [None, "", "[1]", '{"zeroshot": 3, "examples": {}, "queries": [1]}'])
 def test_a_part_that_is_missing_or_damaged_is_named(run_dir, file, content):
     (run_dir / file).unlink() if content is None else (run_dir / file).write_text(content)
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     if content is None or (content == "[1]" and file.endswith(".json")) or file == "metrics.jsonl":
         assert "This report is incomplete" in page.text
     if content is None:
@@ -134,21 +142,21 @@ def test_a_part_that_is_missing_or_damaged_is_named(run_dir, file, content):
 
 def test_only_a_config_is_enough(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: [1")  # not even YAML
-    page = Page(write_report(tmp_path, tmp_path / "out.html").read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path, pages()).read_text(encoding="utf-8"))
     assert page.text.count("the run did not write it") >= 6
     assert tmp_path.name in page.text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.yaml"):
-        write_report(tmp_path)
+        write_report(tmp_path, pages())
 
 
 def test_skipped_samples_are_told_by_reason_and_shard(run_dir):
     shards = {f"train-{i}.tar": 1 for i in range(7)} | {"train-9.tar": 40}
     skipped = {"image cannot be decoded": shards, "no caption": {"train-1.tar": 2}, "none": {}}
     (run_dir / "samples.json").write_text(json.dumps({"read": 100, "skipped": skipped}))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "100 samples read, 49 skipped" in page.text
     assert "image cannot be decoded 47 train-9.tar (40)" in page.text and "and 3 more" in page.text
     assert "no caption 2 train-1.tar (2)" in page.text
@@ -159,19 +167,19 @@ def test_what_was_left_out_is_told(run_dir):
     metrics["training"] |= {"left_out_each_epoch": 96, "samples": 4192}
     metrics["zeroshot"]["sets"]["flat"]["skipped"] = {"no image": ["flat/1", "flat/2"]}
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "because they fill no whole batch: 96 of 4,192, others each time." in page.text
     assert "2 pictures could not be read" in page.text
     metrics["training"]["left_out_of_all_epochs"] = 0
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "96 of 4,192, others each time; left out of every whole epoch: 0." in page.text
 
 
 def test_half_a_line_and_what_is_no_number_are_gaps_not_errors(run_dir):
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 41, "train/loss": NaN, "train/lr": "x"}\n{"step": 42, "tra')
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "could not be read, and are left out: 1" in page.text
 
 
@@ -208,7 +216,7 @@ def test_strings_from_the_data_stay_strings(run_dir):
     (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, f"val/zeroshot/{EVIL}/top1": 0.5}) + "\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib prints a letter that its font lacks as it is
-        html = write_report(run_dir).read_text(encoding="utf-8")
+        html = write_report(run_dir, pages()).read_text(encoding="utf-8")
     page = Page(html)
     assert html == visible(html) and html.count(r"\x1b]0;title\x07\x00\u202e&lt;script&gt;") > 20
     assert "script" not in page.tags and "img" not in page.tags
@@ -222,11 +230,11 @@ def test_the_page_of_a_task_lacks_nothing_that_was_not_asked_for(run_dir):
     (run_dir / "config.yaml").write_text("task: {k: 20}\n")
     metrics = json.loads((run_dir / "metrics.json").read_text())
     (run_dir / "metrics.json").write_text(json.dumps({key: metrics[key] for key in ("probe", "probe_how")}))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "report is incomplete" not in page.text and "Missing" not in page.text
     assert page.values("href") == ["#probe", "#setup"]
     (run_dir / "metrics.json").unlink()
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "metrics.json : the run did not write it" in page.text
 
 
@@ -235,9 +243,57 @@ def test_an_evaluation_without_training_or_roles_has_its_headline(run_dir):
         (run_dir / name).unlink()
     sets = {"mine": {"top1": 0.5, "n": 10, "classes": 4}}
     (run_dir / "metrics.json").write_text(json.dumps({"zeroshot": {"top1": 0.5, "n": 10, "sets": sets}}))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "mean zero-shot top-1 over 1 set. Guessing would give 25.00 %, 2 times less" in page.text
     assert "The run did not record it." in page.text
     (run_dir / "metrics.json").write_text(json.dumps({"zeroshot": {"top1": 0.5, "n": 10}}))
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    page = Page(write_report(run_dir, pages()).read_text(encoding="utf-8"))
     assert "zero-shot top-1 over 10 pictures." in page.text
+
+
+SHOTS = {"1": {"top1": 0.1}, "4": {"top1": 0.6}}
+
+
+METRICS: dict[str, Any] = {
+    "zeroshot": {"top1": 0.5, "sets": {"a": {"top1": 0.5, "n": 10, "classes": 4}}},
+    "retrieval": {"a": {"text_to_image": {"R@1": 0.25}, "n": 10}},
+    "fewshot": {"sets": {"a": {"zeroshot": 0.5, "curves": {"linear_probe": SHOTS}}}},
+    "quality": {"a": {"gap": 0.37}},
+    "probe": {"a": {"linear_probe": 0.7}},
+    "pairs": {"n": 8, "loss": 1.5, "text_to_image": {"R@1": 0.125}},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "big", "what"),
+    [
+        ("zeroshot", "50.0", "mean zero-shot top-1 over 1 set"), ("retrieval", "25.0", "recall@1 from text to image"),
+        ("fewshot", "60.0", "from 4 labelled pictures a class, one set; zero-shot 50.0"), ("quality", "0.37", "gap"),
+        ("probe", "70.0", "linear probe"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_leads_with_its_own_number(task: str, big: str, what: str) -> None:
+    record = Record("x", "", metrics=METRICS, evaluation=True, task=task)
+    assert headline(record, pages()).big == big and what in headline(record, pages()).what
+    assert title(record, pages()) != "run report"
+
+
+def test_a_run_without_labelled_sets_leads_with_its_pairs_and_lacks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: own")
+    for name in ("environment.txt", "metrics.jsonl", "samples.json"):
+        (tmp_path / name).write_text('{"step": 1, "read": 1}')
+    (tmp_path / "metrics.json").write_text(json.dumps({"pairs": METRICS["pairs"]}))
+    record = read(tmp_path)
+    assert record.missing == {} and title(record, pages()) == "run report"
+    found = headline(record, pages())
+    assert found.big == "12.5" and "8 pairs held out of training; loss 1.50" in found.what
+    assert "data.evaluate=FOLDER" in found.what
+    assert "8 pairs are few: chance is 12.5 %; data.validation=N holds out more." in found.what
+    assert few(99) and not few(100) and not few(None) and few(1).startswith(" 1 pair is few")
+
+
+@pytest.mark.parametrize("odd", [None, 3, [], {"a": 3}, {"sets": {"a": {"curves": []}}}])
+def test_nothing_in_metrics_is_trusted(odd: Any) -> None:
+    for task in (*METRICS, ""):
+        record = Record("x", "", metrics=dict.fromkeys((*METRICS, "sets"), odd), evaluation=bool(task), task=task)
+        assert headline(record, pages()).big in ("", "–", "0.00", "0.0") and prompts(record) == ""

@@ -1,6 +1,9 @@
-"""Numbers of the report against their definitions."""
+"""Numbers of the report, and of its sections on sets and prompts, against their definitions."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from diptych.report import formats, view
 from diptych.report.record import Record
+from diptych.report.view import sets
 
 
 @given(st.integers(0, 400), st.integers(1, 400))
@@ -48,15 +52,6 @@ def test_a_remark_on_all_sets_of_a_role_is_not_repeated():
     assert [row["note"] for group in shown for row in group["rows"]] == ["", "", "from a"]
 
 
-def test_a_card_says_where_the_truth_is():
-    top = [["a", 0.5], ["b", 0.3], ["c", 0.1]]
-    record = Record("x", "", examples={"examples": [{"set": "s", "label": t, "top": top} for t in "abcd"]})
-    found = view.examples(record)
-    verdicts = [card["verdict"] for card in found["sets"][0][1]]
-    assert verdicts == ["right", "wrong, truth 2nd", "wrong, truth 3rd", "wrong, not listed"]
-    assert found["right"] == 1 and found["n"] == 4
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0 s"), (59.6, "1 min 00 s"), (292, "4 min 52 s"), (25380, "7 h 03 min"), (math.nan, "–")],
@@ -79,3 +74,27 @@ def test_only_webp_and_png_become_a_picture(data):
 
 def test_png_is_a_picture():
     assert formats.picture("iVBORw0KGgo=") == "data:image/png;base64,iVBORw0KGgo="
+
+
+PROMPTS = {"from": "the run's", "count": 5, "sha256": "ab" * 32, "first": "<b>{}</b>"}
+
+
+def test_sets_that_share_prompts_are_one_row() -> None:
+    facts = {"prompts": PROMPTS, "unused": {"hidden": {"n": 7, "names": ["a", "b"]}}, "remarks": ["odd"]}
+    told = {"zeroshot": {"one": facts, "two": {"prompts": PROMPTS}}, "probe": {"one": facts}}
+    found = sets(Record("run", "", metrics={"sets": told}))
+    assert found["prompts"] == [
+        {"sets": ["one", "two"], "from": "the run's", "count": "5", "sha256": "ab" * 6, "first": "<b>{}</b>"}
+    ]
+    assert found["remarks"] == [
+        {"sets": ["one"], "remark": "not used, hidden (7): a, b"},
+        {"sets": ["one"], "remark": "odd"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, [], {"zeroshot": 3}, {"zeroshot": {"a": []}}, {"t": {"a": {"prompts": 1, "unused": [], "remarks": 2}}}],
+)
+def test_what_is_no_record_of_sets_shows_nothing(told: Any) -> None:
+    assert sets(Record("run", "", metrics={"sets": told})) == {}

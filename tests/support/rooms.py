@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "plan": {"towers", "loss", "model", "training"},
     "report": {"evaluation"},
-    "tasks": {"launch", "towers", "evaluation", "data/text", "data/sets", "model", "report"},
+    "tasks": {"launch", "towers", "evaluation", "data/sets", "model", "report"},
     "commands": {
         "launch", "towers", "building", "evaluation", "interop", "data/text", "data/io", "data/stream", "data/sets",
         "data", "model", "training", "plan", "report", "tasks",

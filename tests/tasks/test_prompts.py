@@ -89,11 +89,11 @@ def test_no_test_split_has_a_say(loaded: Loaded, tmp_path: Path) -> None:
 
 def test_synonym_rules_are_templates_of_their_names(loaded: Loaded) -> None:
     model, tokenizer = loaded.model, loaded.tokenizer
-    each = by_rule(model, tokenizer, ["red", "green"], SYNONYMS, "a prompt for each name")
+    each = by_rule(loaded, ["red", "green"], SYNONYMS, "a prompt for each name")
     names = ["a photo of a red.{}", "a photo of a crimson.{}", "a photo of a scarlet.{}"]
     torch.testing.assert_close(each[:1], zero_shot_classifier(model, tokenizer, [""], names))
     torch.testing.assert_close(each[1:], zero_shot_classifier(model, tokenizer, ["green"], [PLAIN]))
-    one = by_rule(model, tokenizer, ["red"], SYNONYMS, "all names in one prompt")
+    one = by_rule(loaded, ["red"], SYNONYMS, "all names in one prompt")
     torch.testing.assert_close(one, zero_shot_classifier(model, tokenizer, ["red, crimson, scarlet"], [PLAIN]))
 
 

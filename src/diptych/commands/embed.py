@@ -15,7 +15,7 @@ from diptych.launch.sharing import shared
 def embed(cfg: DictConfig) -> Path:
     """Write a set's embeddings as Parquet; returns the file."""
     from diptych.commands.sets import about, lines
-    from diptych.tasks.zeroshot import write_embeddings
+    from diptych.tasks.embeddings import write_embeddings
 
     folder, typed, loaded = opened(cfg)
     with shared(results(folder, numbered=not typed)) as out:

@@ -36,6 +36,7 @@ def evaluate(cfg: DictConfig) -> Path:
     """Evaluate a checkpoint on labelled sets; returns the folder of `metrics.json` and `report.html`."""
     from diptych.commands.sets import about, lines, tell
     from diptych.report.page import write_report
+    from diptych.tasks import pages
 
     check_arguments("task", OmegaConf.to_container(cfg.task, resolve=True))
     folder, typed, loaded = opened(cfg)
@@ -51,7 +52,7 @@ def evaluate(cfg: DictConfig) -> Path:
         metrics = tell(out, name, told, metrics)
         table = get_method(f"{cfg.task._target_.rpartition('.')[0]}.table")
         say(f"{table(metrics)}\n{lines(told)}")
-        say(f"report: {write_report(out)}")
+        say(f"report: {write_report(out, pages())}")
     return out
 
 
@@ -92,7 +93,7 @@ def report(config: Config, run_dir: Path) -> None:
     from diptych.model.cost import affordable
     from diptych.model.load import load
     from diptych.report.page import write_report
-    from diptych.tasks import zeroshot
+    from diptych.tasks import pages, retrieval, zeroshot
 
     if config["data"].get("evaluate"):
         loaded = load(run_dir, allow_targets=[target for _, target in targets_in(config["model"])])
@@ -100,10 +101,10 @@ def report(config: Config, run_dir: Path) -> None:
         sets = affordable(sets_for(config["data"], loaded), loaded.model)
         told = about(loaded, sets)
         write_all = any(evalset.classnames for evalset in sets)
-        metrics = (zeroshot.write_all if write_all else zeroshot.write_retrieval)(run_dir, loaded, sets)
+        metrics = (zeroshot.write_all if write_all else retrieval.write_retrieval)(run_dir, loaded, sets)
         metrics = tell(run_dir, "zeroshot", told, metrics)
         say(f"{zeroshot.table(metrics)}\n{lines(told)}")
-    say(f"report: {write_report(run_dir)}")
+    say(f"report: {write_report(run_dir, pages())}")
 
 
 def environment() -> str:

@@ -27,11 +27,11 @@ from diptych.data.sets.opening import KINDS, check_path, sets_at
 from diptych.data.sets.pair_set import pair_set
 from diptych.data.text.seen_words import SeenWords, read_record
 from diptych.data.text.tokenizer import Tokenizer
-from diptych.evaluation.prompts import fill
+from diptych.evaluation.zeroshot import fill
 from diptych.model.cost import affordable
 from diptych.model.encode import readable
 from diptych.model.load import Loaded
-from diptych.tasks.zeroshot import merge_metrics
+from diptych.report.record import merge_metrics
 from diptych.towers.clip import CLIP
 
 SHOWN = 20  # names of unused files that metrics.json lists for each reason, beside their number

@@ -1,7 +1,11 @@
-"""The linear probe: L2-regularised multinomial logistic regression on frozen features (CLIP paper, appendix A.3).
+"""Classifiers from labelled pictures on frozen features. Pure: tensors in, numbers out.
 
-Pure: tensors in, numbers out. The objective is scikit-learn's `LogisticRegression(C=c)`:
+The linear probe is L2-regularised multinomial logistic regression (CLIP paper, appendix A.3). Its objective is
+scikit-learn's `LogisticRegression(C=c)`:
     sum of cross-entropies + |W|² / (2 c), the intercept free.
+From a few pictures a class there are three: a probe that begins at the zero-shot classifier, a cache, and ridge. Each
+has one setting, chosen once on the embedded pairs' validation set and the same for all numbers of shots and all sets:
+no shot is spent on tuning.
 """
 
 from __future__ import annotations
@@ -12,12 +16,17 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from diptych.base.errors import UserError
+from diptych.evaluation.features import similarity, unit
 
 LOW, HIGH, A_DECADE = -6, 6, 8  # the paper's sweep: 96 steps between 1e-6 and 1e6, eight a decade
 START = range(LOW * A_DECADE, HIGH * A_DECADE + 1, 2 * A_DECADE)  # its seven first points, two decades apart
+
+SHOTS_C = 100.0  # inverse regularisation towards the zero-shot classifier
+ALPHA, BETA = 3.0, 5.5  # the cache's weight, and its sharpness, which is Tip-Adapter's
+RIDGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -128,3 +137,61 @@ def _c(place: int) -> float:
 
 def _best(tried: dict[int, float]) -> int:
     return max(tried, key=lambda place: (tried[place], -place))
+
+
+def knn(
+    train: Tensor, train_labels: Tensor, images: Tensor, classes: int, k: int = 20, temperature: float = 0.07,
+    chunk: int = 1024,
+) -> Tensor:  # fmt: skip
+    """train [M, D], train_labels int64 [M], images [N, D] -> votes float32 [N, C] of the min(k, M) nearest, each
+    weighted by exp(cosine / temperature) (Wu et al. 2018; the protocol of DINO, Caron et al. 2021, with k = 20).
+    Memory: `chunk` × M. Raises UserError for features that are not finite."""
+    train, images = unit(train, "training features"), unit(images, "image features")
+    votes = []
+    for part in images.split(chunk):
+        near = similarity(part, train).topk(min(k, len(train)), dim=1)
+        weights = ((near.values - near.values[:, :1]) / temperature).exp()  # less the greatest: a common factor
+        votes.append(torch.zeros(len(part), classes).scatter_add_(1, train_labels[near.indices], weights))
+    return torch.cat(votes)
+
+
+def draw_shots(labels: Tensor, k: int, seed: int) -> Tensor:
+    """labels int64 [N] -> the numbers of k pictures of each class, of all where it has fewer, int64 [M]."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = labels[order]
+    by_class = shuffled.argsort(stable=True)
+    starts = torch.searchsorted(shuffled[by_class], shuffled[by_class])
+    place = torch.arange(len(labels)) - starts
+    return order[by_class[place < k]]
+
+
+def probe_from_zero_shot(shots: Tensor, labels: Tensor, classifier: Tensor, scale: float, images: Tensor) -> Tensor:
+    """shots [M, D], labels int64 [M], classifier [C, D], images [N, D], all of unit length -> scores [N, C] of
+    logistic regression whose weights are drawn to the zero-shot classifier's, not to 0: a probe that begins at
+    zero needs some four pictures a class to reach zero-shot (CLIP paper, section 3.1.5, figure 6)."""
+    known = scale * similarity(shots, classifier)
+    learned = fit_logistic(shots, labels, len(classifier), SHOTS_C, most=200, known=known)
+    return scale * similarity(images, classifier) + learned.scores(images)
+
+
+def cache_scores(shots: Tensor, labels: Tensor, classifier: Tensor, scale: float, images: Tensor) -> Tensor:
+    """As above -> Tip-Adapter's scores without training (Zhang et al. 2022, section 3.2): zero-shot logits, and each
+    shot's vote for its class, exp(-beta (1 - cosine))."""
+    votes = (-BETA * (1 - similarity(images, shots))).exp() @ one_hot(labels, len(classifier)).to(images.dtype)
+    return scale * similarity(images, classifier) + ALPHA * votes
+
+
+def ridge_scores(shots: Tensor, labels: Tensor, classifier: Tensor, scale: float, images: Tensor) -> Tensor:
+    """As above -> scores of least squares to one-hot targets with an L2 penalty, in closed form, from the shots
+    alone: in the space of the shots where they are fewer than dimensions, which is the same solution."""
+    del scale
+    targets, mean = one_hot(labels, len(classifier)).double(), shots.double().mean(dim=0)
+    x, new = shots.double() - mean, images.double() - mean
+    if len(x) <= x.shape[1]:
+        weights = x.T @ torch.linalg.solve(x @ x.T + RIDGE * torch.eye(len(x)).double(), targets)
+    else:
+        weights = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]).double(), x.T @ targets)
+    return (new @ weights).float()
+
+
+FEW_SHOT = {"linear_probe": probe_from_zero_shot, "cache": cache_scores, "ridge": ridge_scores}

@@ -1,6 +1,7 @@
-"""What an embedding space is like, without a classifier: spread, dimension, neighbours. Tensors in, numbers out.
+"""What an embedding space is like, without a classifier: spread, dimension, neighbours, the gap between modalities;
+and test pictures that training had too: the same bytes, nearly the same pixels, nearly the same embedding.
 
-The gap between the modalities is in `diptych.report.geometry.modality_gap`.
+Pure: tensors in, numbers out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from diptych.base.errors import UserError
 from diptych.evaluation.features import similarity, unit
 
 CHUNK = 1024
+BITS = 4  # of 64 in which hashes of near-duplicates may differ
+LEVELS = 10.0  # of 255 by which their pixels may: simple drawings on white share hashes and little else
+COSINE = 0.98  # of embeddings
 
 
 def alignment(left: Tensor, right: Tensor) -> float:
@@ -67,6 +71,92 @@ def purity(features: Tensor, labels: Tensor, k: int = 5) -> float | None:
         shares.append(((near & counted).sum(dim=1) / most)[most > 0])
     found = torch.cat(shares)
     return found.double().mean().item() if len(found) else None
+
+
+def similarity_matrix(left: Tensor, right: Tensor) -> Tensor:
+    """[N, D], [M, D] -> cosines float32 [N, M]."""
+    return similarity(unit(left, "left features"), unit(right, "right features"))
+
+
+def pca(features: Tensor, dims: int = 2) -> tuple[Tensor, Tensor]:
+    """[N, D] -> the first `dims` principal components' coordinates [N, dims], and the share of the variance
+    each explains [dims]. Signs are fixed so that a component's largest coordinate is positive: the same
+    features give the same map."""
+    centred = features.float() - features.float().mean(dim=0)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    points = left[:, :dims] * values[:dims]
+    largest = points.gather(0, points.abs().argmax(dim=0, keepdim=True))
+    # A component without variance (fewer distinct rows than dims) has no sign and no share.
+    total = values.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return points * torch.where(largest < 0, -1.0, 1.0), values[:dims].square() / total
+
+
+def neighbours(queries: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """queries [Q, D], features [N, D] -> cosines float32 [Q, K] and rows int64 [Q, K], nearest first,
+    K = min(k, N). A query that is itself a row of `features` is its own first neighbour."""
+    best = similarity_matrix(queries, features).topk(min(k, len(features)), dim=1)
+    return best.values, best.indices
+
+
+def modality_gap(image: Tensor, text: Tensor) -> dict[str, float]:
+    """image [N, D], text [N, D], row i a pair -> how far apart the two modalities are (Liang et al. 2022,
+    "Mind the Gap", §2): "gap" is the distance between the two means of the unit vectors, 0–2; "image_cone"
+    and "text_cone" are the mean cosine within a modality (1: all alike), "pairs" that of the pairs, and
+    "others" that of an image with all texts but its own."""
+    image, text = unit(image, "image features"), unit(text, "text features")
+    mean_image, mean_text = image.mean(dim=0), text.mean(dim=0)
+    pairs, n = (image * text).sum(dim=1).mean(), len(image)
+    return {
+        "gap": (mean_image - mean_text).norm().item(),
+        "image_cone": _cone(mean_image, n),
+        "text_cone": _cone(mean_text, n),
+        "pairs": pairs.item(),
+        "others": ((mean_image @ mean_text * n - pairs) / (n - 1)).item() if n > 1 else float("nan"),
+    }
+
+
+def _cone(mean: Tensor, n: int) -> float:
+    """The mean cosine of two different unit vectors out of n, from their mean: |mean|² counts each of the n²
+    ordered pairs, n of which are a vector with itself."""
+    return ((mean.square().sum() * n - 1) / (n - 1)).item() if n > 1 else float("nan")
+
+
+def difference_hash(image: Tensor) -> int:
+    """uint8 [3, H, W] -> 64 bits: of grey values averaged to 8 × 9, whether each is darker than its right neighbour.
+    It stays nearly the same when a picture is resized or recompressed."""
+    grey = image.float().mean(dim=0)[None, None]
+    small = torch.nn.functional.adaptive_avg_pool2d(grey, (8, 9))[0, 0]
+    bits = (small[:, :-1] < small[:, 1:]).flatten().tolist()
+    return sum(1 << place for place, bit in enumerate(bits) if bit)
+
+
+def near_hashes(tested: list[int], trained: list[int], bits: int = BITS) -> list[int]:
+    """Of each tested hash the number of the nearest trained one, if it differs in at most `bits` bits; else -1."""
+    as_bits = [
+        ((torch.tensor([each >> place & 1 for each in hashes for place in range(64)]).view(-1, 64) * 2) - 1).float()
+        for hashes in (tested, trained)
+    ]
+    found: list[int] = []
+    for part in as_bits[0].split(1024):
+        best = (part @ as_bits[1].T).max(dim=1)  # 64 less twice the bits that differ
+        found += torch.where(best.values >= 64 - 2 * bits, best.indices, -1).tolist()
+    return found
+
+
+def same_pixels(left: Tensor, right: Tensor, levels: float = LEVELS) -> bool:
+    """uint8 [3, H, W] twice -> whether 16 × 16 thumbnails differ by at most `levels` of 255 in the mean."""
+    small = [torch.nn.functional.adaptive_avg_pool2d(each.float(), 16) for each in (left, right)]
+    return (small[0] - small[1]).abs().mean().item() <= levels
+
+
+def near_embeddings(tested: Tensor, trained: Tensor, cosine: float = COSINE) -> list[int]:
+    """Of each row of tested [N, D] the nearest row of trained [M, D], if its cosine is at least `cosine`; else -1."""
+    trained = unit(trained, "training features")
+    found: list[int] = []
+    for part in unit(tested, "image features").split(1024):
+        best = similarity(part, trained).max(dim=1)
+        found += torch.where(best.values >= cosine, best.indices, -1).tolist()
+    return found
 
 
 def _cosines(features: Tensor) -> Iterator[tuple[int, Tensor]]:

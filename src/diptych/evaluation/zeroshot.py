@@ -4,21 +4,35 @@ Pure: tensors in, numbers out. A model is anything with `encode_text`, a tokeniz
 list of strings into int64 [N, L]. Put the model in eval mode before.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cosine_similarity
 
 from diptych.base.errors import UserError
-from diptych.evaluation.features import rank_of, similarity, unit
-from diptych.evaluation.prompts import prompts
-from diptych.evaluation.tallies import Accuracy
+from diptych.base.templates import canonical
+from diptych.evaluation.accuracy import Accuracy
+from diptych.evaluation.features import check_labels, probabilities, rank_of, similarity, unit
+
+COPIES = 16  # of a picture, each with other noise
+NOISE = 0.15  # as a share of the pixels' range
 
 
 class TextEncoder(Protocol):
     def encode_text(self, tokens: Tensor) -> Tensor: ...  # int64 [B, L] -> [B, D]
+
+
+def fill(template: str, name: str) -> str:
+    """("a drawing of a {}.", "cow face") -> "a drawing of a cow face.". Other braces, in the template or in
+    the name, are left as they are."""
+    return name.join(canonical(template).split("{}"))
+
+
+def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """C names, T templates -> C·T prompts, all of the first class first."""
+    return [fill(template, name) for name in names for template in templates]
 
 
 @torch.no_grad()
@@ -97,19 +111,27 @@ def top_k(image_features: Tensor, classifier: Tensor, scale: float, k: int) -> t
     return probabilities(scores, scale).gather(1, best), best
 
 
-def probabilities(scores: Tensor, scale: float) -> Tensor:
-    """Cosines [N, C] -> the softmax of scale · cosine over classes. Raises UserError as `finite_scale` does."""
-    return (finite_scale(scale) * scores).softmax(dim=1)
+def saliency(
+    encode: Callable[[Tensor], Tensor], pixels: Tensor, classes: Tensor, copies: int = COPIES, seed: int = 0
+) -> Tensor:
+    """Which pixels an answer depends on: gradients of a picture's cosine with a class, averaged over noisy copies
+    (SmoothGrad, Smilkov et al. 2017), for any image tower.
 
-
-def finite_scale(scale: float) -> float:
-    """What a model multiplies cosines by, as it is. Raises UserError where it is not finite."""
-    if not math.isfinite(scale):
-        raise UserError(
-            f"The model's logit scale is {scale}, so it has no probabilities: the training diverged or the weights"
-            " are damaged; take an earlier checkpoint."
-        )
-    return scale
+    encode: [N, 3, H, W] -> [N, D], differentiable; pixels float [N, 3, H, W], normalised; classes [N, D], the
+    class of each that is asked about -> float [N, H, W], 0 to 1: the size of the gradient over colours, smoothed over
+    3 × 3 pixels, its greatest made 1. All 0 where nothing depends on the picture."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = NOISE * (pixels.amax(dim=(1, 2, 3), keepdim=True) - pixels.amin(dim=(1, 2, 3), keepdim=True))
+    total = torch.zeros_like(pixels[:, :1])
+    for _ in range(copies):
+        noise = torch.randn(pixels.shape, generator=generator).to(pixels)
+        noisy = (pixels + spread * noise).requires_grad_(True)
+        with torch.enable_grad():
+            cosine = cosine_similarity(encode(noisy), classes.to(pixels), dim=1)
+            (gradient,) = torch.autograd.grad(cosine.sum(), noisy)
+        total += gradient.norm(dim=1, keepdim=True)
+    smooth = avg_pool2d(total, 3, stride=1, padding=1, count_include_pad=False)[:, 0]
+    return smooth / smooth.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(smooth.dtype).tiny)
 
 
 def _scores_of(
@@ -118,7 +140,7 @@ def _scores_of(
     """Cosines [n, C] and labels [n], `chunk` pictures at a time."""
     images, classes = unit(image_features, "image features"), unit(classifier, "class embeddings")
     labels = labels.to(images.device)
-    _check_labels(labels, len(images), len(classes))
+    check_labels(labels, len(images), len(classes))
     return zip(_scores(images, classes, chunk), labels.split(chunk), strict=True)
 
 
@@ -133,14 +155,3 @@ def _device(model: object) -> torch.device:
         return torch.device("cpu")
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
-
-
-def _check_labels(labels: Tensor, images: int, classes: int) -> None:
-    if len(labels) != images:
-        raise UserError(f"There are {images} images but {len(labels)} labels: each image needs one.")
-    if labels.min() < 0 or labels.max() >= classes:
-        outside = labels[(labels < 0) | (labels >= classes)][0].item()
-        raise UserError(
-            f"Label {outside} is outside the {classes} classes 0…{classes - 1}: "
-            "the labels and the class names are not of one set."
-        )

@@ -119,15 +119,14 @@ class Axis:
 def line_chart(
     title: str, lines: dict[str, tuple[list[int], list[float]]], form: str, axis: Axis | None = None
 ) -> Chart:
-    """Label -> the x and y of its line, some of them finite; `form` writes a line's last value into the legend."""
+    """Label -> the x and y of its line; `form` writes a line's last value into the legend."""
     legend = [_key(label, i, values, form) for i, (label, (_, values)) in enumerate(lines.items())]
     return Chart(title, _svg(title, list(lines.values()), axis or Axis()), legend)
 
 
 def _key(label: str, i: int, values: list[float], form: str) -> Key:
-    last = next(value for value in reversed(values) if math.isfinite(value))
-    colour = STAND_INS[SERIES[i % len(SERIES)]]
-    return Key(label, colour, DASHES[i % len(DASHES)], form.format(last))
+    last = next((form.format(value) for value in reversed(values) if math.isfinite(value)), "–")
+    return Key(label, STAND_INS[SERIES[i % len(SERIES)]], DASHES[i % len(DASHES)], last)
 
 
 def thin(steps: Sequence[int], values: Sequence[float], most: int = MOST) -> tuple[list[float], ...]:

@@ -1,8 +1,12 @@
-"""Values as the report writes them; a dash stands for what is no number."""
+"""Values of a run's files, none of them trusted: read as what they should be, and written as the report shows them.
+
+What is not a number is nan, and is shown as a dash.
+"""
 
 import base64
 import binascii
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -10,6 +14,36 @@ def number(value: Any) -> float:
     """A finite number as float, anything else as nan."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else math.nan
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A dict as it is, anything else as an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, anything else as an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """The dicts of a list; none of anything else."""
+    return [item for item in listed(value) if isinstance(item, dict)]
+
+
+def ends(value: Any) -> tuple[float, float]:
+    """The two ends of an interval."""
+    return (number(value[0]), number(value[1])) if len(listed(value)) == 2 else (math.nan, math.nan)
+
+
+def numbers(values: Iterable[Any]) -> list[float]:
+    """Those of some values that are numbers."""
+    return [value for value in map(number, values) if not math.isnan(value)]
+
+
+def mean(values: list[float]) -> float:
+    """nan of none."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def percent(share: Any, digits: int = 1) -> str:
@@ -30,6 +64,12 @@ def count(value: Any) -> str:
     return "–" if math.isnan(value) else f"{value:,.0f}"
 
 
+def decimal(value: Any) -> str:
+    """0.31416 -> "0.31"."""
+    value = number(value)
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
 def duration(seconds: float) -> str:
     """Seconds -> "45 s", "4 min 52 s", "7 h 03 min"."""
     if math.isnan(seconds):
@@ -38,12 +78,6 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def decimal(value: Any) -> str:
-    """0.31416 -> "0.31"."""
-    value = number(value)
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def picture(data: Any) -> str:

@@ -1,13 +1,15 @@
-"""What the report's pictures are made of: a run's examples and its text-to-image gallery, as JSON values.
+"""The pictures of the report: examples, a text-to-image gallery and confusions, as JSON values, and read back.
 
-Pure: arrays in, dict out. Which pictures are shown is drawn by a seed, never chosen, so that a page full of
-successes is one.
+Which pictures are shown is drawn by a seed, never chosen, so a page full of correct answers is not a selection.
 """
+
+from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,12 +17,18 @@ from torch import Tensor
 
 from diptych.evaluation.features import similarity, unit
 from diptych.evaluation.zeroshot import top_k
+from diptych.report.curves import Axis, Chart, line_chart
+from diptych.report.formats import listed, mapping, mappings, number, numbers
+from diptych.report.record import Record
 
 SHOWN = 5
 """Classes shown under a picture."""
-
+ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 CONFUSIONS = 6
 """Confusions of a set that are shown with pictures."""
+WORST = 10
+"""Worst classes that are listed; a class of fewer pictures than LEAST says nothing."""
+LEAST = 2
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,14 @@ class Pictures:
     classifier: Tensor  # [C, D]
 
 
+Look = Callable[[Tensor, Tensor], Tensor]
+"""images uint8 [N, 3, H, W], classes [N, D] -> float [N, H, W], 0 to 1: which pixels an answer depends on."""
+
+
 def draw(n: int, count: int, seed: int) -> list[int]:
     """`count` of the numbers 0…n-1 (all of them where n is smaller), a random sample in ascending order."""
     generator = torch.Generator().manual_seed(seed)
     return sorted(torch.randperm(n, generator=generator)[:count].tolist())
-
-
-Look = Callable[[Tensor, Tensor], Tensor]
-"""images uint8 [N, 3, H, W], classes [N, D] -> float [N, H, W], 0 to 1: which pixels an answer hangs on."""
 
 
 def examples(
@@ -93,24 +101,27 @@ def gallery(
     return {"sets": [pictures.name for pictures in sets], "queries": queries}
 
 
-def told_details(sets: Sequence[Pictures], behind: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `evaluation.calibration.details` found of each set, with names for numbers, and for the most frequent
-    confusions a picture that was misread beside one of the class it was taken for, where the set has one ->
-    {set: {"bins", "per_class": [[name, right, n]], "confusions": [{"true", "said", "n", "image", "other"}]}}"""
-    return {pictures.name: _told(pictures, behind[pictures.name]) for pictures in sets}
+def _hit(where: tuple[Pictures, int], score: float, concept: str) -> dict[str, Any]:
+    pictures, i = where
+    label = pictures.classnames[int(pictures.labels[i])]
+    image = encode(pictures.images[i])
+    return {"image": image, "label": label, "set": pictures.name, "score": score, "correct": label == concept}
 
 
-def _told(pictures: Pictures, found: Mapping[str, Any]) -> dict[str, Any]:
+def confusions(pictures: Pictures, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `evaluation.accuracy.details` found of a set, with names for numbers, and for the most frequent confusions
+    a picture that got the wrong answer beside one of the class of that answer, where the set has one ->
+    {"bins", "per_class": [[name, right, n]], "confusions": [{"true", "said", "n", "image", "other"}]}"""
     names, said = pictures.classnames, torch.tensor(found["said"])
-    confusions = []
+    rows = []
     for true, taken, n in found["confusions"][:CONFUSIONS]:
-        misread = ((pictures.labels == true) & (said == taken)).nonzero()[0, 0]
+        wrong = ((pictures.labels == true) & (said == taken)).nonzero()[0, 0]
         like = (pictures.labels == taken).nonzero()
         other = encode(pictures.images[int(like[0, 0])]) if len(like) else None
-        row = {"true": names[true], "said": names[taken], "n": n, "image": encode(pictures.images[int(misread)])}
-        confusions.append({**row, "other": other})
+        image = encode(pictures.images[int(wrong)])
+        rows.append({"true": names[true], "said": names[taken], "n": n, "image": image, "other": other})
     per_class = [[name, *counts] for name, counts in zip(names, found["per_class"], strict=True)]
-    return {"bins": found["bins"], "per_class": per_class, "confusions": confusions}
+    return {"bins": found["bins"], "per_class": per_class, "confusions": rows}
 
 
 def overlay(image: Tensor, seen: Tensor) -> Tensor:
@@ -130,13 +141,81 @@ def encode(image: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _hit(where: tuple[Pictures, int], score: float, concept: str) -> dict[str, Any]:
-    pictures, i = where
-    label = pictures.classnames[int(pictures.labels[i])]
+# Read back from a run's files, in which nothing is trusted.
+
+
+def shown_examples(record: Record) -> dict[str, Any]:
+    """The example pictures by set, each with its bars and a verdict in words."""
+    cards = [_card(example) for example in mappings(record.examples.get("examples"))]
     return {
-        "image": encode(pictures.images[i]),
-        "label": label,
-        "set": pictures.name,
-        "score": score,
-        "correct": label == concept,
+        "seed": record.examples.get("seed"),
+        "maps": record.examples.get("maps") is True,
+        "sets": [(name, list(members)) for name, members in groupby(cards, key=lambda card: card["set"])],
+        "right": sum(card["right"] for card in cards),
+        "n": len(cards),
     }
+
+
+def _card(example: dict[str, Any]) -> dict[str, Any]:
+    label = example.get("label")
+    pairs = [pair for pair in listed(example.get("top")) if isinstance(pair, list)]
+    bars = [(name, number(share), name == label) for name, share in pairs[: len(ORDINALS)]]
+    place = next((i for i, bar in enumerate(bars) if bar[2]), -1)
+    verdict = "right" if place == 0 else f"wrong, truth {ORDINALS[place]}" if place > 0 else "wrong, not listed"
+    card = {key: example.get(key) for key in ("set", "key", "image", "map")}
+    return card | {"label": label, "bars": bars, "right": place == 0, "verdict": verdict}
+
+
+def shown_queries(record: Record) -> list[dict[str, Any]]:
+    """The gallery's queries, each with its hits and how many of them are correct."""
+    found = []
+    for query in mappings(record.gallery.get("queries")):
+        hits = mappings(query.get("hits"))
+        right = sum(hit.get("correct") is True for hit in hits)
+        found.append({"text": query.get("text"), "hits": hits, "right": right})
+    return found
+
+
+def shown_details(record: Record) -> list[dict[str, Any]]:
+    """Of each set that has any: its reliability diagram, expected calibration error, worst classes and confusions."""
+    found = []
+    for name, told in record.details.items():
+        row = mapping(told)
+        if chart := _reliability(str(name), row):
+            ece = number(record.sets().get(str(name), {}).get("ece"))
+            wrong = mappings(row.get("confusions"))
+            found.append({"name": name, "ece": ece, "chart": chart, "classes": _worst(row), "confusions": wrong})
+    return found
+
+
+def _reliability(name: str, row: dict[str, Any]) -> Chart | None:
+    """Accuracy by confidence, in %, and the diagonal, on which the confidence is the accuracy."""
+    bins = [
+        each
+        for each in mappings(row.get("bins"))
+        if number(each.get("n")) > 0 and len(numbers([each.get("confidence"), each.get("accuracy")])) == 2
+    ]
+    if not bins:
+        return None
+    lines = {
+        "measured": (
+            [round(100 * number(each.get("confidence"))) for each in bins],
+            [100 * number(each.get("accuracy")) for each in bins],
+        ),
+        "calibrated": ([0, 100], [0.0, 100.0]),
+    }
+    notes = [f"{number(each.get('n')):,.0f}" for each in bins]
+    axis = Axis("probability of the answer, %", "answers that are right, %", notes=notes)
+    return line_chart(f"Reliability, {name}", lines, "{:.0f} %", axis)
+
+
+def _worst(row: dict[str, Any]) -> dict[str, Any]:
+    """The classes with the lowest accuracy, and how many classes are always right and never, of those with enough
+    pictures."""
+    classes = []
+    for each in listed(row.get("per_class")):
+        if isinstance(each, list) and len(each) == 3 and number(each[2]) >= LEAST:
+            classes.append((str(each[0]), number(each[1]) / number(each[2]), int(number(each[2]))))
+    ranked = sorted(classes, key=lambda each: (each[1], -each[2], each[0]))
+    never, always = (sum(share == end for _, share, _ in classes) for end in (0, 1))
+    return {"n": len(classes), "never": never, "always": always, "worst": ranked[:WORST]}

@@ -5,30 +5,29 @@ visible as on the terminal, pictures are taken only as WebP or PNG data, and the
 requests.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diptych.base.files import write
 from diptych.base.terminal import visible
-from diptych.report import formats, lead, view
+from diptych.report import formats, gallery, view
 from diptych.report.curves import charts
-from diptych.report.details import details
-from diptych.report.fewshot import fewshot
-from diptych.report.probe import probe
-from diptych.report.profile import profiled
-from diptych.report.prompts import prompts
-from diptych.report.quality import quality
-from diptych.report.record import ASKED_FOR, PARTS, mapping, read
-from diptych.report.robustness import robustness
-from diptych.report.sets import sets
+from diptych.report.record import ASKED_FOR, PARTS, Record, read
+from diptych.report.section import Headline, TaskPage
 
 
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Write `out` (report.html in the run's folder) from the run's files, and return its path.
+def write_report(run_dir: Path, tasks: Mapping[str, TaskPage]) -> Path:
+    """Write report.html into a run's folder from the files there, and return its path.
 
+    tasks: what each evaluation task shows, by its name, in the order of the page (`diptych.tasks.pages`)
     A file that is missing or damaged is named in the page. Raises UserError where there is no config.yaml.
     """
     record = read(run_dir)
+    pairs = formats.mapping(record.metrics.get("pairs"))
+    sections = {name: section for name, task in tasks.items() if (section := task.section(record))}
     page = _template().render(
         name=record.name,
         config=record.config,
@@ -36,35 +35,50 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         missing=record.missing,
         damaged=record.damaged,
         parts=PARTS | dict.fromkeys(ASKED_FOR, "where a step's time goes"),
-        title=lead.title(record),
-        lead=lead.lead(record),
+        title=title(record, tasks),
+        lead=headline(record, tasks),
         checkpoint=record.checkpoint if record.evaluation else "",
-        asked=lead.prompts(record),
-        pairs=mapping(record.metrics.get("pairs")),
-        few=lead.few(mapping(record.metrics.get("pairs")).get("n")),
+        asked=view.prompts(record),
+        pairs=pairs,
+        few=view.few(pairs.get("n")),
         labelled=bool(record.sets()),
         training=view.training(record),
         groups=view.groups(record),
-        unread=mapping(mapping(record.metrics.get("zeroshot")).get("not_computed")),
+        unread=formats.mapping(formats.mapping(record.metrics.get("zeroshot")).get("not_computed")),
         retrieval=view.retrieval(record),
         charts=charts(record),
-        examples=view.examples(record),
-        queries=view.queries(record),
+        examples=gallery.shown_examples(record),
+        queries=gallery.shown_queries(record),
         gallery_sets=record.gallery.get("sets"),
+        details=gallery.shown_details(record),
         samples=view.samples(record),
         evaluation=record.evaluation,
-        prompts=prompts(record),
-        robustness=robustness(record),
-        quality=quality(record),
-        probe=probe(record),
-        details=details(record),
-        profiled=profiled(record),
-        fewshot=fewshot(record),
-        sets=sets(record),
+        sections=sections,
+        links=[(name, tasks[name].link, True) for name in sections],
+        profiled=view.profile(record),
+        sets=view.sets(record),
     )
-    out = out or run_dir / "report.html"
+    out = run_dir / "report.html"
     write(out, page)
     return out
+
+
+def title(record: Record, tasks: Mapping[str, TaskPage]) -> str:
+    """What the page is."""
+    if not record.evaluation:
+        return "run report"
+    return tasks[record.task].title if record.task in tasks else "evaluation"
+
+
+def headline(record: Record, tasks: Mapping[str, TaskPage]) -> Headline:
+    """The number that the page leads with: of the task that wrote it, or else of the first that measured
+    something."""
+    first = [record.task] if record.evaluation else []
+    makes = [tasks[name].headline for name in (*first, "zeroshot", "retrieval") if name in tasks]
+    for make in (*makes, view.pairs_headline, *(task.headline for task in tasks.values())):
+        if (found := make(record)).big != "–":
+            return found
+    return Headline("", "", "No accuracy and no recall was measured.")
 
 
 def _template() -> Any:
@@ -77,7 +91,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (formats.percent, formats.count, formats.decimal, formats.gain, formats.picture)
+    filters = (formats.percent, formats.count, formats.decimal, formats.picture)
     environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template("report.html")
 

@@ -1,14 +1,20 @@
-"""The README's figure: how well a run reads styles it never saw, and some of the pictures themselves."""
+"""Figures: the README's, of a run's accuracy on styles it never saw and some of the pictures, and the notebooks'."""
+
+from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from diptych.base.errors import UserError
 from diptych.base.terminal import one_line
 from diptych.report import view
 from diptych.report.formats import percent, picture
+from diptych.report.gallery import shown_examples
 from diptych.report.record import Record, read
 
 if TYPE_CHECKING:
@@ -42,14 +48,14 @@ def results_figure(run_dir: Path, out_png: Path) -> None:
         figure.savefig(out_png, format="png")
 
 
-def _headline(figure: "Figure", top: dict[str, Any]) -> None:
+def _headline(figure: Figure, top: dict[str, Any]) -> None:
     value = f"{percent(top['top1'])} %"
     told = f"{top['what']};\nchance is {percent(top['chance'], 2)} %"
     figure.text(0.015, 0.94, value, fontsize=15, weight="bold", va="center", color=ACCENT)
     figure.text(0.125, 0.94, told, fontsize=8, color=INK, va="center", linespacing=1.25)
 
 
-def _bars(axes: "Axes", record: Record) -> None:
+def _bars(axes: Axes, record: Record) -> None:
     rows = [row for group in view.groups(record) for row in group["rows"]]
     for place, row in enumerate(rows):
         value, chance = 100 * row["top1"], 100 * row["chance"]
@@ -68,9 +74,9 @@ def _bars(axes: "Axes", record: Record) -> None:
     axes.figure.text(0.08, 0.02, "    ".join(told), fontsize=6.5, color=MUTED)
 
 
-def _pictures(figure: "Figure", record: Record) -> None:
+def _pictures(figure: Figure, record: Record) -> None:
     """One column a style, the unseen ones where there are any: the first pictures of each, unchosen."""
-    by_set = view.examples(record)["sets"]
+    by_set = shown_examples(record)["sets"]
     roles = {name: row.get("role") for name, row in record.sets().items()}
     unseen = [item for item in by_set if roles.get(item[0]) == "shift"]
     width, height = 0.545 / COLUMNS, 0.96 / ROWS
@@ -83,7 +89,7 @@ def _pictures(figure: "Figure", record: Record) -> None:
             _picture(figure.add_axes((left + 0.016, bottom + 0.115, width - 0.032, height - 0.135)), card)
 
 
-def _picture(axes: "Axes", card: dict[str, Any]) -> None:
+def _picture(axes: Axes, card: dict[str, Any]) -> None:
     from PIL import Image
 
     with Image.open(io.BytesIO(base64.b64decode(card["image"]))) as image:
@@ -100,3 +106,23 @@ def _picture(axes: "Axes", card: dict[str, Any]) -> None:
 def _short(text: str, length: int) -> str:
     text = one_line(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def draw_similarity(axes: Axes, matrix: Tensor, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """A cosine matrix [N, M] as a heat map with the cosines' own scale beside it."""
+    image = axes.imshow(matrix.numpy(), cmap="viridis")
+    axes.set_xticks(range(len(columns)), labels=columns, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), labels=rows)
+    axes.figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
+
+
+def draw_map(axes: Axes, points: Tensor, groups: Sequence[str], explained: Tensor) -> None:
+    """Points [N, 2], coloured and marked by group, with the share of variance of each axis."""
+    markers = "osD^vP*X<>"
+    for i, group in enumerate(dict.fromkeys(groups)):
+        rows = [row for row, name in enumerate(groups) if name == group]
+        x, y = points[rows].T.numpy()
+        axes.scatter(x, y, s=18, alpha=0.75, label=group, color=f"C{i % 10}", marker=markers[i % 10])
+    axes.set_xlabel(f"component 1 ({explained[0]:.0%} of variance)")
+    axes.set_ylabel(f"component 2 ({explained[1]:.0%})")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -7,7 +7,10 @@ from typing import Any
 
 from diptych.base import plain
 from diptych.base.errors import UserError
-from diptych.report.formats import number
+from diptych.base.files import write_json
+from diptych.base.moved import current
+from diptych.base.terminal import complain
+from diptych.report.formats import mapping, number
 
 PARTS = {
     "environment.txt": "the environment",
@@ -20,17 +23,6 @@ PARTS = {
 }
 """File -> what a reader misses without it."""
 ASKED_FOR = ("profile.json",)  # parts that only some runs are asked to write
-
-TASKS = {
-    "write_all": "zeroshot",
-    "write_retrieval": "retrieval",
-    "write_probe": "probe",
-    "write_fewshot": "fewshot",
-    "write_prompts": "prompts",
-    "write_robustness": "robustness",
-    "write_quality": "quality",
-}
-"""Function of a task's config -> what its part of metrics.json is called."""
 
 UNWRITTEN = "the run did not write it"
 
@@ -53,7 +45,7 @@ class Record:
     checkpoint: str = ""
     """What an evaluation was of."""
     task: str = ""
-    """The task that wrote an evaluation's config last: "zeroshot", "fewshot", …"""
+    """The task that wrote an evaluation's config last, by the name of its module: "zeroshot", "fewshot", …"""
     evaluation: bool = False
     """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
     damaged: int = 0
@@ -77,20 +69,25 @@ def read(run_dir: Path) -> Record:
         raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")
     config = path.read_text(encoding="utf-8", errors="replace")
     told = _parsed(config)
-    record = Record(name=_name(config, run_dir), config=config, evaluation="task" in told)
-    record.checkpoint = str(told.get("checkpoint") or "")
-    target = str(mapping(told.get("task")).get("_target_") or "")
-    record.task = TASKS.get(target.rpartition(".")[2], "")
+    name = told.get("name")
+    record = Record(name if isinstance(name, str) and name else run_dir.resolve().name, config)
+    record.evaluation, record.checkpoint = "task" in told, str(told.get("checkpoint") or "")
+    measure = current(str(mapping(told.get("task")).get("_target_") or ""))
+    record.task = measure.rpartition(".")[0].rpartition(".")[2]
     for file in (*PARTS, *ASKED_FOR):
         _read_part(record, run_dir / file)
-    record.missing = {f: why for f, why in record.missing.items() if f in PARTS or why != UNWRITTEN}
-    if not record.evaluation and "metrics.json" not in record.missing and "zeroshot" not in record.metrics:
-        of_sets = ("examples.json", "gallery.json", "details.json")  # of a run without labelled sets there are none
-        record.missing = {f: why for f, why in record.missing.items() if f not in of_sets or why != UNWRITTEN}
-    if record.evaluation:
-        wanted = ("environment.txt", "metrics.json")
-        record.missing = {file: why for file, why in record.missing.items() if file in wanted or why != UNWRITTEN}
+    expected = _expected(record)
+    record.missing = {file: why for file, why in record.missing.items() if file in expected or why != UNWRITTEN}
     return record
+
+
+def _expected(record: Record) -> set[str]:
+    """The parts that a reader misses where they were not written."""
+    if record.evaluation:
+        return {"environment.txt", "metrics.json"}
+    if "metrics.json" in record.missing or "zeroshot" in record.metrics:
+        return set(PARTS)
+    return set(PARTS) - {"examples.json", "gallery.json", "details.json"}  # which are of labelled sets
 
 
 def folder_of_config(out: Path, task: str) -> Path:
@@ -131,7 +128,7 @@ def _read_part(record: Record, path: Path) -> None:
 
 
 def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
-    """Lines with a step, ordered by it, and how many were none: a run that is still writing, or was killed,
+    """Lines with a step, ordered by it, and how many others there are: a run that is still writing, or was killed,
     may leave half a line."""
     found, damaged = [], 0
     for line in filter(None, text.split("\n")):
@@ -146,11 +143,6 @@ def _lines(text: str) -> tuple[list[dict[str, Any]], int]:
     return sorted(found, key=lambda content: content["step"]), damaged
 
 
-def _name(config: str, run_dir: Path) -> str:
-    name = _parsed(config).get("name")
-    return name if isinstance(name, str) and name else run_dir.resolve().name
-
-
 def _parsed(config: str) -> dict[str, Any]:
     try:
         return mapping(plain.parse(config, "config.yaml"))
@@ -158,6 +150,25 @@ def _parsed(config: str) -> dict[str, Any]:
         return {}
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """A dict as it is, anything else as an empty one."""
-    return value if isinstance(value, dict) else {}
+def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write `metrics` beside what the file holds already, and return all of it. Sets whose numbers are lost by that
+    are named on stderr. Raises UserError for a file that holds something else."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not isinstance(before, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not a metrics.json of ours ({error}): remove it, or choose another folder."
+        ) from error
+    for part, value in metrics.items():
+        if gone := _sets(before.get(part)) - _sets(value):
+            complain(f"{part} of {', '.join(sorted(gone))} in {file} is replaced.")
+    write_json(file, {**before, **metrics})
+    return {**before, **metrics}
+
+
+def _sets(part: Any) -> set[str]:
+    """The sets that a part of the metrics has numbers of."""
+    rows = mapping(mapping(part).get("sets", part))
+    return {name for name, row in rows.items() if isinstance(row, dict)}

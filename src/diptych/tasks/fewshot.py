@@ -13,23 +13,33 @@ from torch import Tensor
 
 from diptych.base.errors import UserError
 from diptych.data.sets.evalset import EvalSet
-from diptych.evaluation.fewshot import METHODS, draw_shots
-from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
+from diptych.evaluation.probe import FEW_SHOT, draw_shots
+from diptych.evaluation.zeroshot import classify
 from diptych.model.encode import Encoded, classified, encode_set
 from diptych.model.load import Loaded
-from diptych.tasks.zeroshot import merge_metrics
+from diptych.report.curves import Chart, line_chart
+from diptych.report.formats import ends, mapping, mean, number, numbers, percent
+from diptych.report.record import Record, merge_metrics
+from diptych.report.section import Charts, Folded, Headline, Row, Section, Table, TaskPage, Text, of_sets, share
+from diptych.tasks.zeroshot import classifier_of, scale_of
 
+TITLES = {"linear_probe": "linear probe from zero-shot", "cache": "cache (Tip-Adapter)", "ridge": "ridge"}
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t at 97.5 % by the number of draws."""
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """Where shots are drawn from. own: whether that is the tested set itself, whose other pictures are tested on"""
+    """Where shots are drawn from. own: whether it is the tested set itself, which is then tested on its other
+    pictures"""
 
     encoded: Encoded
     name: str
     own: bool
+
+    def tested(self, values: Tensor, rest: Tensor) -> Tensor:
+        """Of values of the tested set's pictures those to test on. rest: places of the pictures that are not shots"""
+        return values[rest] if self.own else values
 
 
 def write_fewshot(
@@ -46,11 +56,11 @@ def write_fewshot(
     train: labelled pictures, from which the sets of the same classes get their shots; a set of other classes gets
         them from its own pictures, and is tested on its others
     shots: numbers of pictures a class; draws: how often they are drawn, for the interval, 2 to 10
-    A number of shots that fewer than half the classes can give is not computed, and named. Raises UserError for
-    another number of draws.
+    A number of shots that fewer than half the classes have is not computed, and named. Raises UserError for another
+    number of draws.
     """
     if draws not in T_975:
-        raise UserError(f"task.draws={draws} must be 2 to 10: an interval needs two, and more than ten say no more.")
+        raise UserError(f"task.draws={draws} must be 2 to 10: an interval needs two, and more than ten add nothing.")
     sets = classified(sets, "fewshot")
     given = None if train is None else _Pool(encode_set(loaded.model, train), train.name, own=False)
     curves: dict[str, Any] = {}
@@ -94,20 +104,19 @@ def _curves(
     seed: int,
 ) -> dict[str, Any]:
     """Of sets of one list of classes."""
-    names, templates = sets[0].classnames, sets[0].templates
-    classifier = zero_shot_classifier(loaded.model, loaded.tokenizer, names, templates).cpu()
-    scale = finite_scale(loaded.model.logit_scale.exp().item())
-    why = {k: reason for k in shots if (reason := _refused(pool, k, len(names)))}
+    classes = len(sets[0].classnames)
+    classifier, scale = classifier_of(loaded, sets[0]), scale_of(loaded.model)
+    why = {k: reason for k in shots if (reason := _refused(pool, k, classes))}
     found: dict[tuple[str, str, int], list[float]] = {}
     used: dict[int, float] = {}
     for k in (each for each in shots if each not in why):
         for draw in range(draws):
             chosen, rest = _split(pool, k, seed + draw)
-            used[k] = len(chosen) / len(names)
+            used[k] = len(chosen) / classes
             arguments = pool.encoded.features[chosen], pool.encoded.labels[chosen], classifier, scale
-            images = torch.cat([_tested(encoded[each.name].features, pool, rest) for each in sets])
-            labels = [_tested(encoded[each.name].labels, pool, rest) for each in sets]
-            for method, scores in METHODS.items():
+            images = torch.cat([pool.tested(encoded[each.name].features, rest) for each in sets])
+            labels = [pool.tested(encoded[each.name].labels, rest) for each in sets]
+            for method, scores in FEW_SHOT.items():
                 said = scores(*arguments, images).argmax(dim=1).split([len(each) for each in labels])
                 for each, answers, truth in zip(sets, said, labels, strict=True):
                     found.setdefault((each.name, method, k), []).append((answers == truth).double().mean().item())
@@ -119,7 +128,7 @@ def _curves(
             "pictures_a_class": {str(k): mean for k, mean in used.items()},
             "curves": {
                 method: {str(k): _point(found[each.name, method, k]) for k in shots if k not in why}
-                for method in METHODS
+                for method in FEW_SHOT
             },
             "not_computed": {str(k): reason for k, reason in why.items()},
         }
@@ -153,12 +162,79 @@ def _split(pool: _Pool, k: int, seed: int) -> tuple[Tensor, Tensor]:
     return chosen, rest.nonzero().flatten()
 
 
-def _tested(values: Tensor, pool: _Pool, rest: Tensor) -> Tensor:
-    return values[rest] if pool.own else values
-
-
 def _point(shares: list[float]) -> dict[str, Any]:
     """Mean over draws and its 95 % interval by Student's t."""
     values = torch.tensor(shares, dtype=torch.float64)
-    mean, half = values.mean().item(), T_975[len(shares)] * values.std().item() / math.sqrt(len(shares))
-    return {"top1": mean, "interval": [mean - half, mean + half], "draws": shares}
+    top1, half = values.mean().item(), T_975[len(shares)] * values.std().item() / math.sqrt(len(shares))
+    return {"top1": top1, "interval": [top1 - half, top1 + half], "draws": shares}
+
+
+def _headline(record: Record) -> Headline:
+    sets = [mapping(row) for row in mapping(mapping(record.metrics.get("fewshot")).get("sets")).values()]
+    points = [mapping(mapping(row.get("curves")).get("linear_probe")) for row in sets]
+    most = max((k for of in points for k in _shots(of)), default=0)
+    shares = numbers(mapping(of[str(most)]).get("top1") for of in points if str(most) in of)
+    zeroshot = percent(mean(numbers(row.get("zeroshot") for row in sets)))
+    return share(
+        mean(shares),
+        f"top-1 of a linear probe from {most} labelled pictures a class, {of_sets(shares)}; zero-shot {zeroshot} %.",
+    )
+
+
+def _section(record: Record) -> Section | None:
+    told = mapping(record.metrics.get("fewshot"))
+    if not told:
+        return None
+    sets = {name: mapping(row) for name, row in mapping(told.get("sets")).items()}
+    shots = sorted(
+        {k for row in sets.values() for points in mapping(row.get("curves")).values() for k in _shots(points)}
+    )
+    lead = (
+        f"Top-1 in % by the number of labelled pictures a class, mean of {told.get('draws')} draws with the 95 %"
+        " interval over draws; zero-shot needs none. Pictures that shots are drawn from are not tested on."
+    )
+    charts = [chart for name, row in sets.items() if (chart := _chart(name, row))]
+    head = ["Set", "Shots from", "Zero-shot", "Method", *map(str, shots)]
+    rows = [line for name, row in sets.items() for line in _rows(name, row, shots)]
+    blocks: list[Any] = [Text(lead), Charts(charts), Table(head, rows, "fewshot")]
+    why = [
+        f"{name}, {k} a class: {why}"
+        for name, row in sets.items()
+        for k, why in mapping(row.get("not_computed")).items()
+    ]
+    return Section("Few-shot", [*blocks, Folded("Not computed", why)] if why else blocks)
+
+
+def _chart(name: str, row: dict[str, Any]) -> Chart | None:
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    for method, title in TITLES.items():
+        points = mapping(mapping(row.get("curves")).get(method))
+        if ks := _shots(points):
+            lines[title] = (ks, [100 * number(mapping(points[str(k)]).get("top1")) for k in ks])
+    if not lines:
+        return None
+    most = max(k for ks, _ in lines.values() for k in ks)
+    lines["zero-shot"] = ([0, most], [100 * number(row.get("zeroshot"))] * 2)
+    return line_chart(name, lines, "{:.1f} %")
+
+
+def _rows(name: str, row: dict[str, Any], shots: list[int]) -> list[Row]:
+    """A line a method, the first of them with what all share."""
+    found: list[Row] = []
+    for method, title in TITLES.items():
+        points = [mapping(mapping(mapping(row.get("curves")).get(method)).get(str(k))) for k in shots]
+        cells = [_cell(number(point.get("top1")), ends(point.get("interval"))[1]) for point in points]
+        first = (name, str(row.get("shots_from") or ""), percent(row.get("zeroshot"))) if not found else ("", "", "")
+        found.append(Row(first[0], [*first[1:], title, *cells]))
+    return found
+
+
+def _cell(top1: float, high: float) -> str | tuple[str, str]:
+    return "–" if math.isnan(top1) else (percent(top1), f"±{percent(high - top1)}")
+
+
+def _shots(points: Any) -> list[int]:
+    return sorted(int(k) for k in mapping(points) if str(k).isdecimal())
+
+
+PAGE = TaskPage("few-shot evaluation", _headline, 3, "Few-shot", _section)

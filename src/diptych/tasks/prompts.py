@@ -15,35 +15,35 @@ from diptych.base.errors import UserError
 from diptych.base.templates import PLAIN
 from diptych.data.sets import benchmarks
 from diptych.data.sets.evalset import EvalSet
-from diptych.data.text.tokenizer import Tokenizer
 from diptych.evaluation.features import unit
-from diptych.evaluation.learned_context import Learned, context_classifier, learn_context
-from diptych.evaluation.prompt_search import Search, greedy
-from diptych.evaluation.zeroshot import finite_scale, hits, zero_shot_classifier
+from diptych.evaluation.prompts import Learned, Search, context_classifier, greedy, learn_context
+from diptych.evaluation.zeroshot import hits, zero_shot_classifier
 from diptych.model.encode import Encoded, classified, encode_set
 from diptych.model.load import Loaded
-from diptych.tasks.zeroshot import merge_metrics
-from diptych.towers.clip import CLIP
+from diptych.report.curves import Chart, line_chart
+from diptych.report.formats import count, ends, gain, listed, mapping, mean, number, numbers, percent
+from diptych.report.record import Record, merge_metrics
+from diptych.report.section import Charts, Headline, Row, Section, Table, TaskPage, Text, of_sets, share
+from diptych.tasks.zeroshot import classifier_of, scale_of
 
 WAYS = {
-    "plain": f'"{PLAIN}"',
     "own_templates": "the set's templates",
     "searched": "searched templates",
     "synonyms": "synonyms",
     "learned_context": "learned context",
 }
+"""Prompts that are compared with PLAIN."""
 TUNABLE = ("validation", "train")
-"""Roles of the sets that prompts may be tuned on: a test split is not among them."""
+"""Roles of the sets that prompts may be tuned on: a test split is not one of them."""
 
 Synonyms = Mapping[str, Sequence[str]]
 
 
 @dataclass
 class _Tuned:
-    """What was found on the tuning split, applied to any class names."""
+    """What was found on the tuning split, for any class names."""
 
-    model: CLIP
-    tokenizer: Tokenizer
+    loaded: Loaded
     candidates: list[str]
     search: Search
     rule: str
@@ -51,16 +51,18 @@ class _Tuned:
     context: Learned
 
     def classifiers(self, evalset: EvalSet) -> dict[str, Tensor | None]:
-        """Way -> classifier [C, D]; None where it can't be had for these classes."""
+        """Way -> classifier [C, D]; None for synonyms where no class has one."""
         names = evalset.classnames
         chosen = [self.candidates[t] for t in self.search.chosen[: self.search.best]]
         covered = any(name in self.synonyms for name in names)
         return {
-            "plain": zero_shot_classifier(self.model, self.tokenizer, names, [PLAIN]).cpu(),
-            "own_templates": zero_shot_classifier(self.model, self.tokenizer, names, evalset.templates).cpu(),
-            "searched": zero_shot_classifier(self.model, self.tokenizer, names, chosen).cpu(),
-            "synonyms": by_rule(self.model, self.tokenizer, names, self.synonyms, self.rule) if covered else None,
-            "learned_context": context_classifier(self.model, self.tokenizer, names, self.context).cpu(),
+            "plain": _in_templates(self.loaded, names, [PLAIN]),
+            "own_templates": classifier_of(self.loaded, evalset),
+            "searched": _in_templates(self.loaded, names, chosen),
+            "synonyms": by_rule(self.loaded, names, self.synonyms, self.rule) if covered else None,
+            "learned_context": context_classifier(
+                self.loaded.model, self.loaded.tokenizer, names, self.context
+            ).cpu(),
         }
 
 
@@ -122,7 +124,7 @@ def table(metrics: dict[str, Any]) -> str:
     titles = ("plain", "own", "searched", "synonyms", "context")
     lines = [f"{'top-1 by prompts':<24}{'role':<12}{'n':>7}" + "".join(f"{title:>10}" for title in titles)]
     for name, row in told["sets"].items():
-        cells = "".join(f"{row[way]['top1']:>10.1%}" if row[way] else f"{'–':>10}" for way in WAYS)
+        cells = "".join(f"{row[way]['top1']:>10.1%}" if row[way] else f"{'–':>10}" for way in ("plain", *WAYS))
         mark = "  (tuned here)" if name == told["tuned_on"] else ""
         lines.append(f"{name:<24}{row['role']:<12}{row['n']:>7}{cells}{mark}")
     search = told["search"]
@@ -132,12 +134,11 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def by_rule(model: CLIP, tokenizer: Tokenizer, names: Sequence[str], synonyms: Synonyms, rule: str) -> Tensor:
+def by_rule(loaded: Loaded, names: Sequence[str], synonyms: Synonyms, rule: str) -> Tensor:
     """Classifier [C, D] of names and their synonyms. rule: a key of RULES"""
     rows = []
     for name in names:
-        read_as = RULES[rule](name, list(synonyms.get(name, ())))
-        each = zero_shot_classifier(model, tokenizer, read_as, [PLAIN]).cpu()
+        each = _in_templates(loaded, RULES[rule](name, list(synonyms.get(name, ()))), [PLAIN])
         rows.append(unit(each.mean(dim=0, keepdim=True), "class embeddings"))
     return torch.cat(rows)
 
@@ -158,29 +159,30 @@ def _tune(
     most: int,
     context: dict[str, Any],
 ) -> _Tuned:
-    model, tokenizer, names = loaded.model, loaded.tokenizer, tuning.classnames
-    scale = finite_scale(model.logit_scale.exp().item())
+    names, scale = tuning.classnames, scale_of(loaded.model)
     pinned = [template for benchmark in candidates for template in benchmarks.templates(benchmark)]
     templates = list(dict.fromkeys([PLAIN, *tuning.templates, *pinned]))
-    prompts = torch.stack([zero_shot_classifier(model, tokenizer, names, [each]).cpu() for each in templates])
+    prompts = torch.stack([_in_templates(loaded, names, [each]) for each in templates])
     search = greedy(encoded.features, encoded.labels, prompts, scale, most)
     rule = "the name alone"
     if synonyms:
-        right = {
-            each: _right(encoded, by_rule(model, tokenizer, names, synonyms, each)).mean().item() for each in RULES
-        }
+        right = {each: _right(encoded, by_rule(loaded, names, synonyms, each)).mean().item() for each in RULES}
         rule = max(right, key=lambda each: right[each])  # of equals the first
     if context.get("start") is None:
         context = {**context, "start": _best_words(templates, prompts, encoded)}
-    learned = learn_context(model, tokenizer, names, encoded.features, encoded.labels, scale, **context)
-    return _Tuned(model, tokenizer, templates, search, rule, synonyms, learned)
+    learned = learn_context(loaded.model, loaded.tokenizer, names, encoded.features, encoded.labels, scale, **context)
+    return _Tuned(loaded, templates, search, rule, synonyms, learned)
+
+
+def _in_templates(loaded: Loaded, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    return zero_shot_classifier(loaded.model, loaded.tokenizer, names, templates).cpu()
 
 
 def _best_words(templates: list[str], prompts: Tensor, encoded: Encoded) -> str:
-    """What stands before the name in the template that reads most by itself, of those where something does. Words
-    that a model never read are a start from which a short descent doesn't come away."""
+    """The words before the name in the template that is most accurate by itself, of those that have some. From words
+    that the model never saw in training a short descent doesn't get far."""
     words = [template.partition("{}")[0].strip() for template in templates]
-    right = [hits(encoded.features, classifier, encoded.labels).double().mean().item() for classifier in prompts]
+    right = [_right(encoded, classifier).mean().item() for classifier in prompts]
     best = max((place for place, word in enumerate(words) if word), key=lambda place: right[place])
     return words[best]
 
@@ -188,10 +190,7 @@ def _best_words(templates: list[str], prompts: Tensor, encoded: Encoded) -> str:
 def _row(
     evalset: EvalSet, encoded: Encoded, classifiers: dict[str, Tensor | None], tuned_here: bool
 ) -> dict[str, Any]:
-    right = {
-        way: None if c is None else hits(encoded.features, c, encoded.labels).double()
-        for way, c in classifiers.items()
-    }
+    right = {way: None if c is None else _right(encoded, c) for way, c in classifiers.items()}
     plain = right["plain"]
     assert plain is not None
     row: dict[str, Any] = {"role": evalset.role, "n": len(plain), "tuned_here": tuned_here}
@@ -202,11 +201,71 @@ def _row(
 
 def _gain(differences: Tensor) -> dict[str, Any]:
     """Mean of paired differences [N] and its 95 % interval by the normal approximation."""
-    gain = differences.mean().item()
+    middle = differences.mean().item()
     half = 1.959964 * differences.std(correction=0).item() / math.sqrt(len(differences))
-    return {"gain": gain, "interval": [gain - half, gain + half]}
+    return {"gain": middle, "interval": [middle - half, middle + half]}
 
 
 def _right(encoded: Encoded, classifier: Tensor) -> Tensor:
     """float64 [N], 1 where the first class is the true one"""
     return hits(encoded.features, classifier, encoded.labels).double()
+
+
+def _headline(record: Record) -> Headline:
+    rows = [mapping(row) for row in mapping(mapping(record.metrics.get("prompts")).get("sets")).values()]
+    rows = [row for row in rows if row.get("tuned_here") is not True] or rows
+    known = numbers(mapping(row.get("searched")).get("top1") for row in rows)
+    plain = mean(numbers(mapping(row.get("plain")).get("top1") for row in rows))
+    return share(mean(known), f"top-1 with the searched templates, {of_sets(known)}; plain {percent(plain)} %.")
+
+
+def _section(record: Record) -> Section | None:
+    from markupsafe import Markup
+
+    told = mapping(record.metrics.get("prompts"))
+    if not told:
+        return None
+    search, synonyms, context = (mapping(told.get(key)) for key in ("search", "synonyms", "context"))
+    lead = Markup(
+        "Top-1 in % with <q>{}</q>, and what other prompts gain over it in points, with the paired 95 %"
+        " interval. Everything was tuned on {}; its own row shows what tuning can do to the set it was done on."
+    ).format(PLAIN, told.get("tuned_on"))
+    rows = [_shown(name, mapping(row)) for name, row in mapping(told.get("sets")).items()]
+    taken = search["taken"] if isinstance(search.get("taken"), int) else 0
+    quoted = Markup(", ").join(Markup("<q>{}</q>").format(each) for each in listed(search.get("chosen"))[:taken])
+    found = Markup(
+        "Templates taken, of {}: {}. Synonyms: {}, known for {} of {} classes. The context began as <q>{}</q>."
+    ).format(
+        count(search.get("candidates")),
+        quoted,
+        synonyms.get("rule", ""),
+        count(synonyms.get("classes")),
+        count(synonyms.get("of")),
+        context.get("start"),
+    )
+    accuracy = [100 * number(value) for value in listed(search.get("accuracy"))]
+    losses = [number(value) for value in listed(context.get("losses"))]
+    charts = [
+        *_chart("Searched templates: top-1 on the tuning split, %", accuracy, "{:.1f} %"),
+        *_chart("Learned context: loss on the tuning split", losses, "{:.3f}"),
+    ]
+    head = ["Set", "Images", "Plain", *WAYS.values()]
+    return Section("Prompts", [Text(lead), Table(head, rows), Text(found), Charts(charts)])
+
+
+def _shown(name: str, row: dict[str, Any]) -> Row:
+    cells: list[Any] = [count(row.get("n")), percent(mapping(row.get("plain")).get("top1"))]
+    for way in WAYS:
+        found = mapping(row.get(way))
+        low, high = ends(found.get("interval"))
+        known = gain(found.get("gain")) != "–"
+        cells.append((gain(found["gain"]), f"{gain(low)} … {gain(high)}") if known else "–")
+    return Row(name, cells, "tuned on it" if row.get("tuned_here") is True else "")
+
+
+def _chart(title: str, points: list[float], form: str) -> list[Chart]:
+    """One, or none without points."""
+    return [line_chart(title, {"": (list(range(1, len(points) + 1)), points)}, form)] if points else []
+
+
+PAGE = TaskPage("search for prompts", _headline, 4, "Prompts", _section)

@@ -1,10 +1,10 @@
-"""A trained model over labelled sets: the numbers, and the pictures that the report shows of them."""
+"""`task=zeroshot`: accuracy on labelled sets, with class names as the classifier, and the pictures of a report."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+import math
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from torch.nn.functional import interpolate
 from diptych.base.batch import normalise
 from diptych.base.errors import UserError
 from diptych.base.files import write_json
-from diptych.base.terminal import complain
 from diptych.data.sets.evalset import EvalSet
-from diptych.data.text.tokenizer import Tokenizer
-from diptych.evaluation.calibration import details
-from diptych.evaluation.prompts import fill
-from diptych.evaluation.saliency import COPIES, saliency
-from diptych.evaluation.zeroshot import classify, finite_scale, zero_shot_classifier
+from diptych.evaluation.accuracy import details
+from diptych.evaluation.features import finite_scale
+from diptych.evaluation.zeroshot import COPIES, classify, saliency, zero_shot_classifier
 from diptych.model.cost import affordable_pictures
-from diptych.model.encode import Encoded, caption_recall, classified, encode_set, encode_texts, readable
+from diptych.model.encode import Encoded, classified, encode_set, encode_texts, readable
 from diptych.model.load import Loaded
-from diptych.report.gallery import Pictures, examples, gallery, told_details
+from diptych.report import view
+from diptych.report.formats import count, percent
+from diptych.report.gallery import Pictures, confusions, examples, gallery
+from diptych.report.record import Record, merge_metrics
+from diptych.report.section import Headline, TaskPage, share
+from diptych.tasks import retrieval
 from diptych.towers.clip import CLIP
 
 QUERIES = 12  # rows of the retrieval gallery
@@ -35,75 +37,40 @@ EXAMPLES = 8  # pictures of each set that the page shows
 def write_all(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
     """Zero-shot classification, retrieval by caption and the report's pictures of every set, into `out`:
     `metrics.json` (merged into one that is there), `examples.json`, `gallery.json`, `details.json`. Returns the
-    metrics."""
-    model, tokenizer = loaded.model, loaded.tokenizer
-    scale = finite_scale(model.logit_scale.exp().item())
+    metrics. Raises UserError where the model knows the class names of no set."""
+    model = loaded.model
+    scale = scale_of(model)
     labelled = classified(sets, "zeroshot")
-    recalls = {evalset.name: _recall_of(loaded, evalset) for evalset in sets if not evalset.classnames}
-    sets, unreadable = readable(model, labelled)
-    if not sets:
-        raise UserError("The model reads the class names of none of the sets: " + _listed(unreadable) + ".")
-    results, behind, pictures = {}, {}, []
-    classifiers: dict[tuple, Tensor] = {}  # sets often share their classes
-    for evalset in sets:
-        key = (*evalset.classnames, "", *evalset.templates)
-        if key not in classifiers:
-            built = zero_shot_classifier(model, tokenizer, evalset.classnames, evalset.templates)
-            classifiers[key] = built.cpu()
-        classifier = classifiers[key]
+    recalls = {each.name: retrieval.recall_of(loaded, each) for each in sets if not each.classnames}
+    labelled, unreadable = readable(model, labelled)
+    if not labelled:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unreadable.items())
+        raise UserError(f"The model knows the class names of none of the sets: {reasons}.")
+
+    @cache  # sets often share their classes
+    def classifier_of(names: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+        return zero_shot_classifier(model, loaded.tokenizer, names, templates).cpu()
+
+    results: dict[str, dict[str, Any]] = {}
+    told: dict[str, Any] = {}
+    shown: list[Pictures] = []
+    for evalset in labelled:
+        classifier = classifier_of(tuple(evalset.classnames), tuple(evalset.templates))
         encoded = encode_set(model, evalset)
         found = details(encoded.features, classifier, encoded.labels, scale)
-        result = {**classify(encoded.features, classifier, encoded.labels), "ece": found["ece"]}
-        results[evalset.name] = _described(evalset, encoded, result)
-        behind[evalset.name] = found
-        recalls[evalset.name] = _recall(model, tokenizer, encoded, evalset.skipped)
-        pictures.append(_pictures(evalset, encoded, classifier))
+        accuracy = classify(encoded.features, classifier, encoded.labels)
+        results[evalset.name] = {**accuracy, "ece": found["ece"], **_described(evalset, encoded)}
+        recalls[evalset.name] = retrieval.recall_of(loaded, evalset, encoded)
+        shown.append(_pictures(evalset, encoded, classifier))
+        told[evalset.name] = confusions(shown[-1], found)
     zeroshot = {**summary(results), "sets": results, **({"not_computed": unreadable} if unreadable else {})}
-    metrics = {"zeroshot": zeroshot, "retrieval": recalls}
-    shown = _shown(sets, pictures)
-    copies = _affordable_copies(model, len(shown))
+    shifts = [each for each in shown if results[each.name]["role"] == "shift"] or shown
+    copies = _affordable_copies(model, len(shifts))
     look = partial(_look, model, copies) if copies else None
-    write_json(out / "examples.json", examples(shown, scale, per_set=EXAMPLES, look=look))
-    write_json(out / "gallery.json", _gallery(model, tokenizer, shown))
-    write_json(out / "details.json", told_details(pictures, behind))
-    return merge_metrics(out / "metrics.json", metrics)
-
-
-def write_retrieval(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> dict[str, Any]:
-    """Recall@k between pictures and their captions, into `out/metrics.json`. Sets without captions are named."""
-    recalls = {evalset.name: _recall_of(loaded, evalset) for evalset in sets}
-    return merge_metrics(out / "metrics.json", {"retrieval": recalls})
-
-
-def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> tuple[Path, list[str]]:
-    """Every set's embeddings, in `out/embeddings.parquet`. Returns it, and a line a reason of what was skipped.
-
-    The text of a picture is its first caption, or, where it has none, its class name in the set's first template.
-    """
-    from diptych.report.embeddings import write_table
-
-    keys, captions, images = [], [], []
-    skipped: list[str] = []
-    labels: list[str | None] = []
-    for evalset in sets:
-        encoded = encode_set(loaded.model, evalset)
-        skipped += [
-            f"skipped in {evalset.name}: {len(of)} × {why}, as {of[0]}" for why, of in encoded.skipped.items()
-        ]
-        classes = evalset.classnames
-        names = [classes[int(label)] if classes else None for label in encoded.labels]
-        keys += encoded.keys
-        labels += names
-        captions += [
-            _first(caption) or fill(evalset.templates[0], name or "")
-            for caption, name in zip(encoded.captions, names, strict=True)
-        ]
-        images.append(encoded.features)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "embeddings.parquet"
-    texts = encode_texts(loaded.model, loaded.tokenizer, captions)
-    write_table(file, keys, captions, labels, torch.cat(images), texts)
-    return file, skipped
+    write_json(out / "examples.json", examples(shifts, scale, per_set=EXAMPLES, look=look))
+    write_json(out / "gallery.json", _gallery(loaded, shifts))
+    write_json(out / "details.json", told)
+    return merge_metrics(out / "metrics.json", {"zeroshot": zeroshot, "retrieval": recalls})
 
 
 def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -113,10 +80,22 @@ def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {**mean, "n": sum(result["n"] for result in chosen)}
 
 
+def classifier_of(loaded: Loaded, evalset: EvalSet) -> Tensor:
+    """A set's classes in its own templates, float32 [C, D] on the CPU."""
+    return zero_shot_classifier(loaded.model, loaded.tokenizer, evalset.classnames, evalset.templates).cpu()
+
+
+def scale_of(model: CLIP) -> float:
+    """What the model multiplies cosines by. Raises UserError where it is not finite."""
+    return finite_scale(model.logit_scale.exp().item())
+
+
 def table(metrics: dict[str, Any]) -> str:
-    """The terminal's table."""
+    """The terminal's table, with the recall of sets that have no classes."""
     lines = []
-    if sets := metrics.get("zeroshot", {}).get("sets"):
+    whole = metrics.get("zeroshot", {})
+    sets = whole.get("sets", {})
+    if sets:
         lines.append(f"{'zero-shot':<24}{'role':<12}{'classes':>8}{'n':>7}{'top-1':>8}{'top-5':>8}{'chance':>8}")
         for name, row in sets.items():
             lines.append(
@@ -125,30 +104,15 @@ def table(metrics: dict[str, Any]) -> str:
             )
         shifts = sum(row["role"] == "shift" for row in sets.values())
         title = f"mean of {shifts} shifts" if shifts else "mean"
-        whole = metrics["zeroshot"]
         lines.append(f"{title:<51}{whole['top1']:>8.1%}{whole['top5']:>8.1%}")
         for name, row in sets.items():
             lines += [f"skipped in {name}: {len(keys)} × {why}" for why, keys in row.get("skipped", {}).items()]
         lines += [f"{name}: not computed, {why}" for name, why in whole.get("not_computed", {}).items()]
-    for name, row in metrics.get("retrieval", {}).items():
-        if "not_computed" in row:
-            lines.append(f"retrieval {name}: not computed, {row['not_computed']}")
-            continue
-        if name not in metrics.get("zeroshot", {}).get("sets", {}):
-            lines += [f"skipped in {name}: {n} × {why}" for why, n in row.get("skipped", {}).items()]
-            for title, key in (("text→image", "text_to_image"), ("image→text", "image_to_text")):
-                shares = "  ".join(f"{k} {share:.1%}" for k, share in row[key].items())
-                lines.append(f"{name:<24}{title}  {shares}  median rank {row['median_rank'][key]:g}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *retrieval.lines(metrics, but=sets)])
 
 
-def _listed(reasons: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {why}" for name, why in reasons.items())
-
-
-def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> dict[str, Any]:
+def _described(evalset: EvalSet, encoded: Encoded) -> dict[str, Any]:
     return {
-        **result,
         "classes": len(evalset.classnames),
         "chance": 1 / len(evalset.classnames),
         "role": evalset.role,
@@ -158,38 +122,10 @@ def _described(evalset: EvalSet, encoded: Encoded, result: dict[str, Any]) -> di
     }
 
 
-def _recall_of(loaded: Loaded, evalset: EvalSet) -> dict[str, Any]:
-    return _recall(loaded.model, loaded.tokenizer, encode_set(loaded.model, evalset), evalset.skipped)
-
-
-def _recall(model: CLIP, tokenizer: Tokenizer, encoded: Encoded, unread: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Recall of a set, or why there is none. unread: what the set's reader left out, by reason"""
-    every = (unread, encoded.skipped)
-    skipped = {why: len({key for of in every for key in of.get(why, ())}) for why in {**unread, **encoded.skipped}}
-    counted = {"skipped": skipped} if skipped else {}
-    if not model.reads_sentences:
-        return {"not_computed": "the model reads class names alone, no captions"} | counted
-    if not all(encoded.captions):
-        none = encoded.captions.count("")
-        return {"not_computed": f"{none} of {len(encoded.captions)} pictures have no caption"} | counted
-    return caption_recall(model, tokenizer, encoded.features, encoded.captions) | counted
-
-
-def _first(caption: str) -> str:
-    return caption.split("\n", 1)[0]
-
-
 def _pictures(evalset: EvalSet, encoded: Encoded, classifier: Tensor) -> Pictures:
-    whole = [batch.images for batch in evalset.batches(1024, 64)]
-    return Pictures(
-        evalset.name,
-        encoded.keys,
-        encoded.labels,
-        torch.cat(whole),
-        encoded.features,
-        evalset.classnames,
-        classifier,
-    )
+    images = torch.cat([batch.images for batch in evalset.batches(1024, 64)])
+    names = evalset.classnames
+    return Pictures(evalset.name, encoded.keys, encoded.labels, images, encoded.features, names, classifier)
 
 
 def _affordable_copies(model: CLIP, sets: int) -> int:
@@ -201,7 +137,8 @@ def _affordable_copies(model: CLIP, sets: int) -> int:
 
 
 def _look(model: CLIP, copies: int, images: Tensor, classes: Tensor) -> Tensor:
-    """What the answers to pictures uint8 [N, 3, H, W] hang on, float [N, H, W], at the model's own size and back."""
+    """Which pixels of pictures uint8 [N, 3, H, W] the answers depend on, float [N, H, W], at the model's own size and
+    back."""
     device = next(model.parameters()).device
     size = (model.image_size, model.image_size)
     given = interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
@@ -210,37 +147,23 @@ def _look(model: CLIP, copies: int, images: Tensor, classes: Tensor) -> Tensor:
     return interpolate(seen[:, None], images.shape[-2:], mode="bilinear")[:, 0].clamp(0, 1)
 
 
-def _shown(sets: Sequence[EvalSet], pictures: list[Pictures]) -> list[Pictures]:
-    """The shifts, or every set where there is none."""
-    shifts = [shown for evalset, shown in zip(sets, pictures, strict=True) if evalset.role == "shift"]
-    return shifts or pictures
-
-
-def _gallery(model: CLIP, tokenizer: Tokenizer, shown: list[Pictures]) -> dict[str, Any]:
+def _gallery(loaded: Loaded, shown: list[Pictures]) -> dict[str, Any]:
     names = shown[0].classnames
     pick = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))[:QUERIES].tolist()
     concepts = [names[i] for i in pick]
-    texts = [f"a drawing of {concept}" if model.reads_sentences else concept for concept in concepts]
-    return gallery(shown, texts, concepts, encode_texts(model, tokenizer, texts))
+    sentences = loaded.model.reads_sentences
+    texts = [f"a drawing of {concept}" if sentences else concept for concept in concepts]
+    return gallery(shown, texts, concepts, encode_texts(loaded.model, loaded.tokenizer, texts))
 
 
-def merge_metrics(file: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write `metrics` beside what the file holds already, and return all of it. What that replaces of other sets is
-    said. Raises UserError for a file that holds something else."""
-    try:
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if not isinstance(before, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} holds no numbers of ours ({error}): remove it, or take another folder.") from error
-    for part, value in metrics.items():
-        if gone := _sets(before.get(part)) - _sets(value):
-            complain(f"{part} of {', '.join(sorted(gone))} in {file} is replaced.")
-    write_json(file, {**before, **metrics})
-    return {**before, **metrics}
+def _headline(record: Record) -> Headline:
+    told = view.headline(record)
+    what = f"{told['what']}."
+    if told["times"] >= 2:
+        what += f" Guessing would give {percent(told['chance'], 2)} %, {count(told['times'])} times less."
+    elif not math.isnan(told["chance"]):
+        what += f" Guessing would give {percent(told['chance'], 2)} %."
+    return share(told["top1"], what)
 
 
-def _sets(part: Any) -> set[str]:
-    """The sets that a part of the metrics has numbers of."""
-    rows = part.get("sets", part) if isinstance(part, dict) else {}
-    return {name for name, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else set()
+PAGE = TaskPage("zero-shot evaluation", _headline)  # its section is the report's own

@@ -1,5 +1,7 @@
 """The table of a model's embeddings: Parquet with key, caption, label and two fixed-size float16 lists."""
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +13,41 @@ from torch import Tensor
 from diptych.base.errors import UserError
 from diptych.base.files import beside, refusing
 from diptych.base.terminal import to_type
+from diptych.data.sets.evalset import EvalSet
+from diptych.evaluation.zeroshot import fill
+from diptych.model.encode import encode_set, encode_texts
+from diptych.model.load import Loaded
 
 COLUMNS = ("key", "caption", "label", "image_embedding", "text_embedding")
+
+
+def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> tuple[Path, list[str]]:
+    """Every set's embeddings, in `out/embeddings.parquet`. Returns the file, and a line for each reason why pictures
+    were skipped.
+
+    The text of a picture is its first caption, or, where it has none, its class name in the set's first template.
+    """
+    keys, captions, images = [], [], []
+    skipped: list[str] = []
+    labels: list[str | None] = []
+    for evalset in sets:
+        encoded = encode_set(loaded.model, evalset)
+        skipped += [
+            f"skipped in {evalset.name}: {len(of)} × {why}, as {of[0]}" for why, of in encoded.skipped.items()
+        ]
+        classes = evalset.classnames
+        names = [classes[int(label)] if classes else None for label in encoded.labels]
+        keys += encoded.keys
+        labels += names
+        captions += [
+            caption.split("\n", 1)[0] or fill(evalset.templates[0], name or "")
+            for caption, name in zip(encoded.captions, names, strict=True)
+        ]
+        images.append(encoded.features)
+    file = out / "embeddings.parquet"
+    texts = encode_texts(loaded.model, loaded.tokenizer, captions)
+    write_table(file, keys, captions, labels, torch.cat(images), texts)
+    return file, skipped
 
 
 def write_table(
@@ -37,7 +72,7 @@ def write_table(
 
 
 def _utf8(text: str | None) -> str | None:
-    """Keys are names of files, which may be no UTF-8: such bytes are written as escapes."""
+    """Keys are names of files, which may not be UTF-8: such bytes are written as escapes."""
     return text if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -56,7 +91,7 @@ def read_table(path: Path) -> dict[str, Any]:
     for file, part in zip(files, tables, strict=True):
         lacking = [column for column in COLUMNS if column not in part.column_names]
         if lacking:
-            raise UserError(f"{file} is no table of embeddings: it lacks {', '.join(lacking)}.")
+            raise UserError(f"{file} is not a table of embeddings: it lacks {', '.join(lacking)}.")
     table = arrow.concat_tables([part.select(list(COLUMNS)) for part in tables]).combine_chunks()
     found: dict[str, Any] = {column: table[column].to_pylist() for column in COLUMNS[:3]}
     return found | {column: _tensor(table[column]) for column in COLUMNS[3:]}
@@ -65,7 +100,7 @@ def read_table(path: Path) -> dict[str, Any]:
 def _vectors(arrow: Any, features: Tensor, what: str) -> Any:
     halves = features.detach().cpu().half()
     if not halves.isfinite().all():
-        raise UserError(f"The {what} hold NaN, infinity or values beyond float16: look at why, or normalise.")
+        raise UserError(f"The {what} hold NaN, infinity or values beyond float16: find out why, or normalise them.")
     return arrow.FixedSizeListArray.from_arrays(arrow.array(halves.flatten().numpy()), features.shape[1])
 
 

@@ -1,8 +1,11 @@
-"""Counts over pictures, kept by torchmetrics: added up batch by batch, and over ranks where each has a share.
+"""Accuracy, calibration and confusions, counted over pictures.
+
+`Accuracy` and `Calibration` are torchmetrics' metrics: added up batch by batch, and over ranks where each has a
+share.
 
 What torchmetrics' own metrics can't do here: equal scores are ordered by class, numbers are exact (they divide in
 float32), and memory is bounded (its calibration error keeps every confidence, its stable per-class counts a matrix of
-C × C). tests/evaluation/test_tallies.py compares both.
+C × C). tests/evaluation/test_accuracy.py compares both.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from diptych.base.errors import UserError
+from diptych.evaluation.features import check_labels, probabilities, similarity, unit
 
 TOP = 5
 BINS = 15
@@ -46,7 +50,7 @@ class Accuracy(Metric):
         """{"top1", "top5", "n", "mean_per_class"}: the last over the classes that occur"""
         n, seen = int(self.count.sum()), self.count > 0
         if not n:
-            raise UserError("No picture of a set could be read, so it has no accuracy: see to its files.")
+            raise UserError("No picture of a set could be read, so it has no accuracy: check its files.")
         return {
             "top1": int(self.right.sum()) / n,
             "top5": int(self.near) / n,
@@ -89,3 +93,46 @@ class Calibration(Metric):
             "ece": ((mean - accuracy).abs() * self.count).sum().item() / max(1, int(self.count.sum())),
             "bins": [{"confidence": c, "accuracy": a, "n": n} for c, a, n in rows],
         }
+
+
+def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> dict[str, Any]:
+    """confidence [N], the probability of the answer given; right bool [N] -> {"ece", "bins": [{"confidence",
+    "accuracy", "n"}]}, as `Calibration` counts them."""
+    tally = Calibration(bins)
+    tally.update(confidence, right)
+    return tally.compute()
+
+
+def details(features: Tensor, classifier: Tensor, labels: Tensor, scale: float, chunk: int = 4096) -> dict[str, Any]:
+    """features [N, D], classifier [C, D], labels int64 [N], scale: what the model multiplies cosines by ->
+    {"ece", "bins", "per_class": [[right, n] of each class], "confusions": the 20 most frequent [true, said, n],
+    of equals the surest; "said": N answers}.
+    Memory: `chunk` × C. Raises UserError for features that are not finite, a scale that is not, and labels without a
+    class."""
+    said, sure = sureness(features, classifier, scale, chunk)
+    check_labels(labels, len(said), len(classifier))
+    right = said == labels
+    counts = torch.bincount(labels, minlength=len(classifier))
+    hits = torch.bincount(labels[right], minlength=len(classifier))
+    pairs = torch.stack([labels[~right], said[~right]], dim=1)
+    wrong, which, times = torch.unique(pairs, dim=0, return_inverse=True, return_counts=True)
+    surest = torch.zeros(len(wrong)).index_add_(0, which, sure[~right].float())  # of equal counts, the surest errors
+    order = (times + surest / (surest.max() + 1 if len(surest) else 1)).argsort(descending=True, stable=True)[:20]
+    return {
+        **calibration(sure, right),
+        "per_class": torch.stack([hits, counts], dim=1).tolist(),
+        "confusions": torch.cat([wrong[order], times[order, None]], dim=1).tolist(),
+        "said": said.tolist(),
+    }
+
+
+def sureness(features: Tensor, classifier: Tensor, scale: float, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """features [N, D], classifier [C, D] -> int64 [N], the answers by `zeroshot.answers`' rule, and [N], the
+    probability of each."""
+    images, classes = unit(features, "image features"), unit(classifier, "class embeddings")
+    said, sure = [], []
+    for part in images.split(chunk):
+        scores = similarity(part, classes)
+        said.append(scores.argmax(dim=1))
+        sure.append(probabilities(scores, scale).gather(1, said[-1][:, None])[:, 0])
+    return torch.cat(said), torch.cat(sure)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.base.errors import UserError
-from diptych.report.embeddings import COLUMNS, read_table, write_table
+from diptych.tasks.embeddings import COLUMNS, read_table, write_table
 
 
 @settings(max_examples=20, deadline=None)
