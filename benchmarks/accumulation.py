@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import create_model
 from diptych.loss import ContrastiveLoss
-from diptych.plan.live import Live
+from diptych.plan.counts import Live
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 

@@ -29,9 +29,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss
-from diptych.plan.counting import count
+from diptych.plan.counts import count
 from diptych.plan.layout import PRECISIONS, Layout
-from diptych.plan.memory import WORD, memory
+from diptych.plan.step import WORD, memory
 from diptych.towers import transformer
 from diptych.towers.clip import CLIP
 from diptych.training.optim import adamw

@@ -3,7 +3,7 @@
 python benchmarks/parallel.py
 
 First the bytes that 2 and 4 gloo ranks send in a step, counted by the kernel (TCP_INFO of each process's sockets),
-and those of `diptych.plan.wire`. Then the memory of a process, and that of `diptych.plan.memory`. Then only the plan,
+and those of `diptych.plan.wire`. Then the memory of a process, and that of `diptych.plan.step`. Then only the plan,
 for the paper's nine models at batch 32,768. docs/evidence/scale.md explains the numbers.
 """
 
@@ -26,10 +26,9 @@ from gloo import on_ranks
 
 from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss, SigLIPLoss
-from diptych.plan.counting import Counts, count
+from diptych.plan.counts import Counts, count
 from diptych.plan.layout import GLOO, NCCL, PRECISIONS, Backend, Layout, Machine, arrange
-from diptych.plan.memory import memory
-from diptych.plan.step import Step, step_of
+from diptych.plan.step import Step, memory, step_of
 from diptych.plan.table import first_to_give
 from diptych.plan.wire import features, traffic
 from diptych.towers.clip import CLIP

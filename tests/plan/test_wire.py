@@ -9,7 +9,7 @@ from counted import DIMENSIONS, TOKENS, Case, sent, small
 from gloo import on_ranks
 
 from diptych.loss import ContrastiveLoss, SigLIPLoss
-from diptych.plan.counting import count
+from diptych.plan.counts import count
 from diptych.plan.layout import GLOO, NCCL, PRECISIONS, Layout, Machine
 from diptych.plan.wire import Traffic, all_gather, all_reduce, features, reduce_scatter, seconds, traffic
 

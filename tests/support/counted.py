@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.commands.create import create_model
 from diptych.launch.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
+from diptych.plan.counts import Live
 from diptych.plan.layout import Layout
-from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
 from diptych.training.parallel import mesh_of, shard

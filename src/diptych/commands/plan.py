@@ -14,7 +14,7 @@ def plan(cfg: DictConfig) -> None:
     """Print the memory, communication and time of a step of this config on other machines, and the cost by ranks."""
     import torch
 
-    from diptych.plan.counting import count
+    from diptych.plan.counts import count
     from diptych.plan.layout import arrange, check_whole, precision_named
     from diptych.plan.step import step_of
     from diptych.plan.table import table

@@ -6,7 +6,7 @@ import copy
 import os
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.data.sets.evalset import EvalSet
@@ -32,11 +32,14 @@ def _passes(tower: nn.Module) -> int:
 
 def image_flops(model: CLIP, training: bool = False) -> int:
     """Operations of one picture's forward pass; training: of the patches alone that a step reads."""
-    hollow = copy.deepcopy(model.image).to("meta").eval()
     inputs = hollow_pictures(model, 1)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        hollow(*(inputs if training else inputs[:1]))
+    return forward_flops(copy.deepcopy(model.image).to("meta").eval(), inputs if training else inputs[:1])
+
+
+def forward_flops(tower: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Operations of a forward pass; tower and inputs may be on the meta device."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower(*inputs)
     return counter.get_total_flops()
 
 

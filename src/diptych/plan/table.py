@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diptych.base.terminal import counted
-from diptych.plan.counting import Counts
+from diptych.plan.counts import Counts
 from diptych.plan.layout import Layout, Machine
 from diptych.plan.step import Step
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diptych.plan.counting import Counts
+from diptych.plan.counts import Counts
 from diptych.plan.layout import NCCL, Backend, Layout, Machine, Precision
 from diptych.towers.text import part_of
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diptych.base.errors import UserError
 from diptych.commands.create import create_model
 from diptych.model.patches import kept_patches
-from diptych.plan.counting import count
+from diptych.plan.counts import count
 from diptych.towers.clip import CLIP
 from diptych.towers.transformer import PLAIN_ATTENTION_TOKENS_16_BITS
 from diptych.training.parallel import blocks_of, recomputed

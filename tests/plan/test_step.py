@@ -11,10 +11,9 @@ from gloo import on_ranks
 
 from diptych.commands.create import create_model
 from diptych.loss import ContrastiveLoss, SigLIPLoss
-from diptych.plan.counting import Counts, count
+from diptych.plan.counts import Counts, count
 from diptych.plan.layout import PRECISIONS, Layout, Machine, arrange
-from diptych.plan.memory import memory
-from diptych.plan.step import flops, step_of
+from diptych.plan.step import flops, memory, step_of
 
 MIXED = PRECISIONS["bf16-mixed"]
 WIDE = Layout(64, 32_768)

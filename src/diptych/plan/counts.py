@@ -1,8 +1,9 @@
-"""What a model is in numbers, counted in a step on the meta device: no memory, no weights, no data."""
+"""A model in numbers, counted in a step on the meta device: without memory, weights or data."""
 
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diptych.base.errors import UserError
+from diptych.model.cost import forward_flops
 from diptych.model.patches import hollow_pictures
-from diptych.plan.live import Live
 from diptych.towers.clip import CLIP
 from diptych.training.parallel import blocks_of, recomputed  # what FSDP gathers, and what is computed again
 
@@ -118,14 +120,16 @@ def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Coun
 
 def _tower(tower: nn.Module, make: Callable[[int], tuple[Tensor, ...]], as_on_gpu: _AsOnGPU) -> Tower:
     few, more = (_step(tower, make(n), as_on_gpu) for n in (FEW, MORE))
+    with as_on_gpu:
+        flops = forward_flops(tower, make(FEW)) / FEW
     lines = []
-    for least, most in zip(few.bytes, more.bytes, strict=True):
+    for least, most in zip(few, more, strict=True):
         each = (most - least) / (MORE - FEW)
         lines.append(Bytes(least - FEW * each, each))
     parameters = list(tower.parameters())
     norms = [m.num_features for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
     return Tower(
-        flops=few.flops / FEW,
+        flops=flops,
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         buffers=sum(b.nbytes for b in tower.buffers()),
@@ -137,20 +141,13 @@ def _tower(tower: nn.Module, make: Callable[[int], tuple[Tensor, ...]], as_on_gp
     )
 
 
-@dataclass(frozen=True)
-class _Step:
-    """flops: of the forward pass; bytes: kept after it, most in it, and most in the backward pass"""
-
-    flops: int
-    bytes: tuple[int, int, int]
-
-
-def _step(tower: nn.Module, inputs: tuple[Tensor, ...], as_on_gpu: _AsOnGPU) -> _Step:
-    """Forward and backward, with gradients of parameters let go as they come."""
-    live, counter = Live(), FlopCounterMode(display=False)
-    handles = [p.register_post_accumulate_grad_hook(_let_go) for p in tower.parameters() if p.requires_grad]
+def _step(tower: nn.Module, inputs: tuple[Tensor, ...], as_on_gpu: _AsOnGPU) -> tuple[int, int, int]:
+    """Bytes of a forward and backward pass that frees each parameter's gradient as soon as it is there: kept after
+    the forward pass, the most in it, and the most in the backward pass."""
+    live = Live()
+    handles = [p.register_post_accumulate_grad_hook(_free) for p in tower.parameters() if p.requires_grad]
     with live:
-        with as_on_gpu, counter:
+        with as_on_gpu:
             features = tower(*inputs)
         kept, most = live.now, live.most
         live.most = 0
@@ -158,7 +155,7 @@ def _step(tower: nn.Module, inputs: tuple[Tensor, ...], as_on_gpu: _AsOnGPU) -> 
             torch.autograd.backward(features, torch.zeros_like(features))
     for handle in handles:
         handle.remove()
-    return _Step(counter.get_total_flops(), (kept, most, max(live.most, kept)))
+    return kept, most, max(live.most, kept)
 
 
 def _under(mode: _AsOnGPU, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,7 +166,7 @@ def _under(mode: _AsOnGPU, forward: Callable[..., Any]) -> Callable[..., Any]:
     return within
 
 
-def _let_go(parameter: Tensor) -> None:
+def _free(parameter: Tensor) -> None:
     parameter.grad = None
 
 
@@ -215,3 +212,35 @@ class _AsOnGPU(TorchFunctionMode):
         if id(x) not in self.cast:
             self.cast[id(x)] = x, x.bfloat16()
         return self.cast[id(x)][1]
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that operations make, while they live: `now`, and the `most` so far; on the meta device,
+    or where the tensors are. Weights and samples, which were there before, are not counted: operations only read
+    them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in known | self._seen:
+                self._count(tensor.untyped_storage())
+        return found
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        self._seen.add(place)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self._seen.discard(place)
+        self.now -= size
