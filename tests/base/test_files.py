@@ -25,7 +25,7 @@ from diptych.data.io.files import Files
 from diptych.data.sets.evalset import folder_set
 from diptych.packing.checking import check_shard
 from diptych.packing.entries import Entry, LeftOut
-from diptych.packing.text_table import text_rows
+from diptych.packing.table import text_rows
 from diptych.training.loggers import MetricsFile
 from samples import picture
 

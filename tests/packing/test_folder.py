@@ -243,7 +243,7 @@ def test_parts_are_merged_only_when_they_are_all_there_and_of_one_job(tmp_path: 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "3", "x", "1/0"])
 def test_a_part_that_is_none_is_refused(tmp_path: Path, part: str) -> None:
-    with pytest.raises(UserError, match=r"is no part: take part=3/64"):
+    with pytest.raises(UserError, match=r"is not valid: give part=3/64"):
         pack(tmp_path, tmp_path / "out", part=part)
 
 

@@ -145,7 +145,7 @@ def test_a_row_group_is_not_held_whole(tmp_path: Path) -> None:
 def test_wrong_parts_die_in_one_sentence(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002", "test-00000-of-00001", "train-00001-of-00002"):
         hub(tmp_path / f"splits/{name}.parquet", 0, 2)
-    with pytest.raises(UserError, match=r"holds the splits test, train: take one, as 'path=.*/test-\*.parquet'"):
+    with pytest.raises(UserError, match=r"holds the splits test, train: give one, as 'path=.*/test-\*.parquet'"):
         pack(tmp_path / "splits", tmp_path / "out")
     assert len(pack(tmp_path / "splits/train-*.parquet", tmp_path / "out")) == 4
     hub(tmp_path / "two/a/train-00000-of-00001.parquet", 0, 2)
@@ -182,6 +182,6 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
         except LeftOut:
             continue
         except UserError as error:
-            assert "is no readable Parquet file" in str(error) or "holds fewer rows than it says" in str(error)
+            assert "is not a readable Parquet file" in str(error) or "holds fewer rows than it says" in str(error)
             refused += 1
     assert refused

@@ -13,7 +13,7 @@ from pictures import write_folder
 
 from diptych.base.errors import UserError
 from diptych.packing import table
-from diptych.packing.text_table import FEWER, MORE, QUOTES
+from diptych.packing.table import FEWER, MORE, QUOTES
 from samples import picture
 
 
@@ -202,8 +202,8 @@ def test_wrong_tables_die_in_one_sentence(tmp_path: Path) -> None:
     for name, changes, message in (
         ("t.csv", {}, r"has no column image, it has filepath, title: name the right ones with source\.image="),
         ("t.csv", {"image": 0}, "both be names of columns, or both be numbers"),
-        ("t.xls", {}, "no table that is read"),
-        ("t.parquet", {}, "no readable Parquet file"),
+        ("t.xls", {}, "no table that can be read"),
+        ("t.parquet", {}, "not a readable Parquet file"),
         ("gone.csv", {}, "is no file"),
         ("empty.csv", {}, "is empty"),
         ("empty.tsv", {"image": 0, "caption": 1}, "is empty"),

@@ -1,10 +1,12 @@
-"""What is wrong with one shard: every file is read, every image decoded, nothing is written to disk."""
+"""What is wrong with one shard. Every file is read and every image decoded; nothing is written to disk."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,16 +18,18 @@ from numpy.typing import NDArray
 from diptych.base.files import open_regular
 from diptych.base.terminal import counted
 from diptych.data.pixels.image import BadImage, decode
-from diptych.data.stream.headers import Again, Seen
+from diptych.data.stream.headers import Again, Seen, opener
 from diptych.data.stream.pairs import IMAGES, BadSample, captions_of, source_of
 from diptych.data.stream.shards import CUT
-from diptych.data.stream.tar import FOLDER, META, Damage, place
-from diptych.packing.formats import fits, image_format
-from diptych.packing.tars import File, walk
+from diptych.data.stream.tar import BROKEN, FOLDER, META, Damage, Member, Unreadable, content, members, place
+from diptych.packing.entries import image_format
+
+SAME = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}  # extensions of one format
 
 
 class Finding(NamedTuple):
-    """key: None where it is of the whole shard or can't be read; kind: what to count by"""
+    """key: None if it is of the whole shard or can't be read; kind: what to count by; source: what the sample was
+    before it was packed, if that is known"""
 
     shard: str
     key: str | None
@@ -35,15 +39,13 @@ class Finding(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The detail, and what the sample was before it was packed, where that is known."""
         return ", ".join(filter(None, (self.detail, self.source and f"packed from {self.source}")))
 
     def describe(self) -> dict[str, str | None]:
         return {"shard": self.shard, "key": self.key, "reason": ": ".join(filter(None, (self.kind, self.said)))}
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What an index says of a shard."""
 
     samples: int
@@ -61,21 +63,42 @@ class Checked:
     findings: list[Finding]
     samples: int
     keys: NDArray[np.uint64]
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str]
 
 
-@dataclass
-class _Group:
-    """Neighbouring files of one key: what readers take for a sample. texts: those that may hold captions
-    first: how many findings there were before its own"""
+class File(NamedTuple):
+    """An entry of a tar. data: its content, None if it can't be read; why: the reason"""
 
-    key: str
-    begin: int
-    first: int
-    extensions: set[str] = field(default_factory=set)
-    texts: dict[str, bytes] = field(default_factory=dict)
-    cut: bool = False
-    before_damage: bool = False
+    member: Member
+    data: bytes | None
+    why: str = ""
+
+
+def walk(path: str) -> Iterator[File | Damage]:
+    """The entries of a tar and its damage, from front to back, also behind damage; holds one file at a time.
+
+    A compressed tar is read up to the place where it can't be unpacked. Raises OSError if the tar can't be opened.
+    """
+    with open_regular(path) as raw:
+        unpack = opener(raw)
+        size, end = os.fstat(raw.fileno()).st_size if unpack is None else None, 0
+        with nullcontext(raw) if unpack is None else unpack(raw) as file:
+            try:
+                for found in members(file, size):
+                    end = found.end
+                    read = found if isinstance(found, Damage) else _read(file, found)
+                    yield read
+                    if isinstance(read, File) and read.data is not None and size is not None and end > size:
+                        yield Damage("truncated: it has no end marker", size, size)  # cut in a whole file's padding
+            except BROKEN as error:  # of a compressed tar
+                yield Damage(f"truncated or damaged ({str(error) or type(error).__name__})", end, end)
+
+
+def _read(file: object, member: Member) -> File:
+    try:
+        return File(member, content(file, member))
+    except Unreadable as error:
+        return File(member, None, str(error))
 
 
 def check_shard(shard: str, expected: Expected | None) -> Checked:
@@ -89,13 +112,47 @@ def check_shard(shard: str, expected: Expected | None) -> Checked:
         checking.find(None, "missing shard", error.strerror or str(error))
     else:
         checking.compare(expected)
-    lacking = chain.from_iterable(checking.lacking.values())
+    findings = [*checking.findings, *chain.from_iterable(checking.lacking.values())]
     hashes = np.array([key_hash(key) for key in checking.keys], dtype=np.uint64)
-    return Checked(shard, [*checking.findings, *lacking], len(checking.keys), hashes, checking.left_out)
+    return Checked(shard, findings, len(checking.keys), hashes, checking.left_out)
+
+
+@dataclass
+class _Group:
+    """Neighbouring files of one key: what readers take for a sample. texts: those that may hold captions"""
+
+    key: str
+    begin: int
+    findings: list[Finding] = field(default_factory=list)
+    extensions: set[str] = field(default_factory=set)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    cut: bool = False
+    before_damage: bool = False
+
+    def lacks(self) -> Iterator[tuple[str, str]]:
+        """(kind, detail) of what is missing and not explained by a cut."""
+        if self.cut:
+            return
+        lacks = []
+        if not any(map(_is_image, self.extensions)):
+            lacks.append(("missing image", f"among {', '.join(sorted(f'.{name}' for name in self.extensions))}"))
+        try:
+            captions_of({**dict.fromkeys(self.extensions, b""), **self.texts})
+        except BadSample as error:
+            lacks.append(("missing caption", str(error)))
+        if lacks and self.before_damage:
+            lacks = [("damaged tar", "the rest of the sample may be in the damage behind it")]
+        yield from lacks
+
+    def sourced(self, findings: list[Finding]) -> list[Finding]:
+        """Findings of this sample with the name that its maker knew it by."""
+        if not findings or not (source := source_of(dict(self.texts))):
+            return findings
+        return [each._replace(source=source) if each.key == self.key else each for each in findings]
 
 
 class _Checking:
-    """The walk through one shard. lacking: findings by key that a later part of the same sample would explain"""
+    """The walk through one shard. lacking: findings by key that later files of the same sample would explain"""
 
     def __init__(self, shard: str) -> None:
         self.shard = shard
@@ -108,7 +165,8 @@ class _Checking:
         self.left_out: Counter[str] = Counter()
 
     def find(self, key: str | None, kind: str, detail: str = "") -> None:
-        self.findings.append(Finding(self.shard, key, kind, detail))
+        findings = self.findings if self.group is None else self.group.findings
+        findings.append(Finding(self.shard, key, kind, detail))
 
     def damage(self, damage: Damage) -> None:
         after = f", after {self.group.key}" if self.group else ""
@@ -129,7 +187,7 @@ class _Checking:
         key, extension = part
         if self.group is None or key != self.group.key:
             self.close()
-            self.group = _Group(key, file.member.begin, len(self.findings))
+            self.group = _Group(key, file.member.begin)
         elif extension in self.group.extensions:
             self.find(key, "duplicate key", f"two files .{extension} in the sample")
         self.group.extensions.add(extension)
@@ -137,76 +195,51 @@ class _Checking:
             self.group.cut = True
             cut = file.why == CUT.reason
             self.find(key, "damaged tar", f"truncated within .{extension}" if cut else f".{extension}: {file.why}")
-        elif not file.data and extension != "txt":  # captions may stand in .json: see `_lacks`
+        elif not file.data and extension != "txt":  # captions may be in .json instead: see `lacks`
             self.find(key, "zero bytes", f".{extension}")
-        elif f".{extension}".endswith(IMAGES):
-            self.findings += [Finding(self.shard, key, *wrong) for wrong in _wrong_image(extension, file.data)]
+        elif _is_image(extension):
+            for kind, detail in _wrong_image(extension, file.data):
+                self.find(key, kind, detail)
         if extension in ("txt", "json"):
             self.group.texts[extension] = file.data or b""
 
     def close(self) -> None:
-        """The sample is over, unless more of its files stand further on."""
-        group, self.group = self.group, None
-        if group is None:
+        """The sample is over, unless more of its files come later."""
+        if (group := self.group) is None:
             return
         self.keys.append(group.key)
         self.begins.append(group.begin)
         again = self.seen.end(group.key, group.extensions)
         if again is None:
-            self.lacking[group.key] = [Finding(self.shard, group.key, *lack) for lack in _lacks(group)]
+            self.lacking[group.key] = group.sourced([Finding(self.shard, group.key, *lack) for lack in group.lacks()])
         elif again is Again.ANOTHER:
             self.find(group.key, "duplicate key", "twice in the shard")
         else:
             self.find(group.key, "key split over files", "they are not neighbours, so readers see two samples")
             self.lacking.pop(group.key, None)
-        self._name_source(group)
-
-    def _name_source(self, group: _Group) -> None:
-        """The group's findings get the name that its maker knew the sample by."""
-        of_group = self.findings[group.first :], self.lacking.get(group.key, [])
-        if any(of_group) and (source := source_of(dict(group.texts))):
-            for findings in of_group:
-                findings[:] = [each._replace(source=source) if each.key == group.key else each for each in findings]
-            self.findings[group.first :] = of_group[0]
+        self.findings += group.sourced(group.findings)
+        self.group = None
 
     def compare(self, expected: Expected | None) -> None:
         """With the offsets beside the shard, and with what the index says."""
-        for detail in _differing_offsets(Path(f"{self.shard}.idx"), self.begins):
+        details = list(_differing_offsets(Path(f"{self.shard}.idx"), self.begins))
+        if expected is not None:
+            there = len(self.keys)
+            if expected.samples != there:
+                details.append(f"{counted(expected.samples, 'sample')} in the index, {there} in the tar")
+            size = Path(self.shard).stat().st_size
+            if expected.bytes is not None and expected.bytes != size:
+                details.append(f"{expected.bytes} bytes in the index, {size} in the tar")
+            elif expected.sha256:
+                with open_regular(self.shard) as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
+                        details.append("the tar has another SHA-256")
+        for detail in details:
             self.find(None, "index disagrees", detail)
-        if expected is None:
-            return
-        if expected.samples != len(self.keys):
-            self.find(
-                None,
-                "index disagrees",
-                f"{counted(expected.samples, 'sample')} in the index, {len(self.keys)} in the tar",
-            )
-        size = Path(self.shard).stat().st_size
-        if expected.bytes is not None and expected.bytes != size:
-            self.find(None, "index disagrees", f"{expected.bytes} bytes in the index, {size} in the tar")
-        elif expected.sha256:
-            with open_regular(self.shard) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
-                    self.find(None, "index disagrees", "the tar has another SHA-256")
 
 
-def _lacks(group: _Group) -> Iterator[tuple[str, str]]:
-    if group.cut:
-        return
-    lacks = list(_lacking(group))
-    if lacks and group.before_damage:
-        yield "damaged tar", "the rest of the sample may lie in the damage behind it"
-    else:
-        yield from lacks
-
-
-def _lacking(group: _Group) -> Iterator[tuple[str, str]]:
-    if not any(f".{extension}".endswith(IMAGES) for extension in group.extensions):
-        yield "missing image", f"among {', '.join(sorted(f'.{extension}' for extension in group.extensions))}"
-    try:
-        captions_of({**dict.fromkeys(group.extensions, b""), **group.texts})
-    except BadSample as error:
-        yield "missing caption", str(error)
+def _is_image(extension: str) -> bool:
+    return f".{extension}".endswith(IMAGES)
 
 
 def _wrong_image(extension: str, data: bytes) -> Iterator[tuple[str, str]]:
@@ -221,7 +254,8 @@ def _wrong_image(extension: str, data: bytes) -> Iterator[tuple[str, str]]:
         else:
             yield "damaged image", f".{extension}: {error}"
             return
-    if found is not None and not fits(extension, found):
+    last = extension.rpartition(".")[2]
+    if found is not None and SAME.get(last, last) != found:
         yield "wrong extension", f".{extension} holds {found}"
 
 
@@ -241,5 +275,6 @@ def _differing_offsets(idx: Path, begins: list[int]) -> Iterator[str]:
 
 
 def key_hash(key: str) -> int:
-    """64 bits. Among 400 million keys, two different ones share a hash with a chance of 0.4 %; the keys tell."""
+    """64 bits. Among 400 million keys, two different ones have the same hash with a chance of 0.4 %; then the keys
+    themselves are compared."""
     return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest(), "little")

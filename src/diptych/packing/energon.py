@@ -1,4 +1,4 @@
-"""What Megatron-Energon wrote beside its tars: counts, offsets and splits, taken as they are."""
+"""What Megatron-Energon wrote beside its tars: counts, offsets and splits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from diptych.base.errors import UserError
 from diptych.base.files import read_regular
 from diptych.base.textfile import loads, read_text
 from diptych.data.stream.headers import Offsets, fit
+from diptych.packing.job import Losses
 
 META = ".nv-meta"
 AGAIN = "run `energon prepare` again"
@@ -23,7 +24,7 @@ AGAIN = "run `energon prepare` again"
 
 @dataclass(frozen=True)
 class Prepared:
-    """One shard of the data set. name: relative to its folder; number: its own in the set's index.sqlite"""
+    """One shard of a set. name: its path in the set's folder; number: its own in the set's index.sqlite"""
 
     folder: str
     name: str
@@ -35,7 +36,7 @@ class Prepared:
         return str(Path(self.folder, self.name))
 
     def offsets(self) -> Offsets:
-        """From SHARD.idx, else from index.sqlite. Raises UserError where neither has them, or they don't fit."""
+        """From SHARD.idx, else from index.sqlite. Raises UserError if both are missing, or the offsets are wrong."""
         idx, sqlite = Path(self.folder, f"{self.name}.idx"), Path(self.folder, META, "index.sqlite")
         if idx.is_file() and idx.stat().st_size % 8 == 0:
             offsets = np.fromfile(idx, dtype="<i8")
@@ -43,7 +44,7 @@ class Prepared:
             offsets = self._queried(sqlite)
         else:
             raise UserError(f"{self.folder} has neither {idx.name} nor {META}/index.sqlite: {AGAIN}.")
-        size = Path(self.folder, self.name).stat().st_size
+        size = Path(self.tar).stat().st_size
         if not fit(offsets, self.samples, size):
             raise UserError(f"{idx} does not fit its tar of {size} bytes and {self.samples} samples: {AGAIN}.")
         return offsets
@@ -64,11 +65,11 @@ def is_prepared(path: object) -> bool:
     return isinstance(path, str) and Path(path, META).is_dir()
 
 
-def read(path: str, split: str | None) -> tuple[list[Prepared], dict[str, Any]]:
-    """-> the shards of a split, in its order, and what is left out (see `Losses.describe`), counted in samples.
+def read(path: str, split: str | None) -> tuple[list[Prepared], Losses]:
+    """The shards of a split, in its order, and the samples that are left out.
 
-    split: None is train where the set is split, else all shards
-    Raises UserError for what Energon's files don't say.
+    split: None for train if the set is split, else for all shards
+    Raises UserError if Energon's files are missing or invalid.
     """
     counts = (_fields(path, ".info.json", ".info.yaml") or {}).get("shard_counts")
     if not isinstance(counts, dict) or not counts:
@@ -78,24 +79,21 @@ def read(path: str, split: str | None) -> tuple[list[Prepared], dict[str, Any]]:
         if not inside or not isinstance(count, int) or count < 0:
             raise UserError(f"{path}/{META} names the shard {name!r} with {count!r} samples, which is refused.")
     every = {name: Prepared(path, name, count, number) for number, (name, count) in enumerate(counts.items())}
-    splits = _fields(path, "split.yaml", "split.json")
+    splits, losses = _fields(path, "split.yaml", "split.json"), Losses()
     if splits is None and split is None:
-        return list(every.values()), {}
+        return list(every.values()), losses
     wanted, excluded = _chosen(path, splits or {}, split or "train", every)
-    lost = {
-        "excluded by the split": [name for name in wanted if name in excluded],
-        "of another split": [name for name in every if name not in wanted],
-    }
-    left_out = {
-        reason: {"count": sum(every[name].samples for name in names), "examples": names[:5]}
-        for reason, names in lost.items()
-        if any(every[name].samples for name in names)
-    }
-    return [every[name] for name in wanted if name not in excluded], left_out
+    for reason, names in (
+        ("excluded by the split", [name for name in wanted if name in excluded]),
+        ("of another split", [name for name in every if name not in wanted]),
+    ):
+        if count := sum(every[name].samples for name in names):
+            losses.add(reason, *names[:5], count=count)
+    return [every[name] for name in wanted if name not in excluded], losses
 
 
 def _fields(path: str, *names: str) -> dict[str, Any] | None:
-    """The first of these files that is there."""
+    """The content of the first of these files that exists."""
     for file in (Path(path, META, name) for name in names):
         if not file.is_file():
             continue
@@ -112,7 +110,7 @@ def _chosen(path: str, splits: dict[str, Any], split: str, every: dict[str, Prep
     parts = splits.get("split_parts") or {}
     if split not in parts:
         raise UserError(
-            f"source.split={split} is none of {', '.join(map(str, parts)) or 'no split'} in {path}/{META}."
+            f"source.split={split} is unknown: {path}/{META} has {', '.join(map(str, parts)) or 'no split'}."
         )
     wanted = [name for pattern in parts[split] or [] for name in expand_urls(pattern)]
     excluded = {name for pattern in splits.get("exclude") or [] for name in expand_urls(pattern)}

@@ -1,4 +1,4 @@
-"""Parquet with embedded pictures, as Hugging Face's hub and img2dataset write it, in one file or in parts."""
+"""Parquet tables, also with the pictures in them, as Hugging Face's hub and img2dataset write them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from diptych.data.io.address import printable
 
 PART = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?\.parquet")  # SPLIT-00003-of-00012.parquet
 BUFFER = 1 << 20  # bytes
-BATCH = 64  # pictures that are held at once
+BATCH = 64  # pictures that are held in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One picture's place: light enough to be sent to another process, which reads it when its turn comes."""
+    """The place of one picture: small enough to be sent to another process, which reads the picture later."""
 
     file: str
     group: int
@@ -30,33 +31,30 @@ class Cell:
     column: str
 
     def read(self) -> Any:
-        """Bytes, or {bytes, path} as the hub has them, or None."""
+        """Bytes, or {bytes, path} as the hub has it, or None."""
         return _column(self.file, self.group, self.column).value(self.row)
 
 
 class _Column:
-    """A row group's column, from front to back; what lies before is read again."""
+    """A column of a row group, read forward; for an earlier row it starts again."""
 
     def __init__(self, file: str, group: int, column: str) -> None:
         self.file, self.group, self.column = file, group, column
         self._begin()
 
     def _begin(self) -> None:
-        table = opened(Path(self.file))
-        self.batches = table.iter_batches(BATCH, row_groups=[self.group], columns=[self.column])
-        self.first, self.values = 0, list[Any]()
+        self.batches = _batches(opened(Path(self.file)), self.file, self.group, [self.column], BATCH)
+        self.first, self.values = 0, list[dict[str, Any]]()
 
     def value(self, row: int) -> Any:
         if row < self.first:
             self._begin()
         while row >= self.first + len(self.values):
             self.first += len(self.values)
-            with readable(self.file):
-                batch = next(self.batches, None)
-                self.values = [] if batch is None else batch.column(0).to_pylist()
-            if batch is None:
+            self.values = next(self.batches, [])
+            if not self.values:
                 raise UserError(f"{self.file} holds fewer rows than it says: restore it.")
-        return self.values[row - self.first]
+        return self.values[row - self.first][self.column]
 
 
 _column = lru_cache(maxsize=1)(_Column)  # rows come in order
@@ -65,8 +63,9 @@ _column = lru_cache(maxsize=1)(_Column)  # rows come in order
 class Rows:
     """The rows of some files, as one table.
 
-    embedded: the column that holds encoded pictures; None where the pictures are files that a column names
-    Raises UserError for files that differ in their columns, or name two of them alike.
+    names: of all columns; pictures: of those that hold bytes, or {bytes, path}; paths: of those that hold a path too
+    labels: column -> the names that its numbers stand for
+    Raises UserError for files that differ in their columns, or have two columns of one name.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -87,7 +86,7 @@ class Rows:
         return sum(int(opened(file).metadata.num_rows) for file in self.files)
 
     def rows(self, first: int, image: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(place, row) from row `first` on. Encoded pictures are not read: that of `image` is a `Cell`."""
+        """(place, row) from row `first` on. Pictures are not read: in the column `image` there is a `Cell`."""
         columns = [name for name in self.names if name not in self.pictures]
         for file in self.files:
             table = opened(file)
@@ -98,22 +97,12 @@ class Rows:
                     first, number = first - count, number + count
                     continue
                 wanted = columns + ([f"{image}.path"] if image in self.paths else [])
-                rows = self._read(file, table, group, wanted) if wanted else ({} for _ in range(count))
-                for at, row in enumerate(rows):
+                nothing: list[dict[str, Any]] = [{} for _ in range(count)]
+                batches = _batches(table, file, group, wanted, 1024) if wanted else [nothing]
+                for at, row in enumerate(chain.from_iterable(batches)):
                     if at >= first:
                         yield self._row(file, group, at, number + at, image, row)
                 first, number = 0, number + count
-
-    @staticmethod
-    def _read(file: Path, table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-        batches = table.iter_batches(1024, row_groups=[group], columns=columns)
-        while True:
-            with readable(file):
-                batch = next(batches, None)
-                rows = [] if batch is None else batch.to_pylist()
-            if batch is None:
-                return
-            yield from rows
 
     def _row(
         self, file: Path, group: int, at: int, number: int, image: str, row: dict[str, Any]
@@ -131,9 +120,23 @@ class Rows:
         return place, row
 
 
+def _batches(
+    table: Any, file: Path | str, group: int, columns: list[str], size: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a row group, at most `size` at a time. Raises UserError for damage."""
+    batches = table.iter_batches(size, row_groups=[group], columns=columns)
+    while True:
+        with readable(file):
+            batch = next(batches, None)
+            rows = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
+        yield rows
+
+
 def parts_of(path: Path) -> list[Path]:
-    """The .parquet files of a folder, in order. Raises UserError where there is none, parts are missing, or several
-    splits are there."""
+    """The .parquet files of a folder, in order. Raises UserError if there is none, if parts are missing, and for
+    several splits."""
     files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith("."))
     if not files:
         raise UserError(f"path={path} holds no .parquet: give a folder of some, or a .csv, a .tsv or a .parquet.")
@@ -147,14 +150,14 @@ def parts_of(path: Path) -> list[Path]:
     if len(splits) > 1:
         names = sorted(splits)
         raise UserError(
-            f"path={path} holds the splits {', '.join(names)}: take one, as"
+            f"path={path} holds the splits {', '.join(names)}: give one, as"
             f" {to_type('path', f'{path}/{names[0]}-*.parquet')}."
         )
     for split, there in splits.items():
         if missing := sorted(set(range(totals[split])) - there):
             raise UserError(
                 f"path={path} lacks {len(missing)} of {totals[split]} parts of {split}, as the one numbered"
-                f" {missing[0]}: fetch them, or say {to_type('path', f'{path}/{split}-*.parquet')} to pack what"
+                f" {missing[0]}: fetch them, or give {to_type('path', f'{path}/{split}-*.parquet')} to pack what"
                 " is there."
             )
     return files
@@ -162,27 +165,27 @@ def parts_of(path: Path) -> list[Path]:
 
 @contextmanager
 def readable(file: Path | str) -> Iterator[None]:
-    """Raises UserError for what pyarrow can't read within, and where pyarrow is missing."""
+    """Raises UserError for what pyarrow can't read in the block, and if pyarrow is not installed."""
     try:
         import pyarrow as pa
     except ImportError as error:
         raise UserError(f"{file} is read with pyarrow: install it with pip install 'diptych[study]'.") from error
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         why = printable(" ".join(str(error).split()))
-        raise UserError(f"{file} is no readable Parquet file ({why}): restore it.") from error
+        raise UserError(f"{file} is not a readable Parquet file ({why}): restore it.") from error
 
 
 def opened(file: Path) -> Any:
-    """pyarrow's file, which reads through a small buffer. Raises UserError."""
+    """pyarrow's file, with a small buffer. Raises UserError."""
     with readable(file):
         import pyarrow.parquet as pq
 
         table = pq.ParquetFile(file, buffer_size=BUFFER)
         names = table.schema_arrow.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{file} has two columns {twice[0]}: rename one, or the first would be lost.")
+        raise UserError(f"{file} has two columns {twice[0]}: rename one, or only the last would be kept.")
     return table
 
 

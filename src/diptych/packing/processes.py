@@ -1,4 +1,4 @@
-"""Tasks over processes: results as they come, few tasks held at a time, no process left behind."""
+"""Runs tasks in processes: gives results as they come, holds few tasks at a time, leaves no process behind."""
 
 from __future__ import annotations
 
@@ -19,22 +19,19 @@ T = TypeVar("T")
 
 
 def each(tasks: Iterable[Callable[[], T]], workers: int, total: int, label: str) -> Iterator[T]:
-    """The results of `tasks`, in the order in which they end, under a progress bar on a terminal.
+    """The results of `tasks`, in the order in which they end, with a progress bar on a terminal.
 
-    tasks: picklable calls; read lazily, so that at most two a process are held
-    workers: processes; 1 is this one
-    Raises UserError for fewer than one, for a process that was killed, and what a task raises.
+    tasks: picklable calls; read lazily, so that at most two for each process are held
+    workers: number of processes; 1 is this process
+    Raises UserError for fewer than one and for a process that was killed, and whatever a task raises.
     """
     if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers} must be a whole number of at least 1: it is a number of processes.")
+        raise UserError(f"workers={workers} must be a whole number of at least 1: it is the number of processes.")
     results = (task() for task in tasks) if workers == 1 else _pooled(tasks, workers)
     console = Console(file=sys.stderr)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(label, total=total)
-        for result in results:
-            progress.advance(bar)
-            yield result
+        yield from progress.track(results, total)
 
 
 def _pooled(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
@@ -49,8 +46,8 @@ def _pooled(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
             yield from (future.result() for future in done)
     except BrokenProcessPool as error:
         raise UserError(
-            f"One of workers={workers} processes was killed, perhaps for want of memory:"
-            " type the command again, it goes on; take fewer workers if that repeats."
+            f"One of workers={workers} processes was killed, perhaps because memory ran out: type the command again"
+            " to continue; give fewer workers if that repeats."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Every shard read whole: all that is wrong, in verify.json, as a table, and as an exit code."""
+"""Checks a set of shards: all findings in verify.json, a table of them, and exit code 2 if there are any."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from diptych.data.io.address import printable
 from diptych.data.io.files import Files
 from diptych.data.stream.index import read_index
 from diptych.data.stream.tar import place
-from diptych.packing.checking import Checked, Expected, Finding, check_shard, key_hash
+from diptych.packing.checking import Checked, Expected, File, Finding, check_shard, key_hash, walk
 from diptych.packing.processes import each
-from diptych.packing.tars import File, walk
 
 
 def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, workers: int) -> None:
-    """Check local tars, and against each other; writes OUT/verify.json: [{"shard", "key", "reason"}].
+    """Check each of these local tars, and their keys together; writes OUT/verify.json: [{"shard", "key", "reason"}].
 
     expected: what indices say of the shards, by path
     Raises UserError when there is any finding.
     """
-    tasks = (partial(_numbered, number, shard, expected.get(shard)) for number, shard in enumerate(shards))
-    checked = dict(each(tasks, workers, len(shards), "shards checked"))
-    ordered = [checked[number] for number in range(len(shards))]
-    findings = [finding for shard in ordered for finding in shard.findings]
+    tasks = (partial(check_shard, shard, expected.get(shard)) for shard in shards)
+    checked = {found.shard: found for found in each(tasks, workers, len(shards), "shards checked")}
+    ordered = [checked[shard] for shard in shards]
+    findings = [finding for found in ordered for finding in found.findings]
     findings += _shared_keys(ordered, workers)
     file = out / "verify.json"
     write_json(file, [finding.describe() for finding in findings])
-    samples = sum(shard.samples for shard in ordered)
+    samples = sum(found.samples for found in ordered)
     say(
         f"{counted(samples, 'sample')} in {counted(len(shards), 'shard')},"
         f" {counted(len(findings), 'finding')}: {file}"
     )
-    left_out = sum((shard.left_out for shard in ordered), Counter[str]())
+    left_out = sum((found.left_out for found in ordered), Counter[str]())
     for reason, count in sorted(left_out.items()):
         say(f"  left out: {count:,} × {reason}")
     if findings:
@@ -51,10 +50,6 @@ def check(shards: Sequence[str], expected: dict[str, Expected], out: Path, worke
         )
 
 
-def _numbered(number: int, shard: str, expected: Expected | None) -> tuple[int, Checked]:
-    return number, check_shard(shard, expected)
-
-
 def indexed(index: Path) -> dict[str, Expected]:
     """What an index says, by the shard's path. Raises UserError for a file that is no index."""
     return {
@@ -63,7 +58,7 @@ def indexed(index: Path) -> dict[str, Expected]:
 
 
 def table(findings: list[Finding]) -> str:
-    """A row a kind, the most frequent first, with its first example."""
+    """A row for each kind with its first example; the most frequent kind is first."""
     kinds: dict[str, list[Finding]] = {}
     for finding in findings:
         kinds.setdefault(finding.kind, []).append(finding)
@@ -75,31 +70,30 @@ def table(findings: list[Finding]) -> str:
 
 
 def _shared_keys(checked: list[Checked], workers: int) -> Iterator[Finding]:
-    """Keys of several shards. Found by their hashes, 12 bytes a sample, then named from the shards concerned."""
+    """Keys that are in several shards. Their hashes (12 bytes a sample) tell which shards to read again for keys."""
     keys = np.concatenate([shard.keys for shard in checked])
     owners = np.repeat(np.arange(len(checked), dtype=np.int32), [len(shard.keys) for shard in checked])
     order = np.argsort(keys, kind="stable")
     keys, owners = keys[order], owners[order]
     shared = np.flatnonzero((keys[1:] == keys[:-1]) & (owners[1:] != owners[:-1]))
     hashes = frozenset(keys[shared].tolist())
-    concerned = sorted({*owners[shared].tolist(), *owners[shared + 1].tolist()})
-    tasks = (partial(_named, number, checked[number].shard, hashes) for number in concerned)
+    concerned = [checked[number].shard for number in sorted({*owners[shared].tolist(), *owners[shared + 1].tolist()})]
+    tasks = (partial(_keys_with, shard, hashes) for shard in concerned)
     named = dict(each(tasks, workers, len(concerned), "duplicate keys"))
     first: dict[str, str] = {}
-    for number in concerned:
-        shard = checked[number].shard
-        for key in named[number]:
+    for shard in concerned:
+        for key in named[shard]:
             if key in first:
                 yield Finding(shard, key, "duplicate key", f"also in {first[key]}")
             first.setdefault(key, shard)
 
 
-def _named(number: int, shard: str, hashes: frozenset[int]) -> tuple[int, list[str]]:
-    """The keys of a shard with one of these hashes, each once."""
+def _keys_with(shard: str, hashes: frozenset[int]) -> tuple[str, list[str]]:
+    """(shard, its keys with one of these hashes, each once)"""
     keys: dict[str, None] = {}
     for found in walk(shard):
         if isinstance(found, File):
             part = place(found.member.name, found.member.kind)
             if not isinstance(part, str) and key_hash(part[0]) in hashes:
                 keys[part[0]] = None
-    return number, list(keys)
+    return shard, list(keys)

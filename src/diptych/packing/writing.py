@@ -1,87 +1,83 @@
-"""One shard on disk, whole or not at all: a tar of webdataset's writer, and the offsets of its samples beside it."""
+"""Shards from the rows of a source: row n is sample n of the set, in shard n // shard_size."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from webdataset import TarWriter
 
+from diptych.base.errors import UserError
 from diptych.base.files import beside, refusing, write
-from diptych.data.io.address import printable
 from diptych.data.stream.headers import Offsets
 from diptych.packing.entries import Entry, LeftOut
+from diptych.packing.job import Losses, Record
 
 TAR: dict[str, Any] = {"mtime": 0, "user": "diptych", "group": "diptych", "encoder": False}
-EXAMPLES = 100  # names of each reason, in pack.json
+NAME = "train-{:06d}.tar"
 
 
-@dataclass
-class Losses:
-    """What was left out: reason -> how many, and the first ones by name."""
+class Rows(Protocol):
+    """A source whose rows have positions."""
 
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    def __len__(self) -> int: ...
 
-    def add(self, reason: str, name: str) -> None:
-        self.merge({reason: {"count": 1, "examples": [printable(name)]}})
-
-    def add_all(self, reason: str, names: Sequence[str]) -> None:
-        self.merge({reason: {"count": len(names), "examples": [printable(name) for name in names[:EXAMPLES]]}})
-
-    def merge(self, described: dict[str, Any]) -> None:
-        for reason, of in described.items():
-            self.counts[reason] = self.counts.get(reason, 0) + of["count"]
-            names = self.examples.setdefault(reason, [])
-            names.extend(of["examples"][: EXAMPLES - len(names)])
+    def entries(self, first: int) -> Iterator[Entry | LeftOut]:
+        """The rows from position `first` on. For a row that gives none: why, and the row's name as second argument"""
 
     def describe(self) -> dict[str, Any]:
-        """In the order of reasons, so that it does not depend on who came first."""
-        return {r: {"count": self.counts[r], "examples": self.examples[r]} for r in sorted(self.counts)}
+        """JSON that differs when the rows differ, and does not contain the source's path."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """What is known of a finished shard: its line in the part's file, and most of it in the index.
+class RowsJob:
+    """A `job.Job` that writes shards. left_out: what the source itself left out, and is no row"""
 
-    path: relative to the index's folder; no tar is written for a shard without samples
-    """
+    def __init__(self, rows: Rows, shard_size: int, left_out: Losses | None = None) -> None:
+        if not isinstance(shard_size, int) or shard_size < 1:
+            raise UserError(f"source.shard_size={shard_size} must be a whole number of at least 1.")
+        self.rows, self.size = rows, shard_size
+        self.settings = {"source": rows.describe(), "rows": len(rows), "shard_size": shard_size}
+        self.left_out = left_out or Losses()
+        self.shards = -(-len(rows) // shard_size)
 
-    number: int
-    path: str
-    samples: int
-    bytes: int
-    sha256: str | None
-    left_out: dict[str, Any]
-    offsets: bool = True
-
-
-def shard_name(number: int) -> str:
-    return f"train-{number:06d}.tar"
+    def tasks(self, numbers: Sequence[int], out: str) -> Iterator[Callable[[], Record]]:
+        """One pass over the rows, whichever shards are wanted: a row is cheap, and text files can't be skipped in."""
+        remove_partials(Path(out), numbers)
+        if not numbers:
+            return
+        at = numbers[0]
+        entries = self.rows.entries(at * self.size)
+        for number in numbers:
+            skipped = (number - at) * self.size
+            of_shard = list(islice(entries, skipped, skipped + self.size))
+            yield partial(write_shard, out, number, number * self.size, of_shard)
+            at = number + 1
 
 
 def write_shard(folder: str, number: int, first: int, entries: Sequence[Entry | LeftOut]) -> Record:
-    """Shard `number` of the set, whose first row stands at position `first`: the position is a sample's key, so no
-    two samples of a set share one. The same entries give the same bytes.
+    """Write a shard and its offsets, whole or not at all. The same entries give the same bytes.
 
-    entries: or why there is none, with the row's name as second argument
+    first: the position of the shard's first row. A sample's key is its row's position, so keys are unique in a set
     """
-    name = shard_name(number)
-    final = Path(folder) / name
+    final = Path(folder) / NAME.format(number)
     losses, starts = Losses(), []
-    with refusing(final), beside(final) as partial:
-        with partial.open("wb") as file:
+    with refusing(final), beside(final) as unfinished:
+        with unfinished.open("wb") as file:
             hashed = _Hashed(file)
             with TarWriter(hashed, **TAR) as writer:
                 for position, entry in enumerate(entries, first):
                     try:
-                        sample = _sample(entry, f"{position:09d}")
+                        if isinstance(entry, LeftOut):
+                            raise entry
+                        sample = entry.sample(f"{position:09d}")
                     except LeftOut as reason:
-                        losses.add(str(reason.args[0]), _name(entry))
+                        name = entry.name if isinstance(entry, Entry) else str(entry.args[1])
+                        losses.add(str(reason.args[0]), name)
                         continue
                     starts.append(writer.tarstream.offset)
                     writer.write(sample)
@@ -89,18 +85,8 @@ def write_shard(folder: str, number: int, first: int, entries: Sequence[Entry | 
         if starts:
             write_offsets(final, np.array([*starts, end]))
         else:
-            partial.unlink()
-    return Record(number, name, len(starts), hashed.bytes, hashed.digest.hexdigest(), losses.describe())
-
-
-def _sample(entry: Entry | LeftOut, key: str) -> dict[str, str | bytes]:
-    if isinstance(entry, LeftOut):
-        raise entry
-    return entry.sample(key)
-
-
-def _name(entry: Entry | LeftOut) -> str:
-    return str(entry.args[1]) if isinstance(entry, LeftOut) else entry.name
+            unfinished.unlink()
+    return Record(number, final.name, len(starts), hashed.bytes, hashed.digest.hexdigest(), losses.describe())
 
 
 def write_offsets(shard: Path, offsets: Offsets) -> None:
@@ -109,15 +95,15 @@ def write_offsets(shard: Path, offsets: Offsets) -> None:
 
 
 def remove_partials(folder: Path, numbers: Iterable[int]) -> None:
-    """What a killed process left of these shards."""
-    names = {shard_name(number) for number in numbers}
-    for partial in folder.glob(".train-*.partial"):
-        if partial.name[1 : 1 + len(shard_name(0))] in names:
-            partial.unlink(missing_ok=True)
+    """What a killed process left of these shards. Other processes may be writing other shards."""
+    names = {NAME.format(number) for number in numbers}
+    for file in folder.glob(".train-*.partial"):  # .train-000000.tar.NOISE.partial, or of its .idx
+        if f"{file.name[1:].partition('.tar')[0]}.tar" in names:
+            file.unlink(missing_ok=True)
 
 
 class _Hashed:
-    """A file that is written to, its length, and the SHA-256 of what went through."""
+    """A file to write to, with the number of bytes written and their SHA-256."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
