@@ -22,7 +22,7 @@ from diptych.base.errors import UserError
 from diptych.base.files import PACKAGE, NotRegular, open_regular, read_regular
 from diptych.base.terminal import visible
 from diptych.data.io.files import Files
-from diptych.data.sets.evalset import folder_set
+from diptych.data.sets.folders import folder_set
 from diptych.packing.checking import check_shard
 from diptych.packing.entries import Entry, LeftOut
 from diptych.packing.table import text_rows

@@ -35,7 +35,7 @@ ELSEWHERE = [
     "diptych.towers.clip.CLIP.__init__",
     "diptych.data.io.files.Files.read",
     "diptych.data.datamodule.UserError",
-    "diptych.data.sets.labelled.labelled_pairs",  # known, but not for what a training builds
+    "diptych.data.sets.pair_set.labelled_pairs",  # known, but not for what a training builds
 ]
 
 

@@ -17,7 +17,7 @@ from diptych.base.templates import CLIPS, OWN, PLAIN, RUNS
 from diptych.commands.sets import about, lines, to_remember, with_templates
 from diptych.data.sets import benchmarks
 from diptych.data.sets.evalset import EvalSet
-from diptych.data.sets.imagenet import IMAGENET
+from diptych.data.sets.published import IMAGENET
 from diptych.data.text.seen_words import LETTERS, read_record, record_of
 from diptych.model.encode import tokenizer_for
 from diptych.model.load import Loaded, load
@@ -150,7 +150,7 @@ def test_a_run_is_asked_on_a_folder_with_its_own_prompts(
 ) -> None:
     """From training to the page: what the checkpoint remembers, and where it is said."""
     benchmark(tmp_path / "usual")
-    sets = [f"data.evaluate={{_target_: diptych.data.sets.evalset.benchmark_sets, path: {tmp_path / 'usual'}}}"]
+    sets = [f"data.evaluate={{_target_: diptych.data.sets.benchmark_set.benchmark_sets, path: {tmp_path / 'usual'}}}"]
     given = ["data=webdataset", f"data.shards={shards}", "data.workers=0", "data.batch_size=16", "data.streams=8"]
     train = cli(
         "train", "model=vit_tiny", "trainer=cpu", "trainer.max_steps=5", "logger=none", *given, *sets, "run_dir=run"

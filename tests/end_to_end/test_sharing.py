@@ -16,7 +16,7 @@ from diptych.base.files import ROOT
 
 Cli = Callable[..., "object"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-FXEMOJI = "data.evaluate={_target_: diptych.data.sets.evalset.benchmark_sets, path: %s}" % (
+FXEMOJI = "data.evaluate={_target_: diptych.data.sets.benchmark_set.benchmark_sets, path: %s}" % (
     ROOT / "data/emoji/eval/fxemoji"
 )
 

@@ -31,7 +31,8 @@ def labelled(tmp_path: Path) -> tuple[str, ...]:
 
 
 def sets(tmp_path: Path, name: str = "") -> str:
-    return f"data.evaluate={{_target_: diptych.data.sets.evalset.benchmark_sets, path: {tmp_path / 'sets' / name}}}"
+    path = tmp_path / "sets" / name
+    return f"data.evaluate={{_target_: diptych.data.sets.benchmark_set.benchmark_sets, path: {path}}}"
 
 
 def test_a_supervised_run_on_own_shards(cli: Cli, labelled: tuple[str, ...], tmp_path: Path) -> None:

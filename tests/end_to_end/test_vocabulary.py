@@ -37,7 +37,7 @@ def test_a_run_keeps_and_carries_its_vocabulary(
     cli: Callable[..., Any], shards: Path, class_folder: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     given = [*SMALL, f"data.shards={shards}", f"model.text.vocabulary={vocabulary}", "run_dir=run"]
-    sets = f"data.evaluate={{_target_:diptych.data.sets.evalset.folder_set,path:'{class_folder}'}}"
+    sets = f"data.evaluate={{_target_:diptych.data.sets.folders.folder_set,path:'{class_folder}'}}"
     ended = cli("train", *given, sets, "trainer.max_steps=3", "callbacks.zeroshot.every=2")
     assert ended.code == 0, ended.err
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

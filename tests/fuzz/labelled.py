@@ -16,7 +16,9 @@ from fuzz.tars import member, small, tar
 
 from diptych.base.errors import UserError
 from diptych.commands.resolvers import register_resolvers
-from diptych.data.sets.evalset import EvalSet, benchmark_sets, folder_set
+from diptych.data.sets.benchmark_set import benchmark_sets
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.folders import folder_set
 from diptych.data.text.tokenizer import Tokenizer
 
 register_resolvers()

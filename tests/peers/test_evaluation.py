@@ -13,7 +13,7 @@ import webdataset as wds
 from peers.test_folders import PLAIN, checkpoint, vit
 
 from diptych.base.batch import normalise
-from diptych.data.sets.evalset import benchmark_sets
+from diptych.data.sets.benchmark_set import benchmark_sets
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.interop.formats import convert
 from diptych.model.encode import encode_set

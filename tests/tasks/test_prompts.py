@@ -15,7 +15,7 @@ import diptych
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
 from diptych.data.sets.evalset import EvalSet
-from diptych.data.sets.synonyms import from_file, from_pairs
+from diptych.data.sets.pair_set import from_file, from_pairs
 from diptych.evaluation.zeroshot import classify, zero_shot_classifier
 from diptych.model.encode import encode_set, tokenizer_for
 from diptych.model.load import Loaded

@@ -20,11 +20,10 @@ from diptych.base.terminal import counted
 from diptych.building.build import make
 from diptych.data.io.address import printable
 from diptych.data.sets import benchmarks
-from diptych.data.sets.class_folders import some
-from diptych.data.sets.evalset import EvalSet
-from diptych.data.sets.imagenet import IMAGENET
+from diptych.data.sets.evalset import EvalSet, some
 from diptych.data.sets.opening import KINDS, check_path, sets_at
 from diptych.data.sets.pair_set import pair_set
+from diptych.data.sets.published import IMAGENET
 from diptych.data.text.seen_words import SeenWords, read_record
 from diptych.data.text.tokenizer import Tokenizer
 from diptych.evaluation.zeroshot import fill

@@ -26,7 +26,7 @@ BINS = 15
 class Accuracy(Metric):
     """Top-1, top-5 and the mean over classes, from the rank of each picture's own class.
 
-    classes: C; over_ranks: whether each rank brings pictures of its own, and `compute` adds them up
+    classes: C; over_ranks: whether each rank counts pictures of its own, and `compute` adds them up
     """
 
     full_state_update = False

@@ -65,7 +65,7 @@ def finite_scale(scale: float) -> float:
 
 
 def check_labels(labels: Tensor, images: int, classes: int) -> None:
-    """Raises UserError where there is not one label for each image, or one that is no class."""
+    """Raises UserError where there is not one label for each image, or where a label is not a class."""
     if len(labels) != images:
         raise UserError(f"There are {images} images but {len(labels)} labels: each image needs one.")
     if labels.min() < 0 or labels.max() >= classes:

@@ -28,7 +28,7 @@ def recall(
     {"image_to_text": {"R@1", …}, "text_to_image": {"R@1", …}, "n": N, "captions": M}, shares 0–1, and "median_rank":
     {"image_to_text", "text_to_image"}, from 1.
 
-    alike: int64 [M], equal where texts are the same; None where each is taken as one of its own
+    alike: int64 [M], equal where texts are the same; None where all are different
     A text is found when an image that has it is among the first k images: its own, or another's of the same text. An
     image is found when a text that is the same as one of its own is among the first k texts. Equal scores are ordered
     by row. Where there are ranks, each brings the same features and answers a share of the queries. Memory: a copy of

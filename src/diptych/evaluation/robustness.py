@@ -22,7 +22,7 @@ def interval(hits: Tensor | Sequence[Tensor], seed: int = 0, resamples: int = RE
     mean of their means, each set resampled by itself. Memory: O(N + resamples).
 
     A picture's numbers stay together, so the interval of a difference is the paired one. It says how far other
-    pictures would move the mean, and nothing of other trainings.
+    pictures would move the mean, and nothing about other trainings.
     """
     sets = [hits] if isinstance(hits, Tensor) else list(hits)
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def _ends(means: Tensor | float) -> tuple[float, float]:
 
 
 def _resampled(numbers: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """[N, C], C numbers a picture -> [resamples, C], their means over pictures drawn anew. How often each row is
+    """[N, C], C numbers a picture -> [resamples, C], their means over pictures drawn again. How often each row is
     drawn, of which there are few kinds, is multinomial."""
     if not len(numbers):
         raise UserError("A bootstrap interval needs at least one picture.")
@@ -73,7 +73,7 @@ def effective_robustness_interval(
     """usual [N, 2] and each of shifted [M, 2]: whether the model and the baseline are right on a picture -> the mean
     of the shifted sets' effective robustness, and its 95 % bootstrap interval.
 
-    The usual set is drawn anew as well, the same draw for all shifted sets, since what is expected hangs on it.
+    The usual set is resampled as well, with the same draw for all shifted sets, since what is expected depends on it.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = _resampled(usual, resamples, generator)

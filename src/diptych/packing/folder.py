@@ -13,8 +13,8 @@ from diptych.base.errors import UserError
 from diptych.base.terminal import counted, say, to_type
 from diptych.base.textfile import read_json
 from diptych.data.io.address import printable
-from diptych.data.sets.class_folders import some
-from diptych.data.sets.listing import Listing, list_pictures, no_picture
+from diptych.data.sets.evalset import some
+from diptych.data.sets.folders import Listing, list_pictures, no_picture
 from diptych.data.stream.pairs import IMAGES
 from diptych.packing import job
 from diptych.packing.entries import OUTSIDE, Entry, LeftOut, inside

@@ -44,10 +44,10 @@ class Tower:
     flops: of one sample's forward pass, multiply and add being two
     parameters, trained: elements; buffers: bytes; blocks: parameters of each block; norms: channels of each
         batch norm
-    kept: what stays for the backward pass, parameters and the samples aside; fixed are weights that autocast wrote in
-        16 bits
-    forward, backward: the most that lives at once in either pass, what is kept included, gradients of parameters
-        leaving as they come
+    kept: bytes that stay for the backward pass, without parameters and samples; `fixed` are 16-bit copies of weights
+        that autocast made
+    forward, backward: the most bytes at once in either pass, with what is kept; gradients of parameters are freed as
+        soon as they are there
     """
 
     flops: float
@@ -63,7 +63,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Counts:
-    """Two towers in numbers, and what a pair is made of: pixels a side, dimensions of a feature."""
+    """Two towers in numbers, pixels a side of a picture, and dimensions of a feature."""
 
     image: Tower
     text: Tower
@@ -99,7 +99,9 @@ def count(model: CLIP, tokens: int, half: bool, recompute: bool = False) -> Coun
         is 16 bits wide too, less is kept; recompute: whether blocks keep their inputs alone
     """
     if not 2 <= tokens <= model.context_length:
-        raise UserError(f"tokens={tokens} is no caption: give 2 to the text tower's {model.context_length}.")
+        raise UserError(
+            f"tokens={tokens} is not a caption's length: give 2 to the text tower's {model.context_length}."
+        )
     hollow = copy.deepcopy(model).to("meta").train()
     as_on_gpu = _AsOnGPU(tokens, half)
     if recompute:
@@ -171,8 +173,8 @@ def _free(parameter: Tensor) -> None:
 
 
 class _AsOnGPU(TorchFunctionMode):
-    """What the meta device can't do by itself: captions have a length, attention is the fused kernel, and autocast
-    casts what it would."""
+    """What the meta device lacks: captions have a length, attention is the fused kernel, and autocast casts what it
+    would on a GPU."""
 
     def __init__(self, tokens: int, half: bool) -> None:
         super().__init__()

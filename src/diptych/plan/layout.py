@@ -1,4 +1,4 @@
-"""How a step is laid out over ranks, and the numbers of bytes and links that it meets there."""
+"""How a step is divided over ranks, and the machine: its precision, its backend, its links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.loss.logits import choose_tile
 
 
 def check_whole(key: str, value: object) -> None:
-    """Raises UserError for what is no number of things."""
+    """Raises UserError for a value that does not count things."""
     if not isinstance(value, int) or value < 1:
         raise UserError(f"{key}={value} must be a whole number of at least 1.")
 
@@ -28,7 +28,7 @@ class Layout:
     tile: side of the squares that a rank's logits are computed in; None for all at once
     recompute: whether a block keeps its input alone (activation checkpointing)
 
-    Raises UserError for what can't be laid out.
+    Raises UserError for a batch that the ranks can't share.
     """
 
     ranks: int
@@ -91,7 +91,7 @@ def arrange(
 ) -> Layout:
     """A layout from what a config says. replicas: copies of the weights, None for one on each rank
 
-    Raises UserError for replicas that don't divide the ranks, and for what else can't be laid out.
+    Raises UserError for replicas that don't divide the ranks, and as `Layout` does.
     """
     if replicas is not None and (replicas < 1 or ranks % replicas):
         raise UserError(
@@ -127,7 +127,7 @@ PRECISIONS = {
 
 
 def precision_named(name: str) -> Precision:
-    """Raises UserError for a name that no plan is made for."""
+    """Raises UserError for a precision that no plan knows."""
     if name not in PRECISIONS:
         raise UserError(f"trainer.precision={name} has no plan: take one of {', '.join(PRECISIONS)}.")
     return PRECISIONS[name]
@@ -142,7 +142,7 @@ class Backend:
 
 
 NCCL = Backend()
-GLOO = Backend(reduce_scatter=2.0, device="cpu")  # it runs an all-reduce and throws the others' shares away
+GLOO = Backend(reduce_scatter=2.0, device="cpu")  # it runs an all-reduce and drops the other ranks' shares
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def table(counts: Counts, step: Step, curve: Sequence[Step], machine: Machine, s
 
 
 def first_to_give(step: Step, machine: Machine) -> str:
-    """What stands in the way of more: memory where it isn't enough, else the part of the wire that costs most."""
+    """What limits the layout: memory where it isn't enough, else the part of the traffic that costs most."""
     if step.held > machine.memory:
         largest = max(step.memory, key=lambda name: step.memory[name])
         return f"memory, {step.held / 1e9:.0f} of {machine.memory / 1e9:.0f} GB, most of it {largest}"

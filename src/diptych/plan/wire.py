@@ -1,7 +1,7 @@
-"""Bytes that one rank sends in a step, by purpose.
+"""Bytes that one rank sends in a step, by purpose, and how long they take.
 
 The ideal ring (Patarasuk & Yuan 2009) sends, over W ranks: of an all-gather W - 1 times a rank's own share, of a
-reduce-scatter the same, of an all-reduce both. A backend that does otherwise says so (`Backend`).
+reduce-scatter the same, of an all-reduce both. `Backend` says which backend differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Traffic:
 
     sent: bytes; ranks: of a group, each `stride` from the next; hops: one after another, of all calls
     hidden: whether it can run while the rank computes
-    neighbours: whether a rank sends to the two beside it alone, as the loss's ring does, and not as the backend likes
+    neighbours: whether a rank sends only to the two beside it, as the loss's ring does
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""A run's report: one HTML page, and its plots."""
+"""A run's report: one HTML page around the sections of the tasks, and its plots."""

@@ -1,6 +1,7 @@
-"""Values of a run's files, none of them trusted: read as what they should be, and written as the report shows them.
+"""Values of a run's files, which are not trusted: each is read as the type that it should have, and written for the
+page.
 
-What is not a number is nan, and is shown as a dash.
+What is not a number becomes nan, and a dash on the page.
 """
 
 import base64
@@ -27,7 +28,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
-    """The dicts of a list; none of anything else."""
+    """The dicts in a list; empty for anything else."""
     return [item for item in listed(value) if isinstance(item, dict)]
 
 

@@ -1,6 +1,6 @@
-"""The pictures of the report: examples, a text-to-image gallery and confusions, as JSON values, and read back.
+"""The pictures of the report: examples, a text-to-image gallery and confusions, as JSON values; and these read back.
 
-Which pictures are shown is drawn by a seed, never chosen, so a page full of correct answers is not a selection.
+A seed draws the pictures that are shown, so that nobody can choose the correct answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a run left in its folder, read back: every part optional but config.yaml, and none trusted."""
+"""The files of a run's folder, read back: only config.yaml has to be there, and no file is trusted. And metrics.json,
+which several tasks write."""
 
 import json
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ UNWRITTEN = "the run did not write it"
 
 @dataclass
 class Record:
-    """A run as read from disk. A part that was not there is empty, and `missing` says why."""
+    """A run as read from disk. A part that is missing is empty, and `missing` says why."""
 
     name: str
     config: str
@@ -43,16 +44,16 @@ class Record:
     profile: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     checkpoint: str = ""
-    """What an evaluation was of."""
+    """Which weights an evaluation is of."""
     task: str = ""
     """The task that wrote an evaluation's config last, by the name of its module: "zeroshot", "fewshot", …"""
     evaluation: bool = False
-    """Whether a task of evaluate.py wrote it: then a part that is missing was not asked for."""
+    """Whether a task of evaluate.py wrote it: then few parts are expected."""
     damaged: int = 0
     """Lines of metrics.jsonl that could not be read."""
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """The steps and values at which `key` was logged; nan (a gap in a curve) for what is no number."""
+        """The steps and values at which `key` was logged; nan (a gap in a curve) for what is not a number."""
         points = [(line["step"], line[key]) for line in self.lines if key in line]
         return [step for step, _ in points], [number(value) for _, value in points]
 
@@ -63,7 +64,7 @@ class Record:
 
 
 def read(run_dir: Path) -> Record:
-    """Read a run folder. Raises UserError where it holds no config.yaml, and so is no run."""
+    """Read a run folder. Raises UserError where it has no config.yaml, and so is not a run."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} holds no config.yaml, so it is not a run: give the folder a run wrote.")

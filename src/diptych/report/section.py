@@ -48,7 +48,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Row:
-    """name, and in small print below it note; why: what is said in the place of the cells that are missing"""
+    """note: in small print below the name; why: a sentence in the place of the cells that are missing"""
 
     name: str
     cells: Sequence[Cell] = ()
@@ -111,8 +111,9 @@ class Section:
 class TaskPage:
     """What a task shows.
 
-    title: of the page of its own evaluation; place: of its section among those of the tasks; link: to it
-    headline: a record -> the number to lead with; section: a record -> its section, None where it measured nothing
+    title: of the page of its own evaluation; headline: from a record, the number to lead with
+    place: order of its section among those of the tasks; link: name of the section in the page's navigation
+    section: from a record, its section, None where the task measured nothing
     """
 
     title: str

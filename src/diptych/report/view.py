@@ -11,7 +11,7 @@ from diptych.report.record import Record
 from diptych.report.section import Headline, share
 
 ROLES = {
-    "shift": ("Unseen styles", "drawn by hands the model never saw; the headline is the mean of these"),
+    "shift": ("Unseen styles", "by artists the model never saw; the headline is the mean of these"),
     "unseen": ("Unseen concepts", "classes that were never in a training pair"),
     "validation": ("Validation", "held out of training; settings were chosen on these"),
     "redrawn": ("Redrawn", "a training style drawn again: reported apart, in no mean"),

@@ -1,6 +1,6 @@
 """One file an evaluation task: what is measured, its table, and its section of the report; and embeddings.
 
-A new task needs no line here: a module of this folder with a function `table` and a `PAGE` is one.
+A module of this folder with a function `table` and a `PAGE` is a task: a new one needs no line here.
 """
 
 from __future__ import annotations

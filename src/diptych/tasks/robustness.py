@@ -59,7 +59,7 @@ def write_robustness(
     "robustness_mean" of the shifts, "robustness_how" what the columns are.
 
     supervised, ngrams: run folders of the baselines; train: labelled pictures for the linear probe; None leaves a
-    column empty, and the table says so. Raises UserError where a folder holds no model, or there is no set.
+    column empty, and the table says so. Raises UserError where a folder has no model, or there is no set.
     """
     sets = classified(sets, "robustness")
     encoded = {evalset.name: encode_set(loaded.model, evalset) for evalset in sets}

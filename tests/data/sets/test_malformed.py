@@ -16,7 +16,9 @@ import pytest
 
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
-from diptych.data.sets.evalset import EvalSet, benchmark_sets, folder_set
+from diptych.data.sets.benchmark_set import benchmark_sets
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.folders import folder_set
 from samples import COLOURS, benchmark, picture
 
 DEEP = b'{"a":' * 100_000
@@ -80,7 +82,7 @@ def test_the_locale_has_no_say(tmp_path: Path) -> None:
         ({"json": b"{"}, r"one/002.json in .*, line 1: it is not JSON"),
         ({"json": b"[]"}, "holds a list, not a JSON object"),
         ({"json": DEEP}, "nested too deeply"),
-        ({"json": b'{"caption": 3}'}, "a caption that is no text: 3"),
+        ({"json": b'{"caption": 3}'}, "a caption that is not text: 3"),
         ({"json": b'{"n": ' + b"9" * 5000 + b"}"}, "a number that can't be read"),
         ({"txt": b"caf\xe9"}, r"one/002.txt in .* is not UTF-8"),
     ],
@@ -131,7 +133,7 @@ def folder(name: str) -> Callable[[Path], object]:
         (spoil("dataset_type.txt", b"multilabel\n"), r"dataset_type.txt says 'multilabel': a set is one of"),
         (spoil("dataset_type.txt", b"\xff"), r"dataset_type.txt, line 1: the byte 0xff"),
         (folder("dataset_type.txt"), r"dataset_type.txt is not a regular file"),
-        (spoil("test/nshards.txt", b"2\n"), r"nshards.txt says '2', and 1 tars are there"),
+        (spoil("test/nshards.txt", b"2\n"), r"nshards.txt says '2', but there are 1 tars"),
         (spoil("test/0.tar", bytes(1024)), r"no sample"),
         (spoil("test/0.tar", b"no tar"), r"0.tar"),
         (spoil("dataset_type.txt", b"retrieval"), None),  # every sample has an image and a caption
@@ -158,11 +160,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, change: Callable[[Path], object
         (b'{"one/../two": {}}', r"names the set"),
         (b'{"a\\u0000b": {}}', r"names the set"),
         (b'{"\\ud800": {}}', r"names the set"),
-        (b'{"three": {}}', r"names the set 'three', and there is no such folder"),
+        (b'{"three": {}}', r"names the set 'three', but there is no such folder"),
         (b'{"one": 3}', r"says 3 of one"),
         (b'{"one": {"role": "best"}}', r"gives one the role 'best': take one of validation, shift"),
         (b'{"one": {"role": ["test"]}}', r"gives one the role"),
-        (b'{"one": {"note": 5}}', r"gives one a note that is no text"),
+        (b'{"one": {"note": 5}}', r"gives one a note that is not text"),
         (b'{"one": {}, "one": {}}', r"has the key 'one' twice"),
         (b'["one"]', r"holds a list, not a JSON object"),
         (b"{", r"sets.json, line 1: it is not JSON"),
@@ -235,7 +237,7 @@ def test_folders_that_are_splits_or_no_text_are_refused(class_folder: Path, tmp_
     odd = tmp_path / "both/val" / os.fsdecode(b"caf\xe9")
     odd.mkdir()
     (odd / "0.png").write_bytes(picture(0))
-    with pytest.raises(UserError, match=r"the class folder caf\\udce9, whose name is no text"):
+    with pytest.raises(UserError, match=r"the class folder caf\\udce9, whose name is not text"):
         folder_set(str(tmp_path / "both/val"))
 
 
@@ -252,7 +254,7 @@ def test_names_of_any_language_are_classes(class_folder: Path) -> None:
     (found,) = folder_set(str(class_folder))
     assert found.classnames == sorted(names) and len(found) == 12
     (class_folder / names[0]).rename(class_folder / "\u202ered")
-    with pytest.raises(UserError, match=r"the class folder \\u202ered, whose name is no text"):
+    with pytest.raises(UserError, match=r"the class folder \\u202ered, whose name is not text"):
         folder_set(str(class_folder))
 
 

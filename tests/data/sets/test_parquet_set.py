@@ -13,7 +13,7 @@ import torch
 
 from diptych.base.errors import UserError
 from diptych.data.sets import benchmarks
-from diptych.data.sets.evalset import folder_set
+from diptych.data.sets.folders import folder_set
 from diptych.data.sets.parquet_set import parquet_set
 from samples import COLOURS
 
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_said(classes: str, tmp_path: Path) -> None:
         parquet_set(path, classes)
     with pytest.raises(UserError, match=r"test-00001.parquet: row 0 of row group 0 has the label 4, outside the 4"):
         parquet_set(path, classes, image="img", label="fine_label")
-    with pytest.raises(UserError, match=r"no pinned classnames.txt of the benchmark 'nothing'"):
+    with pytest.raises(UserError, match=r"benchmark 'nothing' has no pinned classnames.txt"):
         parquet_set(path, "nothing", image="img", label="fine_label")
     (tmp_path / "classnames.txt").unlink()
     with pytest.raises(UserError, match=r"classnames.txt is missing: data.classes="):

@@ -138,7 +138,7 @@ def test_files_that_a_config_names_are_not_read_into_a_run(composed: DictConfig,
     assert secret not in str(resumed_config(composed, run, []))
     for place, value in {
         "data.templates": secret,
-        "data.evaluate": {"_target_": "diptych.data.sets.labelled.labelled_pairs", "shards": "x", "classes": secret},
+        "data.evaluate": {"_target_": "diptych.data.sets.pair_set.labelled_pairs", "shards": "x", "classes": secret},
         "data.image": {"_target_": "diptych.data.text.tokenizer.Tokenizer", "_args_": [77, secret]},
     }.items():
         (run / "config.yaml").write_text(plain.dump(spoiled(base, place, value, trap)))
@@ -149,7 +149,7 @@ def test_files_that_a_config_names_are_not_read_into_a_run(composed: DictConfig,
 def test_what_a_config_names_is_said_unless_it_was_typed(composed: DictConfig, trap: Path) -> None:
     config = stored.settled(composed)
     (trap / "photos").mkdir()
-    reader = {"_target_": "diptych.data.sets.evalset.folder_set", "path": f"{trap}/photos", "name": f"{trap}/photos"}
+    reader = {"_target_": "diptych.data.sets.folders.folder_set", "path": f"{trap}/photos", "name": f"{trap}/photos"}
     config["model"]["image"]["pretrained"] = "weights.pt"
     config["data"] |= {
         "shards": None,

@@ -109,7 +109,7 @@ def test_names_from_elsewhere_do_not_steer_the_terminal(cli: Cli, tmp_path: Path
     ended = []
     for name in odd:
         ended.append(evaluated(tmp_path / "refused"))
-        assert ended[-1].code == 2 and "whose name is no text: rename it" in ended[-1].err, ended[-1].err
+        assert ended[-1].code == 2 and "whose name is not text: rename it" in ended[-1].err, ended[-1].err
         shutil.rmtree(tmp_path / "refused" / name)
     ended.append(evaluated(tmp_path / "taken"))
     assert ended[-1].code == 0, ended[-1].err

@@ -1,9 +1,17 @@
-"""Labelled evaluation sets: CLIP_benchmark's webdataset layout, and a folder a class."""
+"""Evaluation sets: pictures with labels or captions, read when they are asked for, whatever layout they are stored
+in.
+
+An identity says what a set is, so that a resume can tell whether its scores are still of the same pictures and
+labels. No picture is read for it: a picture is its key and its length, or that of the file that it is in. One that
+was changed in place, at the same length, goes unnoticed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,24 +22,22 @@ from torch import Tensor
 from diptych.base import seeding
 from diptych.base.errors import UserError
 from diptych.base.files import read_regular
-from diptych.base.templates import CLIPS, OWN, PLAIN, read_templates
+from diptych.base.templates import OWN
 from diptych.base.terminal import counted
-from diptych.base.textfile import own, read_json, read_lines, read_text
 from diptych.data.io.address import printable
 from diptych.data.pixels.image import BadImage, eval_image
-from diptych.data.sets.class_folders import Unused, class_folders, some
-from diptych.data.sets.samples import captioned, labelled, text_of
-from diptych.data.stream.index import open_index
-from diptych.data.stream.shards import read_whole
 
-TEMPLATES = "zeroshot_classification_templates.txt"
-MARKS = ("classnames.txt", "dataset_type.txt")  # a folder with one of them is a set
-ROLES = ("validation", "shift", "redrawn", "unseen", "test", "train")
-KINDS = ("classification", "retrieval")  # of dataset_type.txt
+Unused = dict[str, list[str]]  # reason -> names
+Identity = dict[str, str]
+PARTS = ("role", "number", "pictures", "labels", "captions", "classes", "templates")
 
 
 class Readable(Protocol):
-    """An encoded picture that is read when its turn comes: a file, or a place in one."""
+    """An encoded picture that is read when its turn comes: a file (a Path), or a place in one.
+
+    A place says with `held_in` what it is in: the path of a file, or the length in bytes of a shard that may be
+    anywhere.
+    """
 
     def read_bytes(self) -> bytes: ...
 
@@ -63,10 +69,10 @@ class Labelled:
 class EvalSet:
     """One set: classes, templates with `{}`, and encoded pictures. `skipped` counts what could not be read.
 
-    role: what its number stands for: "validation", "shift", "redrawn", "unseen", or "test"
+    role: what its number is for: "validation", "shift", "redrawn", "unseen", or "test"
     border: pixels that are cut off every side of a picture
     prompts: whose the templates are
-    unused: what was seen beside the pictures and is none of them, by reason; remarks: sentences on how it was read
+    unused: files that are not pictures of the set, by reason; remarks: sentences on how it was read
     """
 
     name: str
@@ -120,155 +126,109 @@ class EvalSet:
                 yield Labelled(torch.stack(images), torch.tensor(labels), keys, captions, places)
 
 
-def folder_set(path: str, name: str | None = None) -> list[EvalSet]:
-    """One sub-folder a class, its name the class name, its pictures at any depth; an optional file of templates
-    beside them.
-
-    Raises UserError when there is no such folder or no picture in it.
+def joined(sets: Mapping[str, Sequence[EvalSet] | None], roles: Mapping[str, str]) -> list[EvalSet]:
+    """The sets of several readers, as one list; None is left out. roles: reader -> role of its sets
+    Raises UserError for a role without a reader, and for two sets of the same name, since one number would be lost.
     """
-    root = Path(str(path))  # a folder's name may be a number
-    if not root.is_dir():
-        raise UserError(f"data.path={path} is not a folder: give one with a sub-folder of pictures a class.")
-    found = class_folders(root, known=(TEMPLATES,))
-    if not found.pictures:
-        raise UserError(
-            f"data.path={path} holds no picture{_seen(found.unused)}: give a folder with a sub-folder a class."
-        )
-    if odd := next((each for each in found.pictures if printable(each) != each), None):
-        raise UserError(f"{root} has the class folder {printable(odd)}, whose name is no text: rename it.")
-    items: list[Item] = [
-        (key, file, label, "") for label, files in enumerate(found.pictures.values()) for key, file in files
-    ]
-    brings = (root / TEMPLATES).exists()
-    templates, prompts = (read_templates(own(root / TEMPLATES, root)), OWN) if brings else ([PLAIN], CLIPS)
-    made = EvalSet(name or base(path), list(found.pictures), templates, items, prompts=prompts)
-    return [replace(made, unused=found.unused, remarks=found.remarks)]
+    if unknown := sorted(set(roles).difference(sets)):
+        raise UserError(f"data.evaluate.roles names {unknown[0]}, which is not one of {', '.join(sets)}.")
+    found = [replace(each, role=roles.get(name, each.role)) for name, own in sets.items() for each in own or ()]
+    names = [each.name for each in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"data.evaluate.sets has two sets named {twice!r}: rename one.")
+    return found
 
 
 def base(path: str | Path) -> str:
-    """What a set is called after its folder or file, also where that is given as `.`"""
+    """The name of a set: that of its folder or file, also where the path is `.`"""
     whole = Path(str(path))
     whole = whole.resolve() if whole.name in ("", "..") else whole
     return printable(whole.stem if whole.is_file() else whole.name)
 
 
-def _seen(unused: Unused) -> str:
-    seen = [f"{reason}: {some(names)}" for reason, names in unused.items()]
-    return f" ({'; '.join(seen)})" if seen else ""
+def some(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - count
+    return ", ".join(map(printable, names[:count])) + (f" and {more:,} more" if more > 0 else "")
 
 
-def benchmark_sets(
-    path: str, templates: Sequence[str] | None = None, names: Sequence[str] | None = None
-) -> list[EvalSet]:
-    """CLIP_benchmark's webdataset layout: `path` is one set, or a folder of sets (with an optional `sets.json`
-    that says each one's role and note, and their order).
-
-    templates: in the place of each set's own; names: the sets to take, of a folder's
-    Raises UserError for what is missing or damaged.
-    """
-    sets = _sets(Path(str(path)), str(path), names)
-    return sets if templates is None else [replace(each, templates=list(templates), prompts="given") for each in sets]
+def describe(sets: Sequence[EvalSet]) -> dict[str, Identity]:
+    """Name -> plain data for a checkpoint: a digest of each thing that a score depends on beside the model."""
+    return {each.name: _of(each) for each in sets}
 
 
-def joined(sets: Mapping[str, Sequence[EvalSet] | None], roles: Mapping[str, str]) -> list[EvalSet]:
-    """What several readers give, as one list. roles: reader -> what its numbers stand for; None leaves one out
-    Raises UserError for a role of no reader, and for two sets of one name, of which one number would be lost.
-    """
-    if unknown := sorted(set(roles).difference(sets)):
-        raise UserError(f"data.evaluate.roles names {unknown[0]}, which is none of {', '.join(sets)}.")
-    found = [replace(each, role=roles.get(name, each.role)) for name, own in sets.items() for each in own or ()]
-    names = [each.name for each in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"data.evaluate.sets has two sets of the name {twice!r}: give one another name.")
+def noted(found: Any) -> dict[str, Identity] | None:
+    """What `describe` gave, from a checkpoint that may come from anywhere; None where it notes nothing. Raises
+    UserError for anything else."""
+    if found is None:
+        return None
+    whole = isinstance(found, dict) and all(
+        isinstance(name, str)
+        and isinstance(of, dict)
+        and all(isinstance(of.get(part), str) for part in PARTS)
+        and re.fullmatch("[0-9]{1,18}", of["number"])
+        for name, of in found.items()
+    )
+    if not whole:
+        raise UserError(
+            "The checkpoint does not say as our runs do which sets it was validated on: put back the file that the"
+            " run wrote, or start a new run from its weights with model.pretrained=PATH."
+        )
     return found
 
 
-def _sets(root: Path, path: str, chosen: Sequence[str] | None) -> list[EvalSet]:
-    if any((root / file).is_file() for file in MARKS):
-        return [tar_set(root, {})]
-    listed = (root / "sets.json").exists()
-    there = sorted({each.parent.name for file in MARKS for each in root.glob(f"*/{file}")})
-    described = _described(own(root / "sets.json", root)) if listed else {name: {} for name in there}
-    names = list(described)
-    if not names:
-        raise UserError(f"data.path={path} holds no evaluation set: classnames.txt is missing there.")
-    if missing := sorted(set(chosen or ()).difference(names)):
-        raise UserError(f"data.path={path} has no set {missing[0]!r}: take some of {', '.join(names)}.")
-    if gone := next((name for name in names if not (root / name).is_dir()), None):
-        raise UserError(f"{root}/sets.json names the set {gone!r}, and there is no such folder: leave it out.")
-    sets = [tar_set(root / name, described[name], top=root) for name in names if chosen is None or name in chosen]
-    if not sets:
-        raise UserError(f"data.evaluate.names= takes none of the sets of {path}: take some of {', '.join(names)}.")
-    if more := [name for name in there if name not in described]:
-        sets[0].unused["set that sets.json does not name"] = list(map(printable, more))
-    return sets
+def _of(evalset: EvalSet) -> Identity:
+    size = cache(_size)
+
+    def of(picture: bytes | Readable) -> int:
+        if isinstance(picture, bytes):
+            return len(picture)
+        held_in: Any = getattr(picture, "held_in", picture)
+        return size(held_in)
+
+    captions = [] if evalset.classnames else [caption for *_, caption in evalset.items]  # used where no class is
+    return {
+        "role": evalset.role,
+        "number": str(len(evalset)),
+        "pictures": _digest(f"{of(picture)} {key}" for key, picture, _, _ in evalset.items),
+        "labels": _digest(str(label) for _, _, label, _ in evalset.items),
+        "captions": _digest(captions),
+        "classes": _digest(evalset.classnames),
+        "templates": _digest(evalset.templates),
+    }
 
 
-def _described(file: Path) -> dict[str, dict[str, Any]]:
-    """`sets.json`: name of a folder beside it -> its role and note. Raises UserError for anything else."""
-    found = read_json(file)
-    for name, told in found.items():
-        if name in ("", ".", "..") or printable(name) != name or set(name) & set("/\\"):
-            raise UserError(f"{file} names the set {name!r}: a set is a folder beside it, so give the folder's name.")
-        if not isinstance(told, dict):
-            raise UserError(f'{file} says {told!r:.60} of {name}: write {{"{name}": {{"role": "shift"}}}}, or {{}}.')
-        if told.get("role", "test") not in ROLES:
-            raise UserError(f"{file} gives {name} the role {told['role']!r:.60}: take one of {', '.join(ROLES)}.")
-        if not isinstance(told.get("note", ""), str):
-            raise UserError(f"{file} gives {name} a note that is no text: {told['note']!r:.60}.")
-    return found
+def _size(held_in: Any) -> int:
+    """Bytes of what a picture is in: a file, or a shard's length as it is."""
+    try:
+        return held_in if isinstance(held_in, int) else Path(held_in).stat().st_size
+    except OSError:  # whoever reads the picture reports it
+        return 0
 
 
-def tar_set(root: Path, described: Mapping[str, Any], split: str = "test", top: Path | None = None) -> EvalSet:
-    """One set of CLIP_benchmark's layout. described: its `role` and `note`; split: the folder of its tars
-    top: the folder of sets that it is one of, within which its text files may be links
-
-    A blank class name keeps its place, since the labels are places: CLEVR's distances have one, and are evaluated
-    with it. Blank names at the end, of which there is no picture, are left out.
-    """
-    top = top or root
-    retrieval = _kind(own(root / "dataset_type.txt", top)) == "retrieval"  # pictures with captions, no classes
-    for needed in () if retrieval else (root / "classnames.txt", root / TEMPLATES):
-        if not needed.exists():
-            raise UserError(f"{needed} is missing: an evaluation set needs its class names and templates.")
-    name = base(root)
-    names = [] if retrieval else read_lines(own(root / "classnames.txt", top))
-    templates = [] if retrieval else read_templates(own(root / TEMPLATES, top))
-    unused: Unused = {}
-    items: list[Item] = []
-    for tar in _tars(root / split, unused):
-        for sample in read_whole(open_index(str(tar))):
-            key = f"{name}/{printable(text_of(sample, '__key__'))}"
-            if retrieval:
-                items.append(captioned(sample, key, tar, unused))
-            else:
-                items.append(labelled(sample, key, tar, len(names), unused))
-    if not items:
-        raise UserError(f"{root / split} holds no sample: the set has class names but no pictures.")
-    used = max(label for _, _, label, _ in items)
-    while len(names) > used + 1 and not names[-1]:
-        names.pop()
-    role, note = described.get("role", "test"), described.get("note", "")
-    return EvalSet(name, names, templates, items, role, note, unused=unused)
+def _digest(lines: Iterable[str]) -> str:
+    return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _kind(file: Path) -> str:
-    kind = read_text(file).strip().lower() if file.exists() else KINDS[0]
-    if kind not in KINDS:
-        raise UserError(f"{file} says {kind!r:.60}: a set is one of {' or '.join(KINDS)} here.")
-    return kind
-
-
-def _tars(folder: Path, unused: Unused) -> list[Path]:
-    """A split's tars, 2 before 10. Raises UserError where there are other than its nshards.txt says."""
+def changes(before: Mapping[str, Identity], now: Mapping[str, Identity]) -> list[str]:
+    """How each set has changed, as "NAME has other labels"; empty where none has."""
     found = []
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if entry.suffix == ".tar" and not entry.name.startswith("."):
-            found.append(entry)
-        elif entry.name != "nshards.txt":
-            unused.setdefault(f"file in {folder.name}/ that is no .tar", []).append(printable(entry.name))
-    if (folder / "nshards.txt").exists():
-        said = read_text(own(folder / "nshards.txt", folder.parent)).strip()
-        if said != str(len(found)):
-            raise UserError(f"{folder}/nshards.txt says {said!r:.60}, and {len(found)} tars are there: restore them.")
-    return sorted(found, key=lambda tar: (len(tar.name), tar.name))
+    for name in [*now, *(name for name in before if name not in now)]:
+        if name not in before:
+            found.append(f"{name} is new")
+        elif name not in now:
+            found.append(f"{name} is not measured any more")
+        elif said := _change(before[name], now[name]):
+            found.append(f"{name} {said}")
+    return found
+
+
+def _change(before: Identity, now: Identity) -> str:
+    parts = [f"the role {now['role']} in place of {before['role']}"] if before["role"] != now["role"] else []
+    more = before["number"] != now["number"]
+    if more:
+        parts.append(f"{counted(int(now['number']), 'picture')} in place of {int(before['number']):,}")
+    kinds = ("classes", "templates") if more else ("pictures", "labels", "captions", "classes", "templates")
+    if others := [kind for kind in kinds if before[kind] != now[kind]]:
+        parts.append(f"other {' and '.join(others)}")
+    return f"has {' and '.join(parts)}" if parts else ""

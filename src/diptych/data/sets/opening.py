@@ -1,4 +1,4 @@
-"""What `data.evaluate=PATH` means: a folder or shards as the evaluation set, or sets, that they are."""
+"""What `data.evaluate=PATH` means: which evaluation set, or sets, a folder or shards are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from diptych.base.errors import UserError
 from diptych.data.io.address import is_local
 from diptych.data.io.files import Files
-from diptych.data.sets.evalset import MARKS, EvalSet, benchmark_sets, folder_set
+from diptych.data.sets.benchmark_set import MARKS, benchmark_sets
+from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.folders import folder_set
 from diptych.data.sets.pair_set import pair_set
 
 SHARDS = (".tar", ".json", ".tar.gz", ".tgz")
@@ -21,17 +23,17 @@ KINDS = (
 
 
 def check_path(path: str, key: str = "data.evaluate") -> None:
-    """Refuse, before anything is read, what can't be a set. Raises UserError."""
+    """Raises UserError, before anything is read, for a path that can't be a set."""
     if path.endswith(SHARDS):
         return  # a pattern or an address: who opens it says what is wrong
     if not is_local(path) or not Path(path).exists():
         raise UserError(f"{key}={path} does not exist: give {KINDS}.")
     if not Path(path).is_dir():
-        raise UserError(f"{key}={path} is a file of no kind that is read: give {KINDS}.")
+        raise UserError(f"{key}={path} is not a kind of file that is supported: give {KINDS}.")
 
 
 def sets_at(paths: str | Sequence[str], key: str = "data.evaluate") -> list[EvalSet]:
-    """One path or several -> all their sets, each by a name of its own. Raises UserError."""
+    """One path or several -> all their sets, each with a name of its own. Raises UserError."""
     given = [paths] if isinstance(paths, str) else list(paths)
     return distinct([(path, each) for path in given for each in _open(path, key)])
 

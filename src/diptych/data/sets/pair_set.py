@@ -1,19 +1,23 @@
-"""Image–text pairs of shards as an evaluation set: every picture with its captions, and labels where all have one."""
+"""Sets from shards of pairs: every picture with its captions, and labels where all have one; labelled training
+pictures; and other names of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diptych.base.errors import UserError
 from diptych.base.templates import CLIPS, PLAIN
+from diptych.base.textfile import parse_json, read_json, read_lines
 from diptych.data.io.files import Files
 from diptych.data.sets.evalset import EvalSet, Item
 from diptych.data.stream.index import Index, open_index, open_sources
-from diptych.data.stream.pairs import BadSample, captions_of, field_of, images_of, value_of
-from diptych.data.stream.shards import Damaged, Sample, read
+from diptych.data.stream.pairs import IMAGES, BadSample, captions_of, field_of, images_of, value_of
+from diptych.data.stream.shards import Damaged, Sample, read, read_whole
 
 BLOCK = 64  # samples that are read at once, since pictures are asked for in order
+VARIANT = "~"  # in a picture's name: a training picture that was made from another one
 
 
 class Reader:
@@ -42,6 +46,10 @@ class Place:
     shard: int
     number: int
     name: str
+
+    @property
+    def held_in(self) -> int:
+        return self.reader.index.shards[self.shard].bytes
 
     def read_bytes(self) -> bytes:
         sample = self.reader.sample(self.shard, self.number)
@@ -119,3 +127,52 @@ def _everywhere(index: Index) -> Iterator[tuple[int, int]]:
 def _label(sample: Sample) -> str | None:
     label = value_of(sample, "label")
     return label if isinstance(label, str) and label.strip() else None
+
+
+def labelled_pairs(shards: str, classes: str) -> EvalSet:
+    """The pictures of training pairs whose KEY.json has a `label`, each drawing one; those made from another
+    (`KEY.NAME~VARIANT.webp`) are left out.
+
+    classes: the file of class names that gives the labels their numbers
+    Samples of other labels, or of none, are in `skipped`. Raises UserError where nothing is left.
+    """
+    names = read_lines(classes)
+    numbers = {name: label for label, name in reversed(list(enumerate(names)))}  # of two of one name the first
+    items: list[Item] = []
+    skipped: dict[str, list[str]] = {}
+    for sample in read_whole(open_index(shards)):
+        key, label = str(sample["__key__"]), value_of(sample, "label")
+        if not isinstance(label, str) or label not in numbers:
+            skipped.setdefault(f"the label is not in {Path(classes).name}", []).append(key)
+            continue
+        for name, data in sample.items():
+            if f".{name}".endswith(IMAGES) and VARIANT not in name and isinstance(data, bytes):
+                items.append((f"{key}.{name}", data, numbers[label], ""))
+    if not items:
+        raise UserError(f"No sample of {shards} has a label that is in {classes}: the two are not of one set.")
+    return EvalSet("train", names, [PLAIN], items, role="train", skipped=skipped, prompts=CLIPS)
+
+
+def from_file(path: str) -> dict[str, list[str]]:
+    """`{"class name": ["other name", …]}`. Raises UserError where the file is missing or says something else."""
+    found = read_json(path)
+    if not all(_names(each) for each in found.values()):
+        raise UserError(f'{path} must map class names to lists of names, such as {{"cat": ["house cat"]}}.')
+    return found
+
+
+def from_pairs(shards: str, field: str) -> dict[str, list[str]]:
+    """Of training pairs whose KEY.json has a `label`: label -> its list `field`, samples without one left out."""
+    found = {}
+    for sample in read_whole(open_index(shards)):
+        described = parse_json(sample.get("json", b"{}"), f"{sample['__key__']}.json of {shards}")
+        label = described.get("label")
+        if isinstance(label, str) and label and _names(described.get(field)):
+            found[label] = described[field]
+    if not found:
+        raise UserError(f"No sample of {shards} has a label and a list {field!r} in its .json: say synonyms=null.")
+    return found
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)

@@ -15,8 +15,7 @@ from diptych.base.textfile import own, parse_json, read_lines
 from diptych.data.io.address import printable
 from diptych.data.pixels.image import BadImage
 from diptych.data.sets import benchmarks
-from diptych.data.sets.class_folders import Unused
-from diptych.data.sets.evalset import EvalSet, Item, base
+from diptych.data.sets.evalset import EvalSet, Item, Unused, base
 
 SPLIT = re.compile(r"(\w+?)-\d+(-of-\d+)?\.parquet$")  # test-00000-of-00002.parquet, as the hub names them
 
@@ -29,6 +28,10 @@ class Cell:
     group: int
     row: int
     column: str
+
+    @property
+    def held_in(self) -> str:
+        return self.file
 
     def read_bytes(self) -> bytes:
         import pyarrow as pa

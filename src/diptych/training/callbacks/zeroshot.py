@@ -13,9 +13,8 @@ from torch import Tensor
 
 from diptych.base.quantities import Whole
 from diptych.base.terminal import complain, counted, say
-from diptych.data.sets.evalset import EvalSet
+from diptych.data.sets.evalset import EvalSet, Identity, changes, describe, noted
 from diptych.data.sets.held_out import HeldOut
-from diptych.data.sets.identity import Identity, changes, describe, noted
 from diptych.evaluation.accuracy import Accuracy, Calibration, sureness
 from diptych.evaluation.zeroshot import count, zero_shot_classifier
 from diptych.launch import distributed

@@ -35,10 +35,10 @@ def _lines(benchmark: str, file: str) -> list[str]:
     name = f"{benchmark}/{file}"
     if name not in _hashes():
         known = ", ".join(sorted(each.partition("/")[0] for each in _hashes() if each.endswith(f"/{file}")))
-        raise UserError(f"There is no pinned {file} of the benchmark {benchmark!r}: take one of {known}.")
+        raise UserError(f"The benchmark {benchmark!r} has no pinned {file}: take one of {known}.")
     text = (ROOT / name).read_bytes()
     if sha256(text).hexdigest() != _hashes()[name]:
-        raise UserError(f"{ROOT / name} is not what was pinned in sources.json: fetch the repository's again.")
+        raise UserError(f"{ROOT / name} differs from what sources.json pins: restore the repository's file.")
     return split_lines(text.decode())
 
 

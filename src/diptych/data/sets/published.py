@@ -1,22 +1,25 @@
-"""ImageNet and its shifts as evaluation sets, from the folders that their archives unpack to.
+"""Published sets, from the folders that their archives unpack to: ImageNet and its shifts, COCO and Flickr30k.
 
-A model of ImageNet's 1,000 classes is asked about a subset by the rows of that subset alone (ImageNet-A and -R: 200
-classes; ObjectNet: the 113 that ImageNet has too): the CLIP paper, section 3.3, and the papers of these sets.
+A model of ImageNet's 1,000 classes is evaluated on a subset of them with the rows of that subset alone (ImageNet-A
+and -R: 200 classes; ObjectNet: the 113 that ImageNet has too): the CLIP paper, section 3.3, and the papers of these
+sets. COCO and Flickr30k are for retrieval, by Karpathy's splits (Karpathy and Fei-Fei 2015): `dataset_coco.json` and
+`dataset_flickr30k.json` of his caption_datasets.zip, beside the pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from diptych.base.errors import UserError
 from diptych.base.textfile import read_json
 from diptych.data.sets import benchmarks
-from diptych.data.sets.class_folders import class_folders
-from diptych.data.sets.evalset import EvalSet, Item
+from diptych.data.sets.evalset import EvalSet, Item, some
+from diptych.data.sets.folders import class_folders
 
 IMAGENET = "imagenet1k"
 BORDER = 2  # pixels of red around every picture of ObjectNet, which a model must not see
+CAPTIONS = 5  # of each picture, the first ones, as the literature takes them; a few have six or seven
 
 
 def wnid_folders(path: str, name: str, classes: str, pictures: int | None) -> list[EvalSet]:
@@ -66,16 +69,16 @@ def _set(
 ) -> EvalSet:
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: {name} is read from one with {_some(folders)} in it.")
+        raise UserError(f"{root} is not a folder: {name} is read from one with {some(folders)} in it.")
     listed = class_folders(root)
     there = {e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith((".", "__MACOSX"))}
     if missing := [folder for folder in folders if folder not in there]:
         raise UserError(
-            f"{root} lacks {len(missing)} of the {len(folders)} class folders of {name} ({_some(missing)}): unpack"
+            f"{root} lacks {len(missing)} of the {len(folders)} class folders of {name} ({some(missing)}): unpack"
             " its archive there, or give data.path the folder that holds them."
         )
     if not others and (more := sorted(there.difference(folders))):
-        raise UserError(f"{root} holds {len(more)} folders of no class of {name} ({_some(more)}): move them out.")
+        raise UserError(f"{root} holds {len(more)} folders of no class of {name} ({some(more)}): move them out.")
     items: list[Item] = [
         (key, file, label, "")
         for label, folder in enumerate(folders)
@@ -103,6 +106,45 @@ def _mapping(file: Path) -> dict[str, str]:
     return found
 
 
-def _some(names: Iterable[str], count: int = 3) -> str:
-    listed = list(names)
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")
+def karpathy_set(splits: str, path: str, name: str, pictures: int | None, split: str = "test") -> list[EvalSet]:
+    """splits: the JSON file; path: the folder of the pictures, in sub-folders where the file names some
+    pictures: how many the split must have; None for any number
+    Raises UserError for a file that is missing or says something else, and for pictures that are missing.
+    """
+    if not Path(splits).is_file():
+        raise UserError(f"data.splits={splits} is missing: it is in Karpathy's caption_datasets.zip.")
+    try:
+        told = read_json(splits)["images"]
+        chosen = [_entry(image) for image in told if image["split"] == split]
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"data.splits={splits} is not one of Karpathy's files: {type(error).__name__} {error}."
+        ) from error
+    if pictures is not None and len(chosen) != pictures:
+        raise UserError(f"data.splits={splits} has {len(chosen):,} pictures of the split {split}, not {pictures:,}.")
+    if not chosen:
+        raise UserError(f"data.splits={splits} has no picture of the split {split}.")
+    items: list[Item] = []
+    missing = []
+    for folder, file, captions in chosen:
+        if ".." in Path(folder, file).parts or Path(folder, file).is_absolute():
+            raise UserError(f"data.splits={splits} names {folder!r}/{file!r}, which is not below data.path: refused.")
+        found = next((each for each in (Path(path) / folder / file, Path(path) / file) if each.is_file()), None)
+        if found is None:
+            missing.append(file)
+        else:
+            items.append((file, found, 0, "\n".join(captions)))
+    if missing:
+        raise UserError(
+            f"data.path={path} lacks {len(missing):,} of the {len(chosen):,} pictures, the first is {missing[0]}:"
+            " unpack the pictures' archive there."
+        )
+    return [EvalSet(name, [], [], items)]
+
+
+def _entry(image: dict[str, Any]) -> tuple[str, str, list[str]]:
+    captions = [" ".join(each["raw"].split()) for each in image["sentences"][:CAPTIONS]]
+    folder, file = image.get("filepath", ""), image["filename"]
+    if not (isinstance(folder, str) and isinstance(file, str) and file and "\0" not in folder + file):
+        raise ValueError(f"a picture has the file name {file!r:.60}")
+    return folder, file, list(filter(None, captions))

@@ -12,7 +12,9 @@ import torch
 
 from diptych.base.errors import UserError
 from diptych.base.files import ROOT
-from diptych.data.sets.labelled import labelled_pairs, train_folder, train_split
+from diptych.data.sets.benchmark_set import train_split
+from diptych.data.sets.folders import train_folder
+from diptych.data.sets.pair_set import labelled_pairs
 from samples import COLOURS, benchmark, picture
 
 EMOJI = ROOT / "data/emoji"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych.base.files import ROOT
-from diptych.data.sets.listing import Listing, list_pictures, no_picture
+from diptych.data.sets.folders import Listing, list_pictures, no_picture
 from diptych.data.stream.pairs import IMAGES
 
 
@@ -94,7 +94,7 @@ def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0)
     tmp_path.chmod(0o755)
     code = (
-        "import os, sys; from diptych.data.sets.listing import list_pictures; os.chdir(sys.argv[1]);"
+        "import os, sys; from diptych.data.sets.folders import list_pictures; os.chdir(sys.argv[1]);"
         "os.getuid() or os.setuid(65534); found = list_pictures('.'); print(found.pictures, found.left_out)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
