@@ -66,7 +66,7 @@ def contenders(name: str, device: str, size: int, compiled: bool) -> Iterator[tu
     from step import NAMES, ours, peer_package, theirs, whole
 
     import diptych
-    from diptych.training.compiling import compile_towers
+    from diptych.training.module import compile_towers
 
     torch.manual_seed(0)
     model = diptych.create_model(name).train().to(device)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from diptych.base.files import ROOT
 from diptych.data.stream.order import EDITION
-from diptych.training.writing import write
+from diptych.training.checkpoints import write
 
 Cli = Callable[..., "object"]
 SMALL = (
@@ -55,7 +55,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     arguments = (*SMALL, f"data.shards={shards}", "trainer.checkpoint_every=100", f"run_dir={run}")
     ended = cli("train", *arguments, *at("SignalAt", step=3, name=name))
     assert ended.code == code
-    assert f"{name} at step 3: saved; to go on, type python src/train.py resume={run}" in ended.err
+    assert f"{name} at step 3: saved; to resume, type python src/train.py resume={run}" in ended.err
     assert "Traceback" not in ended.err and len(lines(run)) == 3
     ended = cli("train", f"resume={run}", "allow_targets=[faults.SignalAt]")
     assert ended.code == 0, ended.err

@@ -109,7 +109,10 @@ MISTAKES = {
         ["model.pretrained=FILE", "finetune={image: none, text: none, logit_scale: false}"],
         "leave nothing to train",
     ),
-    "blocks": (["model.pretrained=FILE", "finetune.image=9"], "finetune.image=9: take all, none, or how many"),
+    "blocks": (
+        ["model.pretrained=FILE", "finetune.image=9"],
+        "finetune.image=9 is invalid: take all, none,",
+    ),
     "not a checkpoint": (["model.pretrained=FILE"], "FILE is refused: not a whole file of plain tensors"),
     "no timm": (["model=timm"], "model=timm needs the package timm"),
 }

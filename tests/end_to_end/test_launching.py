@@ -237,7 +237,7 @@ def test_a_signal_to_the_launcher_saves_on_all_ranks(running: subprocess.Popen[s
     at_step(running, 2)
     running.send_signal(signal.SIGTERM)
     output = running.communicate()[0]
-    assert output.count(": saved; to go on, type python src/train.py resume=") == 1, output
+    assert output.count(": saved; to resume, type python src/train.py resume=") == 1, output
     assert running.returncode not in (0, None)
     (step,) = (file.stem.removeprefix("step=") for file in (tmp_path / "run/checkpoints").glob("step=*.ckpt"))
     assert f"SIGTERM at step {step}: saved" in output

@@ -16,7 +16,7 @@ import webdataset as wds
 
 from diptych.data.sets.evalset import EvalSet
 from diptych.training.callbacks.zeroshot import choice
-from diptych.training.writing import write
+from diptych.training.checkpoints import write
 from samples import benchmark, caption, picture, write_shards
 
 Cli = Callable[..., Any]
@@ -113,7 +113,7 @@ def test_a_set_of_the_role_test_chooses_nothing(cli: Cli, tmp_path: Path, class_
     index = write_shards(tmp_path / "own", [40])
     given = (*TINY, f"data.shards={index}", "data.validation=0")
     ended = cli("train", *given, f"data.evaluate={class_folder}", f"run_dir={tmp_path}/run")
-    assert ended.code == 0 and "best.ckpt is none: no set has the role validation" in ended.out, ended.err
+    assert ended.code == 0 and "best.ckpt is not chosen: no set has the role validation" in ended.out, ended.err
     assert "val/zeroshot/classes/top1" in (tmp_path / "run/metrics.jsonl").read_text()
     assert not (tmp_path / "run/checkpoints/best.ckpt").exists()
     assert "held out" not in (tmp_path / "run/report.html").read_text()
@@ -143,7 +143,7 @@ def test_a_resume_on_other_sets_says_so_and_chooses_the_best_anew(
     ended = cli("train", f"resume={run}", f"data.evaluate=[{many},{kept}]")
     said = (
         "validation: from step 1 on, colours has other labels; classes is not measured any more: these scores can't"
-        " be compared with those before; best.ckpt is chosen anew, and the one before stays as"
+        " be compared with those before; best.ckpt is chosen again from here on, and the earlier one stays as"
         " best-until-step=1.ckpt."
     )
     assert ended.code == 0 and ended.err.count(f"diptych: {said}") == 1, ended.err
@@ -191,5 +191,5 @@ def test_what_chooses() -> None:
         ([made("t", "test", True)], True, True, -2.0),
     ):
         chosen = choice(sets, pairs, sentences)
-        assert chosen is not None and chosen.of(numbers) == pytest.approx(expected)
+        assert chosen is not None and chosen.score(numbers) == pytest.approx(expected)
     assert choice([made("t", "test", True), made("t", "test", False)], False, True) is None

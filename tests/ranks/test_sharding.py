@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from diptych.launch.distributed import synchronise_batch_norm
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
-from diptych.training.parallel import average_gradients, divided, joined, mesh_of, shard, whole
+from diptych.training.parallel import average_gradients, blocks_of, divided, joined, mesh_of, recomputed, shard, whole
 
 KINDS = one_result.KINDS
 VARIANTS = {  # replicas, micro-batches, blocks computed again
@@ -57,7 +57,9 @@ def step(rank: int, world: int, kind: str, variant: str) -> dict[str, Any]:
     model, loss = synchronise_batch_norm(one_result.small_clip(kind)), Scaled()
     model.to(memory_format=torch.channels_last)
     if world > 1:
-        shard(model, mesh_of("cpu", world, replicas), recompute=again)
+        for block in blocks_of(model) if again else ():
+            recomputed(block)
+        shard(model, mesh_of("cpu", world, replicas))
         average_gradients(loss.parameters())
     images, tokens = (x.chunk(world)[rank] for x in one_result.batch())
     value = loss(*encode(model, images, tokens, parts))

@@ -25,10 +25,10 @@ from diptych.building.build import build
 from diptych.interop.formats import convert, read
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
+from diptych.training.checkpoints import read as read_folder
 from diptych.training.module import ContrastiveModule
 from diptych.training.optim import adamw, warmup_cosine
-from diptych.training.sharded import read as read_folder
-from diptych.training.strategy import FullySharded, replicated
+from diptych.training.strategy import FullySharded, Replicated
 from diptych.training.trainer import make_trainer
 
 STEPS, HALF = 20, 10
@@ -125,16 +125,16 @@ def on_two(rank: int, world: int, folder: str) -> dict[str, Any]:
     at, found = Path(folder), {}
     run = functools.partial(fit, rank, world)
     resnet = "resnet-transformer"
-    found["resnet replicated"] = run(at / "resnet-0", replicated(), resnet)
+    found["resnet replicated"] = run(at / "resnet-0", Replicated(), resnet)
     found["resnet sharded"] = run(at / "resnet-1", FullySharded(activation_checkpointing=True), resnet)
-    found["replicated"] = run(at / "replicated", replicated())
+    found["replicated"] = run(at / "replicated", Replicated())
     found["sharded"] = run(at / "sharded", FullySharded())
     found["folders"] = run(at / "folders", FullySharded(sharded_checkpoints=True))
     file, shards, plain = (
         at / name / "checkpoints" / f"step={HALF}.ckpt" for name in ("sharded", "folders", "replicated")
     )
-    found["replicated after file"] = run(at / "a", replicated(), last=file)
-    found["replicated after shards"] = run(at / "b", replicated(), last=shards)
+    found["replicated after file"] = run(at / "a", Replicated(), last=file)
+    found["replicated after shards"] = run(at / "b", Replicated(), last=shards)
     found["sharded after plain"] = run(at / "c", FullySharded(), last=plain)
     found["sharded after shards"] = run(at / "d", FullySharded(), last=shards)
     return found
@@ -150,7 +150,7 @@ def on_four(rank: int, world: int, folder: str) -> dict[str, Any]:
         for before in ("sharded", "folders")
         for name, strategy in (("four", FullySharded()), ("two of two", FullySharded(replicas=2)))
     }
-    for name, strategy in (("mixed replicated", replicated()), ("mixed sharded", FullySharded())):
+    for name, strategy in (("mixed replicated", Replicated()), ("mixed sharded", FullySharded())):
         found[name] = run(at / name, strategy, precision="bf16-mixed")
     return found
 

@@ -18,7 +18,7 @@ from diptych.plan.counts import Live
 from diptych.plan.layout import Layout
 from diptych.towers.clip import CLIP
 from diptych.training.accumulation import features
-from diptych.training.parallel import mesh_of, shard
+from diptych.training.parallel import blocks_of, mesh_of, recomputed, shard
 
 TOKENS, DIMENSIONS = 12, 256
 
@@ -79,7 +79,9 @@ def _model_step(case: Case) -> Callable[[], None]:
     if layout.shard == 1:
         trained = DistributedDataParallel(trained, gradient_as_bucket_view=True)
     else:
-        shard(model, mesh_of("cpu", layout.ranks, layout.replicas), recompute=layout.recompute)
+        for block in blocks_of(model) if layout.recompute else ():
+            recomputed(block)
+        shard(model, mesh_of("cpu", layout.ranks, layout.replicas))
     return lambda: trained(*batch(layout.pairs)).backward()
 
 

@@ -17,9 +17,9 @@ from diptych.base.batch import Batch
 from diptych.base.errors import UserError
 from diptych.loss import ContrastiveLoss
 from diptych.towers.clip import CLIP
-from diptych.training.callbacks.gradients import Gradients
-from diptych.training.gradients import gradient_norms, with_nan_if_not_finite
+from diptych.training.callbacks.gradients import Gradients, gradient_norms
 from diptych.training.loggers import MetricsFile
+from diptych.training.module import with_nan_if_not_finite
 from diptych.training.optim import Muon, adamw, sgd
 
 
@@ -113,7 +113,7 @@ def _momenta(states: list[dict[str, Any]]) -> list[Any]:
 
 
 def test_too_many_in_a_row_stop_and_single_ones_do_not(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="At step 7 the loss is not finite, as in the 2 before it"):
+    with pytest.raises(UserError, match="At step 7 the loss is not finite, like the 2 before it"):
         fit(tmp_path, small_clip(), steps=8, make=spoilt((2, 3, 5, 6, 7)), nonfinite_steps=2)
     assert sorted(f.name for f in (tmp_path / "nonfinite").iterdir()) == [f"step={n}.json" for n in (2, 3, 5, 6, 7)]
     assert saved(tmp_path, 6)["callbacks"]["Gradients"] == {"skipped": 4, "scaled_down": 0, "in_a_row": 2}

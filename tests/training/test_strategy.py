@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import diptych
 from diptych.model.load import read_checkpoint
 from diptych.towers.clip import CLIP
-from diptych.training.strategy import Recompute, replicated
+from diptych.training.strategy import Recompute, Replicated
 from diptych.training.trainer import make_trainer
 
 
@@ -35,7 +35,7 @@ def kept(model: CLIP, images: Tensor) -> int:
 def test_one_process_lets_blocks_be_computed_again(tmp_path: Path) -> None:
     model, images = diptych.create_model("rn_tiny"), torch.rand(4, 3, 32, 32)
     before = kept(model, images)
-    strategy = partial(replicated, activation_checkpointing=True)
+    strategy = partial(Replicated, activation_checkpointing=True)
     trainer = make_trainer(run_dir=tmp_path, devices=1, max_steps=1, strategy=strategy, accelerator="cpu")
     (callback,) = (callback for callback in trainer.callbacks if isinstance(callback, Recompute))
     module: Any = nn.ModuleList([model])

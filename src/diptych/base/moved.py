@@ -164,7 +164,9 @@ MOVED: dict[str, str] = {
     "diptych.templates": "diptych.base.templates",
     "diptych.terminal": "diptych.base.terminal",
     "diptych.textfile": "diptych.base.textfile",
+    "diptych.training.callbacks.words.Words": "diptych.training.callbacks.counts.Words",
     "diptych.training.patches": "diptych.model.patches",
+    "diptych.training.strategy.replicated": "diptych.training.strategy.Replicated",
     "diptych.vocabulary": "diptych.commands.stored",
     "diptych.world": "diptych.launch.world",
 }

@@ -48,10 +48,8 @@ def _fit(config: Config, run_dir: Path, resume: bool) -> None:
     from diptych.base.allocator import keep_freed_memory
     from diptych.commands.sets import sets_of_training
     from diptych.model.load import read_checkpoint
-    from diptych.training.callbacks.begun import Begun
-    from diptych.training.compiling import compile_towers
     from diptych.training.loggers import MetricsFile, finishing
-    from diptych.training.module import ContrastiveModule
+    from diptych.training.module import ContrastiveModule, compile_towers
     from diptych.training.precision import tower_dtype
 
     L.seed_everything(config["seed"], verbose=False)
@@ -79,8 +77,7 @@ def _fit(config: Config, run_dir: Path, resume: bool) -> None:
     accumulate = config["trainer"].get("accumulate", 1)
     module = ContrastiveModule(model, loss, optimizer, schedule, steps, describe, accumulate, tower_dtype(precision))
     loggers: list[Logger] = [MetricsFile(run_dir / "metrics.jsonl", resume_from=start)]
-    callbacks = [Begun(run_dir)]
-    callbacks += [make(each, f"callbacks.{key}") for key, each in config["callbacks"].items() if each]
+    callbacks = [make(each, f"callbacks.{key}") for key, each in config["callbacks"].items() if each]
     with finishing(loggers):
         if config["logger"] and first:
             loggers += filter(None, [make(config["logger"], "logger")(run_dir=str(run_dir), config=masked(config))])

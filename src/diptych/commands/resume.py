@@ -156,7 +156,7 @@ def recover(run_dir: Path) -> Path | None:
     Damaged files are reported and renamed (`step=N.ckpt.damaged`), unfinished files are removed.
     Raises UserError, with each file's damage, where no checkpoint is whole.
     """
-    from diptych.training.naming import give_name, step_checkpoints
+    from diptych.training.checkpoints import give_name, step_checkpoints
 
     folder = run_dir / "checkpoints"
     last = folder / "last.ckpt"
@@ -183,7 +183,7 @@ def damage(file: Path) -> str | None:
     """What is wrong with a checkpoint, None where it is whole. A file is compared with its own digest, or without one
     with the checksums of torch's format, a zip. Of a folder only the description is read."""
     from diptych.interop.sharded import opened
-    from diptych.training.writing import digest_of_sealed
+    from diptych.training.checkpoints import digest_of_sealed
 
     try:
         if file.is_dir():

@@ -1,4 +1,5 @@
-"""Which parts of a model a run trains: the locked image tower of LiT, the last blocks of a tower, or everything."""
+"""Which parts of a model a run trains: all, only the last blocks of a tower, or one tower (LiT's locked image
+tower)."""
 
 from __future__ import annotations
 
@@ -7,15 +8,15 @@ from diptych.towers.clip import CLIP
 
 
 def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", logit_scale: bool = True) -> list[str]:
-    """Choose what of `model` is trained, in place; returns what to say of it in the log, nothing for everything.
+    """Choose which parts of `model` are trained, in place; returns lines for the log, none if all is trained.
 
-    image, text: "all" of the tower; "none" of it, as the image tower of LiT (Zhai et al. 2022, "Locked-image
-        text Tuning"); or n, its last n blocks and its head (the last norm, the projection, the pooling)
+    image, text: "all" of the tower; "none" of it, like the image tower of LiT (Zhai et al. 2022, "Locked-image text
+        Tuning"); or n, its last n blocks and its head (the last norm, the projection, the pooling)
     logit_scale: whether the temperature is learned
 
-    What isn't trained takes no gradient, so autograd keeps nothing for it and its backward pass isn't run, no
-    optimiser holds it, and it stays in eval mode (`CLIP.train`): batch norms keep their statistics.
-    Raises UserError for more blocks than there are, an unknown word, and where nothing is left to train.
+    Frozen parameters get no gradient, autograd keeps nothing for them and skips their backward pass, no optimiser has
+    them, and they stay in eval mode (`CLIP.train`), so batch norms keep their statistics.
+    Raises UserError for more blocks than the tower has, for an unknown word, and where nothing is left to train.
     """
     above = model.layers_above()
     for tower, given in (("image", image), ("text", text)):
@@ -29,7 +30,7 @@ def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", log
     if not trained:
         raise UserError(
             "finetune.image=none, finetune.text=none and finetune.logit_scale=false leave nothing to train: "
-            "take all, or a number of blocks, for one of the towers."
+            "set one of the towers to all or to a number of blocks."
         )
     model.train(model.training)
     choice = f"image: {image}, text: {text}, logit_scale: {str(bool(logit_scale)).lower()}"
@@ -37,14 +38,14 @@ def finetune(model: CLIP, image: str | int = "all", text: str | int = "all", log
 
 
 def _limit(tower: str, given: str | int, blocks: int) -> int:
-    """The most layers that may stand above a parameter which is trained; -1 for none."""
+    """A parameter is trained if it has at most this many layers above it; -1 for no parameter."""
     if given == "all":
         return blocks + 1
     if given == "none":
         return -1
     if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= blocks:
         raise UserError(
-            f"finetune.{tower}={given}: take all, none, or how many of the tower's {blocks} blocks, from the last,"
-            " are trained."
+            f"finetune.{tower}={given} is invalid: take all, none, or the number of last blocks to train, at most"
+            f" {blocks}."
         )
     return given

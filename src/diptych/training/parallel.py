@@ -1,8 +1,8 @@
-"""Fully sharded data parallelism (FSDP2) applied from outside to a plain CLIP (Zhao et al. 2023, "PyTorch FSDP").
+"""Fully sharded data parallelism (FSDP2), applied from outside to a plain CLIP (Zhao et al. 2023, "PyTorch FSDP").
 
-Each block is a group whose parameters are gathered just before it computes and freed after; what a tower has
-beside its blocks is a last group. The two towers are the roots, not the CLIP around them: so `encode_image` and
-`encode_text` work alone, and the logit scale, a scalar that can't be cut, stays outside, replicated.
+Each block is a group: its parameters are gathered just before it computes, and freed after. The rest of a tower is
+one more group. The roots are the two towers, not the CLIP around them, so `encode_image` and `encode_text` work
+alone. The logit scale is a scalar, which can't be sharded; every rank has it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -29,36 +30,31 @@ BLOCKS = (ResidualAttentionBlock, BasicBlock, Bottleneck)
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The residual blocks of a tower or model: what is gathered, or computed again, one by one."""
+    """The residual blocks of a tower or model, which are gathered, or computed again, one by one."""
     return [part for part in module.modules() if isinstance(part, BLOCKS)]
 
 
 def mesh_of(device: str, ranks: int, replicas: int = 1) -> DeviceMesh:
-    """[ranks], or [replicas, ranks / replicas] for copies of the model that are sharded each. All ranks call it."""
+    """[ranks], or [replicas, ranks / replicas] for several copies of the model, each sharded. All ranks call it."""
     if replicas == 1:
         return init_device_mesh(device, (ranks,), mesh_dim_names=("shard",))
     return init_device_mesh(device, (replicas, ranks // replicas), mesh_dim_names=("replicate", "shard"))
 
 
-def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recompute: bool = False) -> None:
-    """Cut the towers' parameters along their first dimension over the ranks of `mesh`, in place.
+def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+    """Shard the towers' parameters along their first dimension over the ranks of `mesh`, in place.
 
-    mesh: `mesh_of`; with replicas (HSDP) gathers stay within one, and gradients alone are averaged over them
-    dtype: what the towers gather and compute in, from weights that stay as they are; bfloat16 sends half the bytes.
-        Gradients are summed in float32, and batch norms keep their weights
-    recompute: keep a block's input alone for the backward pass, and compute the block again there
+    mesh: `mesh_of`; with replicas (HSDP) only gradients are exchanged between them, never parameters
+    dtype: in which the towers gather and compute; the stored weights keep their type. bfloat16 sends half the bytes.
+        Gradients are summed in float32, and batch norms keep their weights' type
 
-    Where a parameter lies in memory doesn't survive: channels_last convolutions become contiguous.
+    Memory layouts are lost: channels_last convolutions become contiguous.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
     for tower in (model.image, model.text):
-        blocks = blocks_of(tower)
-        for block in blocks:
-            if recompute:
-                recomputed(block)
-        for module in (*blocks, tower):
+        for module in (*blocks_of(tower), tower):
             if dtype and (norms := _batch_norms(module)):
                 fully_shard(norms, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
             fully_shard(module, mesh=mesh, reshard_after_forward=module is not tower, mp_policy=policy)
@@ -66,29 +62,32 @@ def shard(model: CLIP, mesh: DeviceMesh, dtype: torch.dtype | None = None, recom
 
 
 def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    """Those of `module` that no group has yet."""
+    """The batch norms of `module` that are in no group yet."""
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and not isinstance(m, FSDPModule)]
 
 
 def recomputed(block: nn.Module) -> None:
-    """Let `block` keep its inputs alone. Inside of what FSDP hooks, so that its parameters are there both times."""
+    """Let `block` keep only its inputs for the backward pass and compute itself again there. Call this before
+    `shard`: FSDP's hooks are then outside, and the parameters are gathered both times."""
     forward = block.forward
 
-    def forgetful(*inputs: Any) -> Any:
+    def recomputing(*inputs: Any) -> Any:
         contexts = lambda: (nullcontext(), untracked(block))  # noqa: E731
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
-    block.forward = forgetful
+    block.forward = recomputing
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give parameters that every rank holds whole the mean of all ranks' gradients, as soon as there is one."""
+    """From now on, parameters that are whole on every rank get the mean of all ranks' gradients in the backward
+    pass."""
     for parameter in parameters:
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(_average)
+            parameter.register_post_accumulate_grad_hook(average)
 
 
-def _average(parameter: Tensor) -> None:
+def average(parameter: Tensor) -> None:
+    """Replace a parameter's gradient by its mean over ranks."""
     if world_size() > 1:
         assert parameter.grad is not None
         dist.all_reduce(parameter.grad)
@@ -97,8 +96,8 @@ def _average(parameter: Tensor) -> None:
 
 @contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """All of `model` on every rank meanwhile, gathered once: so ranks may encode batches of different number, as an
-    evaluation does, without waiting for one another. Nothing where nothing is sharded; not for training."""
+    """Within, every rank has all of `model`, gathered once. So ranks can encode different numbers of batches, as an
+    evaluation does, without waiting for each other. Does nothing for a model that isn't sharded; not for training."""
     groups = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for group in groups:
         group.set_reshard_after_forward(False, recurse=False)
@@ -112,30 +111,26 @@ def whole(model: nn.Module) -> Iterator[None]:
 
 
 def joined(tree: Any, keep: bool) -> Any:
-    """A state dict with every DTensor whole, on the CPU and in the layout of any other run's; all ranks call it.
+    """A state dict with every DTensor whole, on the CPU and in the layout of an unsharded run; all ranks call it.
 
-    keep: whether this rank wants it; the others get the same tree with empty tensors
+    keep: whether this rank needs it; the others get the same tree with empty tensors
     """
-    if isinstance(tree, dict):
-        return {key: joined(value, keep) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [joined(value, keep) for value in tree]
-    if not isinstance(tree, Tensor):
-        return tree
-    tensor = tree.full_tensor() if isinstance(tree, DTensor) else tree
-    if not keep:
-        return tensor.new_empty(0, device="cpu")
-    return in_layout(tensor.detach().to("cpu", copy=True))
+
+    def join(tensor: Tensor) -> Tensor:
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return in_layout(whole.detach().to("cpu", copy=True)) if keep else whole.new_empty(0, device="cpu")
+
+    return apply_to_collection(tree, Tensor, join)
 
 
 def in_layout(tensor: Tensor) -> Tensor:
-    """As any other run has it in memory: convolutions are channels_last, and a fused optimiser pairs a weight with
-    its moments by their place there, whatever their strides say."""
+    """In the memory layout of an unsharded run, where convolutions are channels_last: a fused optimiser pairs a
+    weight with its moments by their order in memory and ignores strides."""
     return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor cut as `like` is; as it is where that isn't cut, or has another shape. No rank waits."""
+    """A whole tensor sharded as `like` is; unchanged if `like` isn't sharded or has another shape. No rank waits."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device).contiguous()
@@ -143,13 +138,13 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def rows_of(like: DTensor) -> range:
-    """Those that this rank holds."""
+    """The rows of `like` that this rank has."""
     places = torch.arange(like.shape[0], device=like.device)
     mine = distribute_tensor(places, like.device_mesh, like.placements, src_data_rank=None).to_local()
     return range(int(mine[0]), int(mine[-1]) + 1) if len(mine) else range(0)
 
 
 def from_rows(rows: Tensor, like: DTensor) -> DTensor:
-    """This rank's rows of a tensor that is cut as `like` is."""
+    """A tensor that is sharded as `like` is, from this rank's rows."""
     mesh, rows = like.device_mesh, rows.to(like.device)
     return DTensor.from_local(rows, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())

@@ -1,5 +1,5 @@
-"""In which numbers a step is computed. In all of them logits, loss, the statistics of norms, the weights that are
-kept, their gradients over ranks and the optimiser's state are float32 (float64 under 64-true).
+"""The precisions of a step. In all of them the logits, the loss, the statistics of norms, the stored weights, their
+gradients over ranks and the optimiser's state are float32 (float64 under 64-true).
 
 32-true     float32 throughout
 bf16-mixed  matrix products and convolutions in bfloat16 (torch.autocast)
@@ -25,9 +25,9 @@ NAMES = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")  # Lightni
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:
-    """ "auto" -> bf16-mixed where the processor multiplies in bf16, 32-true elsewhere; other names as they are.
+    """ "auto" -> bf16-mixed if the hardware multiplies in bf16, otherwise 32-true; other names stay the same.
 
-    Raises UserError for a name that is none of NAMES.
+    Raises UserError for a name that is not in NAMES.
     """
     if precision in NAMES:
         return precision
@@ -41,7 +41,7 @@ def resolve_precision(precision: str, accelerator: str = "auto") -> str:
 
 
 def make_precision(name: str, device: str) -> Precision:
-    """What Lightning does around a step for one of NAMES. device: "cuda" or "cpu"."""
+    """Lightning's precision plug-in for one of NAMES. device: "cuda" or "cpu"."""
     if name == "16-mixed":
         return ScaledHalf(device)
     if name == "bf16-mixed":
@@ -50,15 +50,15 @@ def make_precision(name: str, device: str) -> Precision:
 
 
 def tower_dtype(name: str) -> torch.dtype | None:
-    """What `computed_in` is to compute the towers in; None where the weights' own type or autocast decides."""
+    """The type for `computed_in`; None where the weights' own type or autocast decides."""
     return torch.bfloat16 if name == "bf16-true" else None
 
 
 def computed_in(dtype: torch.dtype, tower: nn.Module, *inputs: Tensor) -> Tensor:
-    """tower(*inputs) with everything inside in `dtype`: each [B, …] -> [B, D] in `dtype`.
+    """tower(*inputs), with all inside in `dtype`: each [B, …] -> [B, D] in `dtype`.
 
-    The tower's own weights stay as they are and get their gradients in their own type: a bfloat16 weight has three
-    digits and would lose any update below a 256th of itself. Batch norms keep their weights and running statistics.
+    The tower's own weights keep their type and get gradients of their type: a bfloat16 weight has three digits and
+    would lose any update below a 256th of itself. Batch norms keep the type of their weights and running statistics.
     """
     norms = {id(p) for m in tower.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
     weights = {name: p.to(dtype) for name, p in tower.named_parameters() if id(p) not in norms}
@@ -66,8 +66,8 @@ def computed_in(dtype: torch.dtype, tower: nn.Module, *inputs: Tensor) -> Tensor
 
 
 class Doubled(Precision):
-    """float64 weights. Lightning's own also changes torch's default type while it goes forward, and not while a part
-    of a batch is encoded again."""
+    """float64 weights. Lightning's own plug-in also changes torch's default type, but only in the forward pass, not
+    when a part of a batch is encoded again."""
 
     precision = "64-true"
 
@@ -78,8 +78,8 @@ class Doubled(Precision):
 class ScaledHalf(MixedPrecision):
     """Autocast to float16 with a gradient scaler, on CPUs too.
 
-    Lightning's own leaves unscaling to optimisers that can (fused ones); here gradients are always unscaled before
-    anyone measures or clips them. The scaler's state is saved with the checkpoint.
+    Lightning's own plug-in leaves the unscaling to fused optimisers; here gradients are always unscaled before they
+    are measured or clipped. The scaler's state is saved in checkpoints.
     """
 
     scaler: torch.amp.GradScaler

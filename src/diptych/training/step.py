@@ -1,11 +1,10 @@
-"""The trainer's exact step for a training loop of one's own: forward, loss, backward, optimiser."""
+"""The trainer's exact step for your own training loop: forward, loss, backward, optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from diptych.base.allocator import keep_freed_memory
@@ -13,10 +12,12 @@ from diptych.base.batch import normalise
 from diptych.base.errors import UserError
 from diptych.launch import distributed
 from diptych.loss import ContrastiveLoss
-from diptych.towers.clip import CLIP, unit
+from diptych.towers.clip import CLIP
+from diptych.training.accumulation import encoded
 from diptych.training.module import MAX_LOG_SCALE
 from diptych.training.optim import adamw
-from diptych.training.precision import NAMES, computed_in, tower_dtype
+from diptych.training.parallel import average
+from diptych.training.precision import NAMES, tower_dtype
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,25 +33,25 @@ def build_step(
     loss: nn.Module | None = None,
     clip: float | None = None,
 ) -> Step:
-    """One optimiser step as the trainer runs it: (images, tokens) -> loss, before the step and detached, [].
+    """One optimiser step as the trainer runs it: (images, tokens) -> the loss before the step, detached, [].
 
-    images: float [B, 3, H, W], prepared as `model(images, tokens)` takes them; or uint8, prepared here
+    images: float [B, 3, H, W], prepared as for `model(images, tokens)`; or uint8, which are prepared here
     tokens: int64 [B, L]
-    lr, betas, eps, weight_decay: of AdamW, whose decay skips gains, biases and the logit scale (`optim.adamw`)
-    precision: one of `precision.NAMES`, without 16-mixed
-    loss: (image [B, D], text [B, D], scale []) -> scalar; CLIP's, over the pairs of all ranks, if not given
+    lr, betas, eps, weight_decay: of AdamW, which doesn't decay gains, biases and the logit scale (`optim.adamw`)
+    precision: one of `precision.NAMES`, except 16-mixed
+    loss: (image [B, D], text [B, D], scale []) -> scalar; by default CLIP's, over the pairs of all ranks
     clip: largest norm of the whole gradient; None for no clipping (the trainer's default is 1.0)
 
-    The model is changed in place: set to training mode and channels_last, to float64 under 64-true. On a CPU the
-    process keeps the memory that it frees from then on, which saves time and no digit (`allocator.py`). In a process
-    group each rank brings its own B pairs of one global batch, and gradients are averaged over ranks: as the loss
-    gathers features with their gradients, the step is that of the global batch in one process.
+    The model is changed in place: to training mode and channels_last, and to float64 under 64-true. On a CPU the
+    process keeps the memory that it frees from then on, which saves time and changes no number (`allocator.py`). In a
+    process group each rank has its own B pairs of one global batch, and gradients are averaged over ranks. Since the
+    loss gathers features with their gradients, the step equals that of the global batch in one process.
     `step.optimizer` is the optimiser, for a schedule or a checkpoint. Raises UserError for an unknown precision, and
-    for a model with patch dropout, whose patches are drawn from the samples' seeds in the data.
+    for a model with patch dropout, since the samples' seeds in the data choose the patches.
     """
     if precision not in NAMES or precision == "16-mixed":
         others = ", ".join(name for name in NAMES if name != "16-mixed")
-        raise UserError(f"build_step takes no precision={precision}: choose one of {others}.")
+        raise UserError(f"build_step doesn't support precision={precision}: choose one of {others}.")
     if getattr(model.image, "patch_dropout", 0):
         raise UserError("build_step can't drop patches: create the model with image.patch_dropout=0.")
     loss = ContrastiveLoss() if loss is None else loss
@@ -68,17 +69,19 @@ def build_step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def features(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        text = _encoded(model.text, tokens, dtype)
+        text = encoded(model.text, dtype, tokens)
         if images.dtype == torch.uint8:
             images = normalise(images, model.mean, model.std)
-        return _encoded(model.image, images.to(model.logit_scale.dtype), dtype), text
+        return encoded(model.image, dtype, images.to(model.logit_scale.dtype)), text
 
     def step(images: Tensor, tokens: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             value = loss(*features(images, tokens), model.logit_scale.exp())
         value.backward()
-        _average(parameters)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                average(parameter)
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
@@ -88,17 +91,3 @@ def build_step(
 
     step.optimizer = optimizer  # type: ignore[attr-defined]
     return step
-
-
-def _encoded(tower: nn.Module, rows: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Features [B, D] at unit length."""
-    return unit(tower(rows) if dtype is None else computed_in(dtype, tower, rows))
-
-
-def _average(parameters: list[nn.Parameter]) -> None:
-    """The mean of each gradient over ranks, as data-parallel wrappers take it."""
-    if (ranks := distributed.world_size()) > 1:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= ranks

@@ -1,4 +1,4 @@
-"""How ranks share a model: every rank holds all of it (DDP), or a shard (FSDP2); their checkpoints are alike."""
+"""How ranks share a model: every rank has all of it (DDP) or a shard (FSDP2). Both write the same checkpoints."""
 
 from __future__ import annotations
 
@@ -14,31 +14,27 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diptych.training import parallel, sharded
+from diptych.training import checkpoints, parallel
 from diptych.training.module import ContrastiveModule
 
 PATIENCE = timedelta(minutes=30)
 
 
-def replicated(timeout: timedelta = PATIENCE, activation_checkpointing: bool = False) -> Replicated:
-    """The whole model on every rank, gradients averaged. They live in the buckets that are sent, not beside them.
+class Replicated(DDPStrategy):
+    """The whole model on every rank, with gradients averaged. The gradients are stored in the buckets that are sent.
 
     timeout: how long a rank waits for the others
-    activation_checkpointing: as of `FullySharded`; of a run's only process, too
+    activation_checkpointing: as of `FullySharded`; it also works in a run's only process
     """
-    return Replicated(timeout, activation_checkpointing)
 
-
-class Replicated(DDPStrategy):
-    """What `replicated` makes."""
-
-    def __init__(self, timeout: timedelta, activation_checkpointing: bool) -> None:
+    def __init__(self, timeout: timedelta = PATIENCE, activation_checkpointing: bool = False) -> None:
         super().__init__(gradient_as_bucket_view=True, timeout=timeout)
         self.activation_checkpointing = activation_checkpointing
 
 
 class Recompute(L.Callback):
-    """Lets every block be computed again in the backward pass, before anything is wrapped around the model."""
+    """Lets every block be computed again in the backward pass; Lightning calls it before a strategy wraps the
+    model."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for block in parallel.blocks_of(pl_module):
@@ -46,17 +42,17 @@ class Recompute(L.Callback):
 
 
 class FullySharded(ModelParallelStrategy):
-    """Parameters, gradients and optimiser state cut over ranks (`diptych.training.parallel`).
+    """Parameters, gradients and optimiser state sharded over ranks (`diptych.training.parallel`).
 
     timeout: how long a rank waits for the others
-    replicas: copies of the model; ranks are divided among them, so that gathers stay within one (HSDP: a node, as a
-        rule) and gradients alone are averaged over copies
-    activation_checkpointing: keep one tensor a block for the backward pass and compute the block again there
-    sharded_checkpoints: each rank writes its shards to a folder (`diptych.training.sharded`); otherwise rank 0
-        gathers and writes one file, as in every other run
+    replicas: number of copies of the model, among which the ranks are divided (HSDP). Parameters are only gathered
+        within a copy, which is usually one node, and only gradients are averaged over copies
+    activation_checkpointing: keep one tensor of each block for the backward pass and compute the block again there
+    sharded_checkpoints: each rank writes its shards to a folder (`CheckpointFolders`); otherwise rank 0 gathers all
+        and writes one file, as in every other run
 
-    Either holds state by its place among the optimiser's parameters, which doesn't depend on the strategy; so a run
-    goes on under any.
+    Both store the optimiser's state by the order of its parameters, which doesn't depend on the strategy. So a run
+    can resume with any strategy.
     """
 
     def __init__(
@@ -79,8 +75,8 @@ class FullySharded(ModelParallelStrategy):
         module = self.lightning_module
         assert isinstance(module, ContrastiveModule)
         mesh = parallel.mesh_of(self.root_device.type, self.world_size, self.replicas)
-        parallel.shard(module.model, mesh, module.tower_dtype, recompute=self.activation_checkpointing)
-        module.tower_dtype = None  # shards are gathered in it
+        parallel.shard(module.model, mesh, module.tower_dtype)
+        module.tower_dtype = None  # FSDP already gathers and computes in it
         parallel.average_gradients(module.loss.parameters())
         super().setup(trainer)
 
@@ -89,12 +85,12 @@ class FullySharded(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This rank's shards; or on rank 0 the whole model, for which every rank calls it."""
+        """This rank's shards; or, on rank 0, the whole model. Every rank calls this."""
         assert self.lightning_module is not None
         return self._gathered(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As of the model."""
+        """Like `lightning_module_state_dict`."""
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         return self._gathered(inner.state_dict())
 
@@ -108,7 +104,7 @@ class FullySharded(ModelParallelStrategy):
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Of a file all, mapped into memory; of a folder this rank's shards."""
+        """All of a file, mapped into memory; of a folder only this rank's shards."""
         path = Path(checkpoint_path)
         if not path.is_dir():
             return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -117,7 +113,7 @@ class FullySharded(ModelParallelStrategy):
         for number, optimizer in enumerate(self.optimizers):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             tensors |= {f"optimizer_states.{number}.state.{place}": x for place, x in enumerate(parameters)}
-        return sharded.read(path, lambda name: tensors.get(name, tensors.get(name.rpartition(".")[0])))
+        return checkpoints.read(path, lambda name: tensors.get(name, tensors.get(name.rpartition(".")[0])))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
@@ -131,7 +127,7 @@ class FullySharded(ModelParallelStrategy):
 
 
 def _divided_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The whole state of one process -> that of this rank's shards."""
+    """The state of the whole optimiser -> the state of this rank's shards."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = [place for group in state["param_groups"] for place in group["params"]]
     like: dict[int, Tensor] = dict(zip(places, parameters, strict=True))

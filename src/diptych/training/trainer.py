@@ -1,4 +1,5 @@
-"""Lightning's Trainer for one run: steps are the unit, and our own callbacks do bar, metrics and checkpoints."""
+"""Lightning's Trainer for one run. It counts steps, and our callbacks write the metrics, the bar and the
+checkpoints."""
 
 from __future__ import annotations
 
@@ -18,13 +19,11 @@ from lightning.pytorch.strategies import Strategy
 from diptych.base.quantities import Count, NotNegative, Positive, Whole
 from diptych.training.callbacks.checkpoints import Checkpoints
 from diptych.training.callbacks.counts import Counts
-from diptych.training.callbacks.generators import Generators
 from diptych.training.callbacks.gradients import Gradients
-from diptych.training.callbacks.record import Record
+from diptych.training.callbacks.progress import Record
+from diptych.training.checkpoints import CheckpointFiles, CheckpointFolders
 from diptych.training.precision import make_precision, resolve_precision
-from diptych.training.sharded import CheckpointFolders
-from diptych.training.strategy import FullySharded, Recompute, Replicated, replicated
-from diptych.training.writing import CheckpointFiles
+from diptych.training.strategy import FullySharded, Recompute, Replicated
 
 
 def make_trainer(
@@ -48,28 +47,29 @@ def make_trainer(
 ) -> L.Trainer:
     """The trainer of one rank.
 
-    devices: ranks on this machine; more than one train data-parallel (NCCL on GPUs, gloo on CPUs)
-    strategy: (timeout) -> how ranks share the model; None for a copy each
-    nodes: machines, with as many ranks each
-    timeout: minutes after which a rank that waits for the others gives up
-    checkpoint_every, checkpoint_minutes: steps and minutes between two checkpoints; keep: how many stay
-    precision: one of `precision.NAMES`, or "auto": bf16-mixed where the hardware gains from it
+    devices: number of ranks on this machine; several ranks train data-parallel (NCCL on GPUs, gloo on CPUs)
+    strategy: (timeout) -> how ranks share the model; None: each has a copy
+    nodes: number of machines; all have the same number of ranks
+    timeout: minutes that a rank waits for the others before it fails
+    checkpoint_every, checkpoint_minutes: steps and minutes between two checkpoints
+    keep: number of step checkpoints that stay
+    precision: one of `precision.NAMES`, or "auto": bf16-mixed where the hardware supports it
     clip: largest norm of the whole gradient; None for no clipping
-    nonfinite_steps: how many steps in a row may be skipped since they are not finite; 0 stops at the first
+    nonfinite_steps: the most steps in a row that may be skipped because they are not finite; 0 stops at the first
     """
     run_dir = Path(run_dir)
     quiet()
     wait = timedelta(minutes=timeout)
-    shared = (strategy or replicated)(timeout=wait)
+    shared = (strategy or Replicated)(timeout=wait)
     sharded = isinstance(shared, FullySharded) and shared.sharded_checkpoints
     files = CheckpointFolders(keep) if sharded else CheckpointFiles(keep)
+    gradients = Gradients(clip, nonfinite_steps, run_dir / "nonfinite")
     own = [
-        Gradients(clip, nonfinite_steps, run_dir / "nonfinite"),
-        Record(log_every),
+        gradients,
+        Record(run_dir, log_every, gradients),
         Counts(run_dir / "samples.json", log_every),
-        *([Recompute()] if isinstance(shared, Replicated) and shared.activation_checkpointing else []),
+        *([Recompute()] if getattr(shared, "activation_checkpointing", False) else []),
         *callbacks,
-        Generators(),
         Checkpoints(run_dir / "checkpoints", files, checkpoint_every, checkpoint_minutes, wait),
     ]
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
@@ -83,18 +83,17 @@ def make_trainer(
         max_epochs=1,
         callbacks=own,
         logger=list(loggers) or False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,  # Lightning's own logging is not used; its warning about long intervals would be
+        log_every_n_steps=1,  # Record chooses the steps to log; with more, Lightning warns of short runs
         limit_val_batches=0,
         default_root_dir=run_dir,
     )
 
 
 def quiet() -> None:
-    """Silence what Lightning says about choices that are ours, so that its real warnings are read."""
+    """Silence Lightning's remarks on what we chose on purpose, so that its other warnings are noticed."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -102,14 +101,14 @@ def quiet() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
-        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader goes on from the step
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loader continues at the step
         ".*Detected call of `lr_scheduler.step\\(\\)` before.*",  # float16's scaler may skip the first step
-        ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen stays there
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts stay in eval mode
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
 def describe_hardware() -> dict[str, Any]:
-    """What the environment file says of the machine."""
+    """The machine's entries in the run's environment file."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "gpus": gpus or "none"}

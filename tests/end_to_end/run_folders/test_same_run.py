@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from run_folder import SMALL, Cli, kept, lines, refused
 
 from diptych.base.files import ROOT
-from diptych.training.writing import write
+from diptych.training.checkpoints import write
 
 
 def test_a_run_goes_on_only_with_its_own_checkpoints(cli: Cli, run: Path, shards: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What happens around a training step."""
+"""What happens around a training step: Lightning callbacks."""

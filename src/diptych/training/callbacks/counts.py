@@ -1,18 +1,22 @@
-"""What was read, skipped, tried again and waited for, over all ranks and over resumes, in `samples.json`."""
+"""What a run has read, over all ranks and resumes: samples, in `samples.json`, and the words of their captions."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from diptych.base.batch import Batch
 from diptych.base.errors import UserError
 from diptych.base.files import write_json
 from diptych.base.terminal import complain
 from diptych.data.stream.index import Index
 from diptych.data.stream.steps import Steps, refuse_too_many
+from diptych.data.text.seen_words import record_of
+from diptych.data.text.tokenizer import Tokenizer
 from diptych.launch import distributed
 
 NOTHING: dict[str, Any] = {"read": 0, "skipped": {}}
@@ -20,9 +24,9 @@ EVENTS = ("retried", "stalled")
 
 
 class Counts(L.Callback):
-    """Keeps `samples.json`, and what of it came before in every checkpoint: {"read": n, "skipped": {reason: {shard:
-    count}}}, and where there was any, "retried": {address: times}, "stalled": {shard: times}, and "left_out":
-    {reason: {shard: times}} of what the tars hold that is part of no sample.
+    """Writes `samples.json`, and stores the counts in every checkpoint for a resume: {"read": n, "skipped": {reason:
+    {shard: count}}}, and where there are any, "retried": {address: times}, "stalled": {shard: times}, and "left_out":
+    {reason: {shard: times}} for entries of the tars that belong to no sample.
 
     every: steps between two sums over all ranks; more bad samples than `data.max_bad` allows stop the run there
     """
@@ -40,7 +44,7 @@ class Counts(L.Callback):
                 complain(f"{warning}.")
 
     def total(self, trainer: L.Trainer) -> dict[str, Any]:
-        """All ranks' counts, and those from before a resume; every rank must call it."""
+        """All ranks' counts plus those from before a resume; every rank must call this."""
         return added([self._before, *distributed.gather_objects(_counts(_batches(trainer)))])
 
     def on_train_batch_end(
@@ -61,10 +65,10 @@ class Counts(L.Callback):
         self._before = checkpoint["samples"]
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.world_size > 1:  # other ranks may be gone: no collective here
+        if trainer.world_size > 1:  # other ranks may have ended: no collective here
             return
         counts = added([self._before, _counts(_batches(trainer))])
-        if counts["read"]:  # else the run has not begun, and its folder goes
+        if counts["read"]:  # otherwise the run has not started, and its folder is removed
             self._write(counts)
 
     def _publish(self, trainer: L.Trainer, total: dict[str, Any]) -> None:
@@ -79,7 +83,7 @@ class Counts(L.Callback):
             refuse_too_many(total["skipped"], total["read"], batches.max_bad, batches.stream.order.samples)
 
     def _write(self, total: dict[str, Any]) -> None:
-        with contextlib.suppress(UserError):  # a full disk: the next time it says this too
+        with contextlib.suppress(UserError):  # a full disk: the next write has these counts, too
             write_json(self.file, total | ({"left_out": self._left_out} if self._left_out else {}))
 
 
@@ -90,25 +94,66 @@ def _batches(trainer: L.Trainer) -> Steps | None:
 def _counts(batches: Steps | None) -> dict[str, Any]:
     if batches is None:
         return NOTHING
-    events = {"retried": dict(batches.retried), "stalled": dict(batches.stalled)}
-    return {"read": batches.read, "skipped": batches.skipped} | {name: of for name, of in events.items() if of}
+    return {"read": batches.read, "skipped": batches.skipped, "retried": batches.retried, "stalled": batches.stalled}
 
 
 def added(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of several counts."""
-    skipped: dict[str, dict[str, int]] = {}
+    """The sum of several counts, as plain data; events that never happened are left out."""
+    skipped: dict[str, Counter[str]] = {}
+    events: dict[str, Counter[str]] = {name: Counter() for name in EVENTS}
     for count in counts:
         for reason, by_shard in count["skipped"].items():
-            skipped[reason] = _sum([skipped.get(reason, {}), by_shard])
-    events = {name: _sum([count.get(name, {}) for count in counts]) for name in EVENTS}
-    return {"read": sum(count["read"] for count in counts), "skipped": skipped} | {
-        name: of for name, of in events.items() if of
+            skipped.setdefault(reason, Counter()).update(by_shard)
+        for name, times in events.items():
+            times.update(count.get(name, {}))
+    return {
+        "read": sum(count["read"] for count in counts),
+        "skipped": {reason: dict(by_shard) for reason, by_shard in skipped.items()},
+        **{name: dict(times) for name, times in events.items() if times},
     }
 
 
-def _sum(counts: list[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for count in counts:
-        for name, number in count.items():
-            total[name] = total.get(name, 0) + number
-    return total
+class Words(L.Callback):
+    """Counts the words of the run's first captions and stores them in every checkpoint (`describe["words"]`), so that
+    an evaluation can warn of prompts with words that the model was not trained on.
+
+    captions: the most captions that are counted, over all ranks; in a large set they contain the words of any prompt
+    """
+
+    def __init__(self, captions: int) -> None:
+        self.captions = captions
+        self.counts: Counter[str] = Counter()
+        self.read = 0  # captions of all ranks, with those from before a resume
+        self._before: dict[str, Any] = {}
+        self._texts: dict[tuple[int, ...], str] = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        tokenizer = trainer.datamodule.pairs.tokenizer  # type: ignore[attr-defined]
+        if self.read >= self.captions or not isinstance(tokenizer, Tokenizer):
+            return
+        self.read += len(batch) * trainer.world_size
+        for ids in tokenizer.words(batch.tokens):
+            if ids not in self._texts:
+                self._texts[ids] = tokenizer.decode(ids)
+            self.counts[self._texts[ids]] += 1
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """All ranks call this."""
+        if not self.read:
+            return
+        total = sum(distributed.gather_objects(self.counts), Counter[str]())
+        record = self._before
+        if total:
+            record = record_of(total + Counter(record.get("words", "").split()), self.read)
+            record["distinct"] = max(record["distinct"], self._before.get("distinct", 0))
+        pl_module.describe = {**pl_module.describe, "words": record}  # type: ignore[assignment, dict-item]
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._before = checkpoint["diptych"].get("words") or {}
+        self.read = self._before.get("captions", 0)

@@ -1,4 +1,4 @@
-"""Where a step's time goes, measured in a few steps of the run itself."""
+"""Where the time of a step goes, measured in a few steps of the run itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE, TEXT, LOSS = "image tower", "text tower", "loss"
 BACK = ", backward"
 NORMS, STEP, REST = "gradient norms and clipping", "optimiser", "all else"
 ORDER = (WAIT, MADE, IMAGE, TEXT, LOSS, LOSS + BACK, TEXT + BACK, IMAGE + BACK, NORMS, STEP, REST)
-COMMUNICATION = ("gloo:", "nccl:", "c10d::")  # how torch names collectives
+COMMUNICATION = ("gloo:", "nccl:", "c10d::")  # prefixes of torch's names for collectives
 Stamp = float | torch.cuda.Event
 
 
@@ -33,19 +33,18 @@ class Profile(L.Callback):
     """Times the parts of `steps` steps after the first `after`, then traces `traced` steps with torch's profiler.
 
     It writes `profile.json`, which the report shows, and `trace.json.gz`, for ui.perfetto.dev, into the run's folder.
-    Rank 0 alone measures, by CUDA events on a GPU. A tower's backward pass is told from the other's by when the
-    gradient of its features is there; where parts of a batch are encoded again, that counts as the tower's. What
-    ranks exchange overlaps the backward pass, so it has a line of its own and no share. The traced steps are slower
-    and are not among the timed ones.
+    Only rank 0 measures, with CUDA events on a GPU. A tower's backward pass begins when the gradient of its features
+    is there; encoding a part of a batch again counts as the tower's. Communication between ranks overlaps the
+    backward pass, so it has its own line and no share. The traced steps are slower and are not among the timed ones.
     """
 
     def __init__(self, after: int = 50, steps: int = 20, traced: int = 2) -> None:
         self.after, self.steps, self.traced = after, steps, traced
-        self._since = 0  # steps since this process began
-        self._marks: list[tuple[str, Stamp]] = []  # what the time until a stamp was
+        self._since = 0  # steps since this process started
+        self._marks: list[tuple[str, Stamp]] = []  # the part that ended at a stamp
         self._found: list[dict[str, float]] = []
-        self._now = REST  # what runs in the backward pass
-        self._hooks: list[Any] = []  # none: nothing is measured, yet or any more
+        self._now = REST  # the part that runs now, in the backward pass
+        self._hooks: list[Any] = []  # empty while nothing is measured
         self._cuda = False
         self._profiler: profile | None = None
 
@@ -98,7 +97,7 @@ class Profile(L.Callback):
         del self._marks[:-1]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._hooks:  # a run that was shorter
+        if self._hooks:  # the run was shorter than that
             self._finish(Path(trainer.default_root_dir))
 
     def _finish(self, run_dir: Path) -> None:
@@ -142,13 +141,13 @@ class Profile(L.Callback):
         return left
 
     def _reached(self, name: str) -> None:
-        """The gradient of a tower's features is there: what ran until now is over, and its backward pass begins."""
+        """The gradient of a tower's features is there: the part before ends, and the tower's backward pass begins."""
         self._mark(self._now)
         self._now = name
 
 
 def _summed(marks: list[tuple[str, Stamp]], wait: float) -> dict[str, float]:
-    """Seconds of one step by part; the first mark is the end of the step before."""
+    """Seconds of one step by part; the first mark is the end of the previous step."""
     found: dict[str, float] = defaultdict(float)
     if isinstance(marks[-1][1], torch.cuda.Event):
         marks[-1][1].synchronize()
@@ -162,8 +161,8 @@ def _summed(marks: list[tuple[str, Stamp]], wait: float) -> dict[str, float]:
 
 
 def _operations(profiler: profile, traced: int, where: str) -> dict[str, Any]:
-    """Of a traced step: the ten operations that take most of the "cpu" or "device", and the seconds that collectives
-    are under way."""
+    """Of a traced step: the ten operations that take the most time on the "cpu" or "device", and the seconds of
+    collectives."""
     spent = f"self_{where}_time_total"
     events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, spent))
     whole = sum(getattr(event, spent) for event in events)

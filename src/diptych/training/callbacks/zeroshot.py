@@ -1,5 +1,5 @@
-"""Validation while training, every n steps, shared out over the ranks: sets with classes, sets with captions, and
-pairs that were held out; and which of their numbers chooses `best.ckpt`."""
+"""Validation during the training, every n steps, divided among the ranks: on sets with classes, on sets with
+captions, and on held-out pairs; and which of their numbers chooses `best.ckpt`."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ Numbers = dict[str, float]
 class Choice(NamedTuple):
     """What chooses `best.ckpt`.
 
-    of: numbers of a validation -> what is to be as high as it can; sets: the names of those whose numbers it takes
+    told: for the log
+    score: numbers of a validation -> the score; the highest one is the best
+    sets: the names of the sets that the score depends on
     """
 
     told: str
-    of: Callable[[Numbers], float]
+    score: Callable[[Numbers], float]
     sets: tuple[str, ...] = ()
 
 
 class ZeroShot(L.Callback):
-    """Validates on the data module's sets of the role `validation` or `test`, and on its pairs that were held out;
-    sets of other roles stay unseen until the end. A set of the role `test` is measured and has no say in `best.ckpt`.
+    """Validates on the data module's sets with the role `validation` or `test`, and on its held-out pairs. Sets with
+    other roles are not used before the end. A set with the role `test` is measured, but doesn't choose `best.ckpt`.
 
-    every: steps between two validations; the last step is always one. 0: never
-    pairs: the newest numbers of the held-out pairs, as `metrics.json` shows them; empty without any
-    changes: sentences on sets that a resume found to be others than before
+    every: steps between two validations, and the last step is always validated; 0 for none
+    pairs: the newest numbers of the held-out pairs, as in `metrics.json`; empty without such pairs
+    changes: sentences on sets that differ from those before a resume
     """
 
     def __init__(self, every: Whole) -> None:
         self.every = every
         self.pairs: dict[str, Any] = {}
         self.changes: list[str] = []
-        self._sets: dict[str, Identity] | None = None  # as they were measured; None: nobody noted it
-        self._choosing: list[str] | None = None  # names of those that choose `best.ckpt`; None where nothing does
+        self._sets: dict[str, Identity] | None = None  # of the last validation; None if not known
+        self._choosing: list[str] | None = None  # the sets that choose `best.ckpt`; None if nothing does
 
     def state_dict(self) -> dict[str, Any]:
         return {"pairs": self.pairs, "changes": self.changes, "sets": self._sets, "choosing": self._choosing}
@@ -74,15 +76,15 @@ class ZeroShot(L.Callback):
         sets, pairs = _asked(trainer)
         chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
         if trainer.is_global_zero and (sets or pairs):
-            names = [f"{each.name} ({each.role})" for each in sets] + ["pairs held out"] * (pairs is not None)
-            told = chosen.told if chosen else "none: no set has the role validation, and no pairs are held out"
+            names = [f"{each.name} ({each.role})" for each in sets] + ["held-out pairs"] * (pairs is not None)
+            told = chosen.told if chosen else "not chosen: no set has the role validation, and no pairs are held out"
             say(f"validation: every {counted(self.every, 'step')} on {', '.join(names)}; best.ckpt is {told}.")
         self.compare(trainer, sets, chosen)
 
     def compare(self, trainer: L.Trainer, sets: Sequence[EvalSet], chosen: Choice | None) -> None:
-        """With the sets before a resume. Scores of others can't be compared with the best one's, so that is sought
-        anew. Pairs that are held out are the training's data, of which a resume with others is refused."""
-        # Rank 0 looks for all: a rank whose folder differs must not choose another step than the rest.
+        """Compare the sets with those before a resume. Scores on different sets can't be compared, so the best one is
+        then chosen again from here on. Held-out pairs are part of the training data, which a resume can't change."""
+        # Rank 0 decides for all: a rank with a different folder must not choose a different step.
         now = distributed.gather_objects(describe(sets) if trainer.is_global_zero else None)[0]
         before, self._sets = self._sets, now
         chose, self._choosing = self._choosing, None if chosen is None else list(chosen.sets)
@@ -90,10 +92,10 @@ class ZeroShot(L.Callback):
             return
         then = "best.ckpt is chosen as before"
         if chosen and (self._choosing != chose or any(before.get(name) != now[name] for name in chosen.sets)):
-            kept = _checkpoints(trainer).choose_anew(trainer.global_step, trainer.is_global_zero)
-            then = f"best.ckpt is chosen anew{f', and the one before stays as {kept}' if kept else ''}"
+            kept = _checkpoints(trainer).forget_best(trainer.global_step, trainer.is_global_zero)
+            then = f"best.ckpt is chosen again from here on{f', and the earlier one stays as {kept}' if kept else ''}"
         elif chose is not None and not chosen:
-            then = "nothing chooses best.ckpt any more"
+            then = "best.ckpt is not chosen any more"
         text = (
             f"validation: from step {trainer.global_step} on, {'; '.join(said)}: these scores can't be compared with"
             f" those before; {then}."
@@ -122,16 +124,18 @@ class ZeroShot(L.Callback):
             logger.log_metrics(numbers, step)
         chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
         if chosen:
-            _checkpoints(trainer).improved(chosen.of(numbers))
+            _checkpoints(trainer).improved(chosen.score(numbers))
 
 
 def _checkpoints(trainer: L.Trainer) -> Checkpoints:
-    return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+    checkpoints = trainer.checkpoint_callback
+    assert isinstance(checkpoints, Checkpoints)
+    return checkpoints
 
 
 def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | None:
-    """The first there is of: mean top-1 of the sets of the role validation, mean recall@1 of those that have captions
-    alone, the loss of the pairs that were held out. sentences: whether the model reads captions"""
+    """The first of these that exists: mean top-1 of the sets with the role validation; mean recall@1 of those that
+    have only captions; the loss of the held-out pairs. sentences: whether the model encodes captions"""
     mine = [evalset for evalset in sets if evalset.role == "validation"]
     if named := [each.name for each in mine if each.classnames]:
         keys = [f"val/zeroshot/{name}/top1" for name in named]
@@ -142,7 +146,7 @@ def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | No
         told = f"the step of the highest mean R@1 of {', '.join(named)}"
         return Choice(told, lambda found: _mean(found, keys), tuple(named))
     if pairs:
-        return Choice("the step of the lowest loss of the pairs held out", lambda found: -found["val/pairs/loss"])
+        return Choice("the step of the lowest loss of the held-out pairs", lambda found: -found["val/pairs/loss"])
     return None
 
 
@@ -161,14 +165,14 @@ def _mean(found: Numbers, keys: list[str]) -> float:
 
 
 def _accuracy(pl_module: L.LightningModule, evalset: EvalSet) -> Numbers:
-    """Each rank measures its share of the pictures, and torchmetrics adds up."""
+    """Each rank measures its share of the images, and torchmetrics adds the counts up."""
     model: Any = pl_module.model
     assert isinstance(model, CLIP)
     model.eval()
     built = zero_shot_classifier(model, tokenizer_for(model), evalset.classnames, evalset.templates)
     model.train()
     own, classifier = encode_share(model, evalset), built.float().cpu()
-    where = pl_module.device if pl_module.device.type == "cuda" else torch.device("cpu")  # as ranks exchange
+    where = pl_module.device if pl_module.device.type == "cuda" else torch.device("cpu")  # where ranks can exchange
     accuracy = Accuracy(len(classifier), over_ranks=True).to(where)
     calibration = Calibration(over_ranks=True).to(where)
     count(accuracy, own.features, classifier, own.labels)
@@ -194,8 +198,8 @@ def _shares(prefix: str, found: dict[str, Any]) -> Numbers:
 
 
 def _on_pairs(pl_module: L.LightningModule, pairs: HeldOut, batch_size: int) -> dict[str, Any]:
-    """The training's loss in batches of the training's size, of pairs in the order of their hashes, and recall of
-    all; every rank computes it whole. A pair of several captions stands in the loss with its first."""
+    """The training's loss, in batches of the training's size, and recall over all pairs. The pairs are in the order
+    of their hashes, and every rank computes all. For a pair with several captions the loss takes the first one."""
     model: Any = pl_module.model
     tokenizer = tokenizer_for(model)
     encoded = encode_any(model, pairs.evalset)
@@ -213,7 +217,7 @@ def _on_pairs(pl_module: L.LightningModule, pairs: HeldOut, batch_size: int) -> 
 
 @torch.no_grad()
 def _loss(pl_module: L.LightningModule, image: Tensor, text: Tensor, groups: Tensor | None, batch_size: int) -> float:
-    """The mean over as many whole batches as there are, of all pairs where they fill none."""
+    """The mean over all full batches; over all pairs where they are fewer than one batch."""
     size = min(batch_size, len(image))
     losses = []
     with distributed.alone():

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from gloo import on_ranks
 
-from diptych.training.agreement import Agreement
+from diptych.training.signals import Agreement
 
 
 def work(rank: int, world: int) -> list[list[int]]:
