@@ -54,7 +54,7 @@ def test_signs_that_the_output_lacks_are_escaped(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("shell", "said"),
     [
-        ("RUN >/dev/full", "diptych: nothing more can be printed to stdout (No space left on device): going on.\n"),
+        ("RUN >/dev/full", "diptych: can't print to stdout any more (No space left on device): continuing.\n"),
         ("set -o pipefail; RUN | true", ": going on.\n"),
         ("RUN >&-", ""),
     ],

@@ -99,7 +99,7 @@ def test_clipping_another_loss_and_the_limit_of_the_scale() -> None:
 
 
 def test_what_it_can_t_do_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="takes no precision=16-mixed: choose one of 32-true"):
+    with pytest.raises(UserError, match="doesn't support precision=16-mixed: choose one of 32-true"):
         build_step(small_clip(), precision="16-mixed")
     dropping = VisionTransformer(16, 8, width=16, layers=1, embed_dim=12, heads=2, patch_dropout=0.5)
     with pytest.raises(UserError, match=r"create the model with image\.patch_dropout=0"):

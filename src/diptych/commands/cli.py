@@ -29,9 +29,7 @@ from diptych.commands.boundary import sentence
 from diptych.commands.overrides import added_to_nothing, quote, short_help, whole_lists
 from diptych.commands.rank import follow
 from diptych.commands.resolvers import register_resolvers
-from diptych.launch.sharing import agree_on_folder
-from diptych.launch.slurm import requeue
-from diptych.launch.world import adopt, outside, refuse_leftovers
+from diptych.launch.world import adopt, agree_on_folder, outside, refuse_leftovers, requeue
 
 register_resolvers()  # on import, for jobs of a cluster, which Hydra's launcher unpickles
 

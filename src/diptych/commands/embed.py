@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from diptych.base.terminal import say
 from diptych.commands.claim import results
 from diptych.commands.evaluate import opened, typed_sets
-from diptych.launch.sharing import shared
+from diptych.launch.world import shared
 
 
 def embed(cfg: DictConfig) -> Path:

@@ -21,7 +21,7 @@ from diptych.building.build import check_arguments, check_value
 from diptych.building.targets import targets_in, trusting
 from diptych.commands.claim import folder_of, results
 from diptych.commands.stored import Config
-from diptych.launch.sharing import place, shared
+from diptych.launch.world import place, shared
 from diptych.report.record import folder_of_config
 
 if TYPE_CHECKING:

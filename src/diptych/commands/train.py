@@ -26,8 +26,7 @@ from diptych.commands.fit import check_logger, check_loss, outline, warn_if_slow
 from diptych.commands.rank import fit_on_all_ranks, follow, on_stop
 from diptych.commands.resume import check_run, named_places, recover, resumed_config
 from diptych.commands.stored import Config
-from diptych.launch.slurm import started_again
-from diptych.launch.world import outside
+from diptych.launch.world import outside, started_again
 
 Checkpoint = Mapping[str, Any]
 

@@ -1,1 +1,1 @@
-"""Who is there and how they end: machines, ranks, processes, and what they tell each other."""
+"""Machines, ranks and processes: which ones there are, how they exchange data, and how they end."""

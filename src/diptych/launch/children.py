@@ -1,4 +1,4 @@
-"""Processes that a process of ours starts: from a fork server, and gone when their parent is."""
+"""Child processes: started from a fork server, and ended when their parent ends."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from diptych.base.terminal import complain
 
 
 def fork_server(preload: str) -> ForkServerContext:
-    """Starts children from a clean process that has imported `preload`. Not a plain fork: one of a process whose
-    threads are running, BLAS's for instance, may hang. Neither server nor children end by a signal to all."""
+    """A context that starts children from a clean process, which has imported `preload`. A plain fork of a process
+    with running threads, such as BLAS's, may hang. A signal to the whole group ends neither server nor children."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    resource_tracker.ensure_running()  # it unblocks signals, so it must not be started below
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)  # which new processes inherit
+    resource_tracker.ensure_running()  # started here, since it unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)  # new processes inherit this
     try:
         with _this_code():
             forkserver.ensure_running()
@@ -36,7 +36,7 @@ def fork_server(preload: str) -> ForkServerContext:
 
 @contextmanager
 def _this_code() -> Iterator[None]:
-    """New processes import our package from where this one did, and not another version that is installed."""
+    """Within, new processes import this package from the same place, not another version that is installed."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
     try:
@@ -49,8 +49,8 @@ def _this_code() -> Iterator[None]:
 
 
 def end_with_parent(*_: object) -> None:
-    """Called in a child: when its parent is killed it ends too, and writes nothing more. torch's own watchdog, for
-    one, sees the fork server as the parent, which stays. SIGTERM counts from the parent alone."""
+    """A child calls this: when its parent is killed, it ends too and prints nothing. torch's own watchdog sees the
+    fork server as the parent, which stays alive. SIGTERM ends the child only if the parent sent it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -64,21 +64,21 @@ def end_with_parent(*_: object) -> None:
         os._exit(1)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """Called by the thread that hands tensors to the parent, which may be killed with a hand out for one."""
+        """The thread that sends tensors calls this; the parent may have been killed while it received one."""
         if isinstance(error, OSError | EOFError):
-            parent.join(2)  # its sockets close a moment before it is gone
+            parent.join(2)  # its sockets close a moment before it ends
             if not parent.is_alive():
                 os._exit(1)
         sys.__excepthook__(kind, error, trace)
 
     def lost(error: Exception, handed: object) -> None:
-        """Called by a queue's thread that can't send a batch: it would be lost, and the parent wait for ever."""
+        """A queue's thread that can't send a batch calls this: without it, the parent would wait for ever."""
         show(type(error), error, error.__traceback__)
-        complain(f"a worker can't hand over a batch ({error!r}).")
+        complain(f"a worker can't send a batch ({error!r}).")
         os._exit(1)
 
     sys.excepthook = show
     Queue._on_queue_feeder_error = staticmethod(lost)  # type: ignore[attr-defined]
     threading.Thread(target=watch, daemon=True).start()
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where a child ignores it
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it; there a child ignores SIGTERM
         threading.Thread(target=obey, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Rank, world, and the collectives that carry gradients; the identity where there is no group."""
+"""Rank, world size, and collectives with gradients. Without a process group, they act as one rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _grouped() -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within, this process is the only one: for what every rank computes whole, of the same rows."""
+    """Within, this process counts as the only one: for what every rank computes from the same rows."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -36,13 +36,13 @@ def alone() -> Iterator[None]:
         _alone = before
 
 
-# torch 2.13 renamed both; older versions are still on GPU images.
+# torch 2.13 renamed both; many GPU images have older versions.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class _Gather(torch.autograd.Function):
-    """On public collectives: torch's functional ones, which carry gradients too, are private."""
+    """With public collectives; torch's functional ones, which have gradients, are private."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ class _Gather(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """x [B, …] of every rank, in rank order -> [W·B, …], with gradient.
 
-    Backward is a reduce-scatter: each rank gets the sum of all ranks' gradients for its own rows. With the mean
-    that data-parallel wrappers take over parameters, a loss over local rows then has the gradient of the mean
-    loss over all rows. Every rank must bring the same shape.
+    The backward pass is a reduce-scatter: each rank gets the sum of all ranks' gradients for its own rows.
+    Data-parallel wrappers average the parameters' gradients, so a loss over local rows then has the gradient of the
+    mean loss over all rows. x must have the same shape on every rank.
     """
     if world_size() == 1:
         return x
@@ -74,7 +74,7 @@ Merge = Callable[[Tensor, Tensor], object]
 
 
 class _Handover:
-    """Tensors under way to the neighbour on one side (1 or -1), and their like from the other side."""
+    """Tensors on their way to the neighbour on one side (1 or -1), and the same from the other side."""
 
     def __init__(self, tensors: Sequence[Tensor], side: int, tag: int) -> None:
         to, source = (rank() + side) % world_size(), (rank() - side) % world_size()
@@ -92,15 +92,14 @@ class _Handover:
 
 
 class _Lane:
-    """One way round the ring: a block that goes from rank to rank, and behind it what was said of it."""
+    """One direction round the ring: a block that moves from rank to rank, and the ranks' results for it behind it."""
 
     def __init__(self, block: Sequence[Tensor], side: int) -> None:
         self._block, self._side = block, side
-        self._tag = (
-            0 if side > 0 else 2 * len(block)
-        )  # two ranks are neighbours on both sides: no lane takes another's
+        # Two ranks are neighbours on both sides, so each direction has its own tags.
+        self._tag = 0 if side > 0 else 2 * len(block)
         self._next: _Handover | None = None
-        self._said: _Handover | None = None
+        self._result: _Handover | None = None
 
     def send(self) -> None:
         self._next = _Handover(self._block, self._side, self._tag)
@@ -110,31 +109,31 @@ class _Lane:
         self._block, self._next = self._next.wait(), None
 
     def visit(self, visit: Visit, merge: Merge) -> None:
-        word = visit(*self._block)
-        if word is None:
+        result = visit(*self._block)
+        if result is None:
             return
-        if self._said is not None:
-            (before,) = self._said.wait()
-            merge(before, word)
-            word = before
-        self._said = _Handover([word], self._side, self._tag + len(self._block))
+        if self._result is not None:
+            (before,) = self._result.wait()
+            merge(before, result)
+            result = before
+        self._result = _Handover([result], self._side, self._tag + len(self._block))
 
-    def said(self) -> list[Tensor]:
-        return [] if self._said is None else self._said.wait()
+    def result(self) -> list[Tensor]:
+        return [] if self._result is None else self._result.wait()
 
 
 def ring(block: Sequence[Tensor], visit: Visit, merge: Merge = Tensor.add_) -> Tensor | None:
-    """Show every rank's block to every rank, handed from neighbour to neighbour, and bring home what they say of it.
+    """Pass every rank's block from neighbour to neighbour to all ranks, and return all ranks' results for one's own.
 
-    block: tensors of n rows, of the same shapes on every rank; not changed
-    visit: (*some rows of some rank's block) -> what this rank has to say of them, a tensor of as many rows; or None,
-        on all ranks then
-    merge: (said by the ranks before, said by this one) -> changes the first to hold both
-    Returns what all ranks said of this rank's own rows, None where they say nothing.
+    block: tensors of n rows, with the same shapes on every rank; not changed
+    visit: (*some rows of some rank's block) -> this rank's result for them, a tensor with the same number of rows; or
+        None on all ranks
+    merge: (result of earlier ranks, result of this one) -> changes the first to include both
+    Returns the merged results for this rank's own rows; None if there are none.
 
-    A rank holds two blocks at a time, never all: the next is under way while one is visited, and what was said of a
-    block follows one visit behind. The first half of the rows goes round one way and the second half the other, so
-    that links carry data both ways.
+    A rank has two blocks at a time, never all: the next one arrives while one is visited, and the result for a block
+    follows one visit behind it. Half of the rows goes round in one direction and half in the other, so links carry
+    data both ways.
     """
     if world_size() == 1:
         return visit(*block)
@@ -152,24 +151,24 @@ def ring(block: Sequence[Tensor], visit: Visit, merge: Merge = Tensor.add_) -> T
         for lane in lanes:
             if more:
                 lane.receive()
-    said = [word for lane in lanes for word in lane.said()]
-    return torch.cat(said) if said else None
+    results = [result for lane in lanes for result in lane.result()]
+    return torch.cat(results) if results else None
 
 
 _agreed: set[torch.Size] = set()
 
 
 def agree_on_shape(x: Tensor) -> None:
-    """Raises ValueError where ranks bring different shapes: a collective over them would hang or mix up rows.
+    """Raises ValueError if x has different shapes on different ranks: a collective would hang or mix up rows.
 
-    It asks the other ranks only about a shape that this rank has not brought before, since each question waits for
-    all of them: a rank that later falls back to an old shape alone is not found out here.
+    It asks the other ranks only about shapes that are new on this rank, since each question waits for all. So it
+    can't detect that one rank alone returns to an earlier shape.
     """
     if world_size() == 1 or x.shape in _agreed:
         return
     shapes = gather_objects(tuple(x.shape))
     if len(set(shapes)) > 1:
-        raise ValueError(f"Ranks bring features of different shapes, {shapes}: the loss wants as many rows of each.")
+        raise ValueError(f"The ranks' features have different shapes, {shapes}: give each the same number of rows.")
     _agreed.add(x.shape)
 
 
@@ -192,14 +191,14 @@ def gather_objects(value: object) -> list:
 
 
 class SyncBatchNorm(torch.nn.BatchNorm2d):
-    """Batch norm over all ranks' rows, on any backend: torch's own refuses CPU tensors.
+    """Batch norm over all ranks' rows, on any backend: torch's own doesn't support CPU tensors.
 
-    Its rows are those of one forward pass: the global batch, or, where a batch is encoded in parts
-    (`training.accumulation`), one micro-batch over all ranks. What it sees, and its running statistics, which move
-    once a pass, then depend on the number of parts and not on that of ranks.
+    The rows are those of one forward pass: the global batch, or, if a batch is encoded in parts
+    (`training.accumulation`), one micro-batch over all ranks. So its statistics, and the running ones, which move
+    once per pass, depend on the number of parts but not on the number of ranks.
 
-    Same mathematics and state dict as BatchNorm2d; the gradient flows through the gathered statistics. Every
-    rank must bring as many pixels as the others.
+    Same mathematics and state dict as BatchNorm2d; the gradient flows through the gathered statistics. Every rank
+    must have the same number of pixels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +214,8 @@ class SyncBatchNorm(torch.nn.BatchNorm2d):
 
     @staticmethod
     def _over_ranks(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """[C] and [C] of each rank -> of all (Chan et al. 1979), by one exchange: ranks wait for it at every norm."""
+        """[C] and [C] of each rank -> of all (Chan et al. 1979), with one exchange, since each makes all ranks
+        wait."""
         means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # each W×C
         of_all = means.mean(0)
         return of_all, (variances + (means - of_all).square()).mean(0)

@@ -19,7 +19,7 @@ from diptych.data.sets.evalset import EvalSet
 from diptych.evaluation.probe import columns, fit_probe
 from diptych.evaluation.robustness import effective_robustness_interval, interval
 from diptych.evaluation.zeroshot import hits
-from diptych.launch.sharing import place
+from diptych.launch.world import place
 from diptych.model.encode import Encoded, classified, encode_set, readable
 from diptych.model.load import Loaded, load
 from diptych.report.curves import MUTED, RULE, SERIES, inline

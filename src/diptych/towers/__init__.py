@@ -1,1 +1,1 @@
-"""The image and text towers, and CLIP, which holds one of each."""
+"""The image and text towers, and CLIP, which has one of each."""

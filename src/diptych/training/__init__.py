@@ -1,4 +1,4 @@
-"""Training: the LightningModule, optimisers, callbacks and loggers; `build_step` for loops of one's own."""
+"""Training: the LightningModule, optimisers, callbacks and loggers; `build_step` for your own training loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["build_step"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported where it is used, so that a callback doesn't import the towers."""
+    """Imported on first use, so that importing a callback doesn't import the towers."""
     if name == "build_step":
         from diptych.training.step import build_step
 

@@ -1,4 +1,4 @@
-"""Where numbers go: `metrics.jsonl`, which is the truth, and Weights & Biases beside it."""
+"""Loggers: `metrics.jsonl`, the complete record of a run, and Weights & Biases, a copy of it for people."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from diptych.base.terminal import complain
 
 
 class MetricsFile(Logger):
-    """`metrics.jsonl`: one line a logged step, each step once, also after a resume.
+    """`metrics.jsonl`: one line for each logged step, and no step twice, also after a resume.
 
-    file: where; resume_from: lines after this step come from a run that went on past its last checkpoint: dropped
+    resume_from: lines after this step are removed; they are of a run that continued past its last checkpoint
     """
 
     def __init__(self, file: str | Path, resume_from: int = 0) -> None:
@@ -52,7 +52,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The config has its own file."""
+        """Nothing: the config has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -60,11 +60,11 @@ class MetricsFile(Logger):
         if step != self._step:
             self.save()
         self._step = step
-        self._line.update({name: value for name, value in metrics.items() if math.isfinite(value)})  # NaN is no JSON
+        self._line.update({name: value for name, value in metrics.items() if math.isfinite(value)})  # JSON has no NaN
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the line of the step at hand. What a full disk refuses waits for the next one."""
+        """Write the line of the current step. What a full disk refuses is written with the next line."""
         if self._line:
             self._unwritten += json.dumps({"step": self._step, **self._line}).encode() + b"\n"
             self._line = {}
@@ -76,7 +76,7 @@ class MetricsFile(Logger):
     def finalize(self, status: str) -> None:
         self.save()
         if self._unwritten:
-            complain(f"the disk refuses the end of {self.file}: make room and resume.")
+            complain(f"the end of {self.file} could not be written: free disk space and resume the run.")
 
 
 def _step_of(line: bytes) -> float:
@@ -87,10 +87,10 @@ def _step_of(line: bytes) -> float:
 
 
 class WandB(Logger):
-    """One run of Weights & Biases: begun with its logger, finished with its training, well or not.
+    """One run of Weights & Biases, which is finished when the training ends, with its exit code.
 
-    It is a copy of `metrics.jsonl` for people: where its service dies or refuses, one line says so and the training
-    goes on without it.
+    If W&B's service fails, one line says so, and the training continues without it. Lightning's WandbLogger would end
+    the training, and it doesn't finish its run.
     """
 
     def __init__(self, run: Any) -> None:
@@ -112,7 +112,7 @@ class WandB(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run has the whole config since its start."""
+        """Nothing: the run has the config from its start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -128,25 +128,25 @@ class WandB(Logger):
             return
         try:
             act()
-        except Exception as error:  # a lost service shows as any of wandb's, the system's and asyncio's
+        except Exception as error:  # a lost service raises errors of wandb, of the system or of asyncio
             self.run = None
-            complain(f"W&B's service is lost ({_said(error)}): the training goes on with metrics.jsonl alone.")
+            complain(f"W&B's service has failed ({_said(error)}): the training continues with metrics.jsonl alone.")
             _tear_down()
 
 
 @contextlib.contextmanager
 def finishing(loggers: list[Logger]) -> Iterator[None]:
-    """Lightning finishes loggers once its fit has begun; what fails before that finishes W&B's run here."""
+    """Finishes W&B's run after an error before Lightning's fit; during the fit Lightning finishes its loggers."""
     try:
         yield
     finally:
         for logger in loggers:
             if isinstance(logger, WandB):
-                logger.finalize("failed")  # nothing, where it is finished
+                logger.finalize("failed")  # does nothing if it is finished
 
 
 def _tear_down() -> None:
-    """Let go of a service that is gone: the next run gets a new one, and the process's end has nothing to say."""
+    """Drop a failed service: the next run starts a new one, and the process's end prints no error about it."""
     import wandb
 
     with contextlib.suppress(Exception, SystemExit):
@@ -154,17 +154,17 @@ def _tear_down() -> None:
 
 
 def _said(error: BaseException) -> str:
-    """What an error says, in one line and without pydantic's details."""
+    """An error's message, in one line and without pydantic's details."""
     words = " ".join(str(error).partition("[type=")[0].split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-OTHERWISE = "or take WANDB_MODE=offline or logger=none"
+OTHERWISE = "or set WANDB_MODE=offline or logger=none"
 
 
 def prepare_wandb(project: str, name: str) -> None:
-    """What W&B would refuse, said before a run has a folder; and whether it is online: where a key is found that
-    its server knows. The choice stays in WANDB_MODE. Raises UserError."""
+    """Check what W&B would refuse, before the run has a folder; and set WANDB_MODE, to online if there is an API key
+    that W&B's server accepts. Raises UserError."""
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -172,31 +172,31 @@ def prepare_wandb(project: str, name: str) -> None:
     try:
         wandb.Settings(project=project, run_name=name, **({"mode": mode} if mode else {}))  # type: ignore[arg-type]
     except wandb.Error as error:
-        raise UserError(f"logger.project={project} is refused by W&B: {_said(error)}.") from error
+        raise UserError(f"W&B refuses logger.project={project}: {_said(error)}.") from error
     except ValueError as error:
-        raise UserError(f"WANDB_MODE={mode} or logger.name={name} is refused by W&B: {_said(error)}.") from error
+        raise UserError(f"W&B refuses WANDB_MODE={mode} or logger.name={name}: {_said(error)}.") from error
     if mode not in (None, "online"):
         return
     try:
         found = wandb.login(prompt=False)
     except wandb.Error as error:
-        if "://" not in str(error):  # what its server says names the address
+        if "://" not in str(error):  # errors of the connection name the server's address
             raise UserError(
-                f"W&B can't use the key it finds: {str(error).rstrip('.')}: correct it, {OTHERWISE}."
+                f"W&B can't use its API key: {str(error).rstrip('.')}: correct it, {OTHERWISE}."
             ) from error
         complain(f"W&B is offline ({_said(error)}): `wandb sync` can upload the run later.")
         found = False
     else:
         if mode == "online" and not found:
-            raise UserError(f"WANDB_MODE=online finds no API key: type `wandb login`, {OTHERWISE}.")
+            raise UserError(f"WANDB_MODE=online needs an API key: type `wandb login`, {OTHERWISE}.")
     os.environ["WANDB_MODE"] = "online" if found else "offline"
 
 
 def wandb_logger(
     run_dir: str, name: str, project: str = "diptych", config: dict[str, Any] | None = None
 ) -> Logger | None:
-    """A run of W&B's own for the run in `run_dir`; a run that goes on goes on there, too. None where it can't start:
-    the training needs it not."""
+    """A W&B run for the run in `run_dir`; a resumed run continues its W&B run. None if W&B can't start: the training
+    doesn't need it."""
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -211,7 +211,7 @@ def wandb_logger(
                 )  # fmt: skip
         except Exception as error:
             _tear_down()
-            complain(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training goes on.")
+            complain(f"W&B can't start with WANDB_MODE={attempt} ({_said(error)}): the training continues.")
             continue
         if run.id and not run.disabled and not Path(run.dir).resolve().is_relative_to(Path(run_dir).resolve()):
             complain(f"W&B can't write into {run_dir}: its files of this run are in {Path(run.dir).parent}.")
@@ -223,7 +223,7 @@ def wandb_logger(
 
 @contextlib.contextmanager
 def _arguments_masked() -> Iterator[None]:
-    """W&B keeps the command line, which may hold passwords."""
+    """Within, passwords on the command line are masked: W&B stores the command line."""
     before = sys.argv[1:]
     sys.argv[1:] = map(masked_argument, before)
     try:
@@ -233,7 +233,7 @@ def _arguments_masked() -> Iterator[None]:
 
 
 def _known_id(file: Path) -> str | None:
-    """The id of the run of W&B that this one goes on with, None for a new one."""
+    """The id of the W&B run to continue; None for a new one."""
     try:
         known = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
-"""Optimisers and schedule: AdamW as in CLIP's paper, Muon for matrices, plain SGD, linear warm-up and cosine.
+"""Optimisers and schedules: AdamW as in CLIP's paper, Muon for matrices, plain SGD; linear warm-up, then cosine or
+constant.
 
-All take a model and its loss; a loss's own parameters (SigLIP's bias) never decay. All take `layer_decay` for
-fine-tuning, BEiT's rule (Bao et al. 2021, after ELECTRA's): the learning rate of what stands n layers below the head
-is multiplied by layer_decay to the nth, 1 for the last block of a tower, n + 1 for the embeddings before n blocks;
-each tower counts its own, and heads and the logit scale keep the whole rate.
+All optimisers take a model and its loss; a loss's own parameters (SigLIP's bias) get no weight decay. `layer_decay`
+is for fine-tuning, BEiT's rule (Bao et al. 2021, after ELECTRA's): parameters n layers below the head have the
+learning rate lr · layer_decay^n. n is 1 for the last block of a tower and b + 1 for the embeddings before b blocks;
+each tower counts its own layers. Heads and the logit scale have the full rate.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from diptych.base.quantities import BelowOne, NotNegative, Positive
 
 
 def decays(parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices and convolutions, "not to gains or biases" (paper, appendix F),
-    nor to the logit scale."""
+    """Whether weight decay applies: to matrices and convolutions, not "gains or biases" (paper, appendix F), and not
+    the logit scale."""
     return parameter.ndim >= 2
 
 
@@ -31,13 +32,13 @@ LOSS = "loss."
 
 
 def _trainable(model: nn.Module, loss: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
-    """The model's by their names, the loss's behind LOSS."""
+    """Trained parameters of the model by name, and of the loss with the prefix LOSS."""
     named = [*model.named_parameters(), *(loss.named_parameters(LOSS.rstrip(".")) if loss is not None else ())]
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def _scales(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
-    """Each parameter's share of the learning rate, by name; 1 for those left out."""
+    """Parameter's name -> factor of its learning rate; 1 for names that are missing."""
     if layer_decay is None:
         return {}
     if not 0 < layer_decay <= 1:
@@ -51,7 +52,7 @@ def _scales(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
 def _groups(
     named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, scales: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """One group a rate and decay. The highest rate comes first: it is the one that is logged."""
+    """One group for each pair of rate and decay. The group with the highest rate is first: that rate is logged."""
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         decayed = decays(parameter) and not name.startswith(LOSS)
@@ -72,7 +73,7 @@ def adamw(
     weight_decay: NotNegative = 0.2,
     layer_decay: Positive | None = None,
 ) -> AdamW:
-    """AdamW with decoupled decay on matrices only; the defaults are the paper's for ViTs (appendix F)."""
+    """AdamW with decoupled weight decay, on matrices only; the defaults are the paper's for ViTs (appendix F)."""
     groups = _groups(_trainable(model, loss), lr, weight_decay, _scales(model, layer_decay))
     return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
@@ -86,8 +87,8 @@ def sgd(
     weight_decay: NotNegative = 0.0,
     layer_decay: Positive | None = None,
 ) -> SGD:
-    """Plain SGD with momentum. A gradient that is twice too large moves it twice as far, which AdamW would hide: so
-    it is what runs on several ranks are compared with."""
+    """Plain SGD with momentum. A gradient that is twice too large moves the weights twice as far, which AdamW would
+    hide; so tests compare several ranks with one process under SGD."""
     groups = _groups(_trainable(model, loss), lr, weight_decay, _scales(model, layer_decay))
     return SGD(groups, lr=lr, momentum=momentum)
 
@@ -95,9 +96,10 @@ def sgd(
 class Muon(Optimizer):
     """torch.optim.Muon for hidden matrices and flattened convolutions, AdamW for all other parameters.
 
-    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix. Embeddings, positions, the first
-    convolution, gains, biases and the logit scale are no hidden matrices and take AdamW.
-    lr: of Muon; adamw_lr: of AdamW; both follow the schedule, and layer_decay scales both
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix. Embeddings, positions, the first convolution,
+    gains, biases and the logit scale are not hidden matrices, so AdamW trains them.
+
+    lr: of Muon; adamw_lr: of AdamW; the schedule and layer_decay apply to both
     """
 
     needs_whole_matrices = True  # `commands.config` refuses it where a rank has a part of each
@@ -117,11 +119,11 @@ class Muon(Optimizer):
         layer_decay: Positive | None = None,
     ) -> None:
         named, scales = _trainable(model, loss), _scales(model, layer_decay)
-        # The model's first convolution, which may be frozen: the first trained one is a hidden matrix then.
+        # The model's first convolution; if it is frozen, the first trained one is a hidden matrix.
         first = next((name for name, parameter in model.named_parameters() if parameter.ndim == 4), None)
         hidden = [(n, p) for n, p in named if _is_hidden(n, p) and n != first]
         if not hidden:
-            raise UserError("optim=muon found no hidden matrix to train in the model: take optim=adamw.")
+            raise UserError("optim=muon: the model has no hidden matrix to train. Take optim=adamw.")
         groups = _groups(hidden, lr, weight_decay, scales)
         self._originals = [p for group in groups for p in group["params"]]
         self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._originals]
@@ -145,7 +147,7 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for original, matrix in zip(self._originals, self._matrices, strict=True):
-            matrix.data = _as_matrix(original.detach())  # again each step: moving a model replaces its memory
+            matrix.data = _as_matrix(original.detach())  # in each step, since moving a model replaces its memory
             matrix.grad = None if original.grad is None else _as_matrix(original.grad, like=original)
         self._take_over_rates()
         self._muon.step()
@@ -156,7 +158,7 @@ class Muon(Optimizer):
         return [*self._muon.param_groups, *self._adamw.param_groups]
 
     def _take_over_rates(self) -> None:
-        """The schedule writes to our groups, the inner optimisers read theirs."""
+        """The schedule writes the rates of our groups, and the inner optimisers use those of theirs."""
         for ours, inner in zip(self.param_groups, self._inner_groups(), strict=True):
             inner["lr"] = ours["lr"]
 
@@ -176,7 +178,7 @@ def _is_hidden(name: str, parameter: Tensor) -> bool:
 
 
 def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """[O, I, H, W] -> [O, I·H·W] (columns in memory order), sharing the memory where x is a parameter."""
+    """[O, I, H, W] -> [O, I·H·W] (columns in memory order); shares the memory if x is a parameter."""
     if x.ndim == 2:
         return x
     layout = x if like is None else like
@@ -185,13 +187,17 @@ def _as_matrix(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.view(len(x), -1) if like is None else x.reshape(len(x), -1)
 
 
+def _ramp(steps: int, warmup: float) -> int:
+    return math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+
+
 def warmup_constant(optimizer: Optimizer, steps: int, warmup: NotNegative = 0.04) -> LambdaLR:
-    """Linear warm-up, then the same learning rate to the end: with a warm-up in steps nothing depends on the run's
-    length, so that a run can become longer on a resume.
+    """Linear warm-up, then a constant learning rate. With a warm-up in steps nothing depends on the run's length, so
+    a run can become longer on a resume.
 
     warmup: steps, or below 1 the share of `steps`
     """
-    ramp = math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+    ramp = _ramp(steps, warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, ramp)))
 
 
@@ -199,12 +205,12 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: NotNegative = 0.04) 
     """Linear warm-up, then cosine to zero at `steps` (paper, section 2.5).
 
     warmup: steps (at least 1), or below 1 the share of `steps`
-    Raises UserError when the warm-up does not end before the run does.
+    Raises UserError if the run ends before its warm-up.
     """
-    ramp = math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+    ramp = _ramp(steps, warmup)
     if warmup >= 1 and ramp >= steps:
         raise UserError(
-            f"schedule.warmup={ramp} is not shorter than the run of {steps} steps: take fewer, or a share below 1."
+            f"schedule.warmup={ramp} must be below the run's {steps} steps: take fewer, or a share below 1."
         )
 
     def factor(step: int) -> float:

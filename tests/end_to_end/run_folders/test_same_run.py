@@ -149,7 +149,7 @@ def test_a_job_started_again_goes_on_with_its_own_run_alone(
     assert ended.code == 2 and f"holds another run than this command describes: {key}" in ended.err, ended.err
     assert kept(run) == before
     monkeypatch.setenv("SLURM_RESTART_COUNT", "one")
-    assert "SLURM_RESTART_COUNT=one in the environment is no whole number" in cli("train", *command).err
+    assert "SLURM_RESTART_COUNT=one in the environment is not a whole number" in cli("train", *command).err
 
 
 def test_another_vocabulary_in_the_folder_is_refused(cli: Cli, shards: Path, tmp_path: Path) -> None:
