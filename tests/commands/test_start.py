@@ -55,7 +55,7 @@ def test_signs_that_the_output_lacks_are_escaped(encoding: str) -> None:
     ("shell", "said"),
     [
         ("RUN >/dev/full", "diptych: can't print to stdout any more (No space left on device): continuing.\n"),
-        ("set -o pipefail; RUN | true", ": going on.\n"),
+        ("set -o pipefail; RUN | true", ": continuing.\n"),
         ("RUN >&-", ""),
     ],
     ids=["full", "broken pipe", "closed"],

@@ -106,15 +106,11 @@ class Checkpoints(Checkpoint):
             self.files.wait()
         self._report(trainer)
         if saves:
-            self.save(trainer)
+            names = ["last.ckpt", "best.ckpt"] if self._better else ["last.ckpt"]
+            self._better = False
+            trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt", storage_options=names)
         if stop:
             self._stop(trainer, stop)
-
-    def save(self, trainer: L.Trainer) -> None:
-        """All ranks call this; rank 0 writes."""
-        names = ["last.ckpt", "best.ckpt"] if self._better else ["last.ckpt"]
-        self._better = False
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt", storage_options=names)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

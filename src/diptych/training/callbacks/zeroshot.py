@@ -60,6 +60,7 @@ class ZeroShot(L.Callback):
         self.every = every
         self.pairs: dict[str, Any] = {}
         self.changes: list[str] = []
+        self._now: tuple[list[EvalSet], HeldOut | None, Choice | None] = [], None, None
         self._sets: dict[str, Identity] | None = None  # of the last validation; None if not known
         self._choosing: list[str] | None = None  # the sets that choose `best.ckpt`; None if nothing does
 
@@ -73,8 +74,10 @@ class ZeroShot(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.every:
             return
-        sets, pairs = _asked(trainer)
-        chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        sets, pairs = [each for each in data.evaluate if each.role in ("validation", "test")], data.held_out
+        chosen = choice(sets, pairs is not None, pl_module.model.reads_sentences)  # type: ignore[union-attr, arg-type]
+        self._now = sets, pairs, chosen
         if trainer.is_global_zero and (sets or pairs):
             names = [f"{each.name} ({each.role})" for each in sets] + ["held-out pairs"] * (pairs is not None)
             told = chosen.told if chosen else "not chosen: no set has the role validation, and no pairs are held out"
@@ -110,7 +113,7 @@ class ZeroShot(L.Callback):
         step = trainer.global_step
         if not self.every or (step % self.every and step != trainer.max_steps):
             return
-        sets, pairs = _asked(trainer)
+        sets, pairs, chosen = self._now
         numbers: Numbers = {}
         with whole(pl_module):
             for evalset in sets:
@@ -120,9 +123,9 @@ class ZeroShot(L.Callback):
                 size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
                 self.pairs = _on_pairs(pl_module, pairs, size) | {"step": step}
                 numbers |= {"val/pairs/loss": self.pairs["loss"]} | _shares("val/pairs/recall", self.pairs)
+        trainer.callback_metrics.update(numbers)  # type: ignore[arg-type]
         for logger in trainer.loggers if numbers else ():
             logger.log_metrics(numbers, step)
-        chosen = choice(sets, pairs is not None, _reads_sentences(pl_module))
         if chosen:
             _checkpoints(trainer).improved(chosen.score(numbers))
 
@@ -148,16 +151,6 @@ def choice(sets: Sequence[EvalSet], pairs: bool, sentences: bool) -> Choice | No
     if pairs:
         return Choice("the step of the lowest loss of the held-out pairs", lambda found: -found["val/pairs/loss"])
     return None
-
-
-def _asked(trainer: L.Trainer) -> tuple[list[EvalSet], HeldOut | None]:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    return [s for s in data.evaluate if s.role in ("validation", "test")], data.held_out
-
-
-def _reads_sentences(pl_module: L.LightningModule) -> bool:
-    model: Any = pl_module.model
-    return bool(model.reads_sentences)
 
 
 def _mean(found: Numbers, keys: list[str]) -> float:
