@@ -166,7 +166,7 @@ def made(law: Any) -> Order | None:
 
 
 def batches(order: Order) -> list[Any]:
-    return [order.at(epoch).batch(step) for epoch in range(2) for step in range(order.steps)]
+    return [epoch.batch(step) for epoch in (order.at(0), order.at(1)) for step in range(order.steps)]
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,1 +1,1 @@
-"""The stream of pairs: which sample stands where, and how it is read. Exact on any number of ranks and workers."""
+"""The stream of pairs: which sample is in which batch, and how it is read. Ranks and workers change no batch."""

@@ -58,9 +58,8 @@ class Seen:
 @dataclass
 class Headers:
     """samples: groups of neighbours with one key, and damaged places, each counted once
-    offsets: None for a compressed tar, which can only be read from its start; the last sample of a cut tar ends
-    behind
-        the file's end
+    offsets: None for a compressed tar, which can only be read from its start; in a cut tar, the last sample ends
+        after the file's end
     damaged: the number of samples known to be lost; damage: what the first damage is, and after how many samples
     left_out: entries that are part of no sample, or of half a sample: reason -> (times, name of the first)
     """
