@@ -1,4 +1,4 @@
-"""The curves of a run as SVG that sits inside a page and takes its colours, font and width from it."""
+"""The curves of a run as SVG for a page, from which it takes its colours, font and width."""
 
 import io
 import math

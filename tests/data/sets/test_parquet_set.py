@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_said(classes: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a Parquet file nor a folder of some"):
         parquet_set(str(tmp_path / "none"), classes)
     path = write(tmp_path / "set", [b"x", b"x", b"x"], [0, 4, None])
-    with pytest.raises(UserError, match=r"has no column 'image': say data.image=NAME, one of img, fine_label"):
+    with pytest.raises(UserError, match=r"has no column 'image': give data.image=NAME, one of img, fine_label"):
         parquet_set(path, classes)
     with pytest.raises(UserError, match=r"test-00001.parquet: row 0 of row group 0 has the label 4, outside the 4"):
         parquet_set(path, classes, image="img", label="fine_label")

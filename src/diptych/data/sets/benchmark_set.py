@@ -122,7 +122,7 @@ def _kind(file: Path) -> str:
 
 
 def _tars(folder: Path, unused: Unused) -> list[Path]:
-    """A split's tars, 2 before 10. Raises UserError where there are other than its nshards.txt says."""
+    """A split's tars, 2 before 10. Raises UserError where nshards.txt gives another number."""
     found = []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.suffix == ".tar" and not entry.name.startswith("."):
@@ -140,7 +140,7 @@ def _tars(folder: Path, unused: Unused) -> list[Path]:
 
 def labelled(sample: Sample, key: str, tar: Path, classes: int, unused: Unused) -> Item:
     """A picture with its class, and the caption in its .json or .txt where it has one. Raises UserError for a label
-    that is none of the classes."""
+    that is not a class."""
     image, label = _image(sample, key, tar, unused), text_of(sample, "cls")
     if not re.fullmatch("[0-9]{1,9}", label) or int(label) >= classes:
         what = f"the label {label!r:.40}" if "cls" in sample else "no label (.cls)"
@@ -158,7 +158,7 @@ def captioned(sample: Sample, key: str, tar: Path, unused: Unused) -> Item:
     """A picture with its captions, one a line. Raises UserError where it lacks one of the two."""
     image, captions = _image(sample, key, tar, unused), _captions(sample, key, tar)
     if not captions:
-        raise UserError(f"{key} in {tar} has no caption (.txt): a retrieval set needs one for every picture.")
+        raise UserError(f"{key} in {tar} has no caption (.txt): a retrieval set needs a caption for every picture.")
     return key, image, 0, "\n".join(captions)
 
 

@@ -1,7 +1,7 @@
 """Pairs that are held out of training to validate on, chosen by a hash of their keys.
 
-The key chooses, not the place: a pair stays on its side when a set is packed again, added to or read in another
-layout, and pairs of one key are all on one side.
+The key decides, not the place: a pair stays on its side when a set is packed again, grows, or is read in another
+layout, and all pairs of one key are on one side.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from diptych.data.stream.shards import Damaged, keys
 
 AUTO = "auto"
 SHARE, MOST, BELOW = 0.02, 1000, 1_000_000
-"""`auto` holds out this share, up to so many pairs, of sets below so many."""
+"""`auto` holds out this share of a set, at most MOST pairs, and nothing of a set of BELOW pairs or more."""
 LEAST, LARGEST = 8, 0.2
-"""`auto` holds out at least so many, where they are at most this share of the set, and none where they are more."""
+"""`auto` holds out at least LEAST pairs, and nothing where these are more than this share of the set."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class HeldOut:
 
 
 def check(wanted: Any) -> None:
-    """Refuse what `data.validation` can't be. Raises UserError."""
+    """Raises UserError where `data.validation` is neither a number of pairs nor `auto`."""
     if wanted != AUTO and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0):
         raise UserError(
             f"data.validation={wanted} must be a whole number of pairs to hold out, 0 for none, or {AUTO}: "
@@ -56,7 +56,7 @@ def check(wanted: Any) -> None:
 def hold_out(index: Index, wanted: int | str, files: Files) -> tuple[Index, str]:
     """The index less the pairs that are held out (`Index.held`), and a sentence for the log.
 
-    wanted: how many, or `auto`. Raises UserError where so many can't be held out, or their keys can't be known.
+    wanted: how many, or `auto`. Raises UserError where there are too few pairs, or where the keys can't be read.
     """
     remote = next((shard.path for shard in index.shards if not is_local(shard.path)), None)
     total = index.samples
@@ -86,13 +86,13 @@ def hold_out(index: Index, wanted: int | str, files: Files) -> tuple[Index, str]
 
 
 def auto(total: int) -> int:
-    """How many of a set below BELOW pairs: the loss of one pair is always 0, so few are as good as none."""
+    """How many of a set below BELOW pairs: the loss of one pair is always 0, so a few pairs measure nothing."""
     number = min(MOST, max(LEAST, round(SHARE * total)))
     return number if number <= LARGEST * total else 0
 
 
 def _chosen(index: Index, number: int, files: Files) -> dict[int, np.ndarray]:
-    """Shard -> places held out: of the keys with the lowest hashes, as many as make at most `number` pairs."""
+    """Shard -> places held out: the keys with the lowest hashes, as long as they make at most `number` pairs."""
     places: list[tuple[int, int, int]] = []
     for shard in range(len(index.shards)):
         places += [(hashed(key), shard, n) for n, key in enumerate(keys(index, shard, files)) if key is not None]
@@ -119,7 +119,8 @@ def hashed(key: str) -> int:
 
 
 def held_out(index: Index, files: Files, captions: str | None, groups: str | None) -> HeldOut | None:
-    """What `hold_out` chose, as a set; those that give no pair are named in its `skipped`. None where nothing is."""
+    """The pairs that `hold_out` chose, as a set; samples that give no pair are named in its `skipped`. None without
+    any."""
     places = [(shard, int(n)) for shard, numbers in index.held.items() for n in numbers]
     if not places:
         return None

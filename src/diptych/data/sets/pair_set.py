@@ -66,7 +66,7 @@ def pair_set(
 ) -> list[EvalSet]:
     """The pairs that `data.shards` or `data.sources` names, as `pairs_at` reads them.
 
-    max_bad: the share of samples that may be known to be lost in damaged tars, as in a training
+    max_bad: the share of samples that damaged tars may have lost, as in a training
     Raises UserError.
     """
     files = files or Files()
@@ -90,9 +90,8 @@ def pairs_at(
     """A set of the samples at `places`, (shard, number), or of all. A sample of several pictures gives one item each,
     all with its captions; one that gives no pair is named in `skipped`.
 
-    captions: the field of KEY.json that holds them, in the place of the usual ones
-    The set has classes where every KEY.json has a text in `label`. Pictures stay in their shards until they are asked
-    for.
+    captions: the field of KEY.json with the captions, instead of the usual ones
+    The set has classes where every KEY.json has a text in `label`. Pictures stay in their shards until they are read.
     """
     reader = Reader(index, files)
     found: list[tuple[str, Place, str, str | None]] = []
@@ -170,7 +169,9 @@ def from_pairs(shards: str, field: str) -> dict[str, list[str]]:
         if isinstance(label, str) and label and _names(described.get(field)):
             found[label] = described[field]
     if not found:
-        raise UserError(f"No sample of {shards} has a label and a list {field!r} in its .json: say synonyms=null.")
+        raise UserError(
+            f"No sample of {shards} has a label and a list {field!r} in its .json: type task.synonyms=null."
+        )
     return found
 
 

@@ -91,12 +91,12 @@ def _items(file: Path, image: str, label: str, names: list[str]) -> list[Item]:
             for key, column in (("image", image), ("label", label)):
                 if column not in there:
                     raise UserError(
-                        f"{file} has no column {column!r}: say data.{key}=NAME, one of {', '.join(there)}."
+                        f"{file} has no column {column!r}: give data.{key}=NAME, one of {', '.join(there)}."
                     )
             if not _encoded(schema.field(image).type):
                 raise UserError(
                     f"{file}: the column {image!r} holds {schema.field(image).type}, not encoded pictures (binary, or"
-                    " a struct with `bytes`): say data.image=NAME."
+                    " a struct with `bytes`): give data.image=NAME."
                 )
             _check_names(file, _own_names(schema.metadata or {}, label, file), names)
             groups = [
@@ -121,7 +121,7 @@ def _items(file: Path, image: str, label: str, names: list[str]) -> list[Item]:
 
 
 def _own_names(metadata: Mapping[bytes, bytes], label: str, file: Path) -> list[str]:
-    """The class names that the hub's metadata gives the column of labels; [] where it gives none."""
+    """The class names of the column of labels in the hub's metadata; [] where there are none."""
     if b"huggingface" not in metadata:
         return []
     found: Any = parse_json(metadata[b"huggingface"], f"{file}, its metadata huggingface")
@@ -132,7 +132,7 @@ def _own_names(metadata: Mapping[bytes, bytes], label: str, file: Path) -> list[
 
 def _check_names(file: Path, there: list[str], names: list[str]) -> None:
     """Raises UserError where the file numbers its classes in another way than `names`; other words for a class are
-    no matter, as templates ask for nicer ones."""
+    allowed, since templates need readable ones."""
     if there and len(there) != len(names):
         raise UserError(
             f"{file} has {len(there)} classes and data.classes {len(names)}: the labels and the class names are not"

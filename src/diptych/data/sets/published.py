@@ -86,7 +86,7 @@ def _set(
     ]
     if pictures is not None and len(items) != pictures:
         raise UserError(
-            f"{root} holds {len(items):,} pictures, and {name} has {pictures:,}: unpack its archive again, or say"
+            f"{root} holds {len(items):,} pictures, and {name} has {pictures:,}: unpack its archive again, or give"
             " data.pictures=null to take what is there."
         )
     if not items:
