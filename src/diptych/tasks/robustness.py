@@ -204,8 +204,8 @@ def _section(record: Record) -> Section | None:
     probe = mapping(how.get("linear_probe"))
     lead = (
         "Top-1 in % with the 95 % interval for other pictures (bootstrap; it says nothing of other seeds). The"
-        " difference is zero-shot less supervised, picture by picture; effective robustness is what the zero-shot"
-        f" model reads on a set above what its accuracy on {how.get('usual')} lets expect ({how.get('line', '')};"
+        " difference is zero-shot less supervised, picture by picture; effective robustness is the zero-shot model's"
+        f" accuracy on a set less the one that its accuracy on {how.get('usual')} lets expect ({how.get('line', '')};"
         " its interval resamples that set, too)."
     )
     rows = [_shown(name, mapping(row)) for name, row in told.items()]
