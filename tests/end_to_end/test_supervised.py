@@ -52,7 +52,7 @@ def test_a_supervised_run_on_own_shards(cli: Cli, labelled: tuple[str, ...], tmp
     again = cli("evaluate", f"checkpoint={run}", "data=benchmark", f"data.path={tmp_path / 'sets/known'}")
     assert again.code == 0 and f"{zeroshot['sets']['known']['top1']:.1%}" in again.out
     other = cli("evaluate", f"checkpoint={run}", "data=benchmark", f"data.path={tmp_path / 'sets/other'}")
-    assert other.code == 2 and f"reads the class names of none of the sets: other: {why}" in other.err
+    assert other.code == 2 and f"knows the class names of none of the sets: other: {why}" in other.err
 
 
 def test_visual_ngrams_on_own_shards(cli: Cli, labelled: tuple[str, ...], tmp_path: Path) -> None:
