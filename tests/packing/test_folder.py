@@ -265,7 +265,7 @@ def test_pipes_beside_pictures_are_left_out_by_name(tmp_path: Path) -> None:
     }
 
 
-def test_wrong_inputs_die_in_one_sentence(tmp_path: Path) -> None:
+def test_wrong_inputs_stop_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "no", "is no folder"), (tmp_path / "empty", "holds no image")):
         with pytest.raises(UserError, match=message):

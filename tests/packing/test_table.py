@@ -190,7 +190,7 @@ def test_what_is_no_picture_file_is_counted(tmp_path: Path) -> None:
     }
 
 
-def test_wrong_tables_die_in_one_sentence(tmp_path: Path) -> None:
+def test_wrong_tables_stop_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("filepath,title\na.png,b\n")
     (tmp_path / "t.parquet").write_text("none")
     (tmp_path / "t.xls").write_text("none")

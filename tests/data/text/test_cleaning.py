@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diptych.data.text import cleaning
-from diptych.data.text.cleaning import mend
+from diptych.data.text.cleaning import repair
 
 # Characters that ftfy's steps look at, far more often than by chance.
 NAMED = [c for part in MOJIBAKE_CATEGORIES.values() for c in part] + list("ÂÃÎÐØÙŒœàâ√≈‚Ä×²³ВГРСЂЎβΒΓΞΟ€ā™°")
@@ -39,12 +39,12 @@ def plainly(text: str) -> str:
 @example("\uff06amp;")
 @example("\u2019\u0301")
 def test_the_same_as_ftfy(text: str) -> None:
-    assert mend(text) == plainly(text)
+    assert repair(text) == plainly(text)
 
 
 def test_the_same_on_texts_of_every_kind() -> None:
     made = texts.corpus(5000, seed=7)
-    assert [mend(text) for text in made] == [plainly(text) for text in made]
+    assert [repair(text) for text in made] == [plainly(text) for text in made]
 
 
 def test_no_lone_character_is_a_broken_encoding() -> None:

@@ -18,7 +18,7 @@ from diptych.base.textfile import DoubledKey, loads, split_lines
 from diptych.data.io.address import printable
 from diptych.data.pixels.image import BadImage
 from diptych.data.stream.shards import Sample
-from diptych.data.text.cleaning import mend
+from diptych.data.text.cleaning import repair
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _IMAGE, _CAPTION, _CROP = 11, 12, 13  # names of the draws from a sample's seed
@@ -225,7 +225,7 @@ def _without_surrogates(text: str) -> str:
 def says(text: str) -> bool:
     """Whether anything visible is left of a text once it is cleaned, see `diptych.data.text.cleaning`."""
     if "&" in text or not text.isprintable():
-        text = mend(text)
+        text = repair(text)
     return any(map(_prints, text))
 
 

@@ -1,7 +1,7 @@
 """Byte-level BPE vocabularies in CLIP's merges format: a title, then one merge a line, as text or gzip.
 
-Ids follow from the merges alone: the 256 bytes, the 256 bytes that end a word, one id a merge, [SOS], [EOS].
-So [EOS] is the highest, and any tool that reads OpenAI's file reads these.
+Ids follow from the merges alone: the 256 bytes, the 256 bytes that end a word, one id for each merge, [SOS], [EOS].
+So [EOS] is the highest id, and any tool that reads OpenAI's file reads these.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from diptych.base.files import read_regular
 from diptych.base.textfile import split_lines
 
 OPENAI = Path(__file__).parent / "vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
-OPENAI_MERGES = 49152 - 256 - 2  # as many of the file's merges as OpenAI's ids count
+OPENAI_MERGES = 49152 - 256 - 2  # how many of the file's merges have an id in OpenAI's vocabulary
 SPECIALS = ("<|startoftext|>", "<|endoftext|>")
-BASE = 512 + len(SPECIALS)  # ids that no merge makes
+BASE = 512 + len(SPECIALS)  # ids that do not come from merges
 TITLE = "#version: 0.2"
 LARGEST = 2**26  # bytes of text: a vocabulary of a million ids is smaller
-# The specials, English clitics, letters, single digits, whatever else: OpenAI's rule, by OpenAI's own engine, since
-# others know fewer of the newest letters.
+# Special tokens, English clitics, letters, single digits, everything else: OpenAI's rule, with the engine that OpenAI
+# uses, because other engines don't know the newest letters.
 WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
@@ -39,24 +39,22 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
 _SYMBOLS = {byte: symbol for symbol, byte in BYTES.items()}
 
-CACHED, WORD_CHARACTERS = 2**16, 32  # words that are kept, and how long they may be: a worker lives for days
+CACHED, WORD_CHARACTERS = 2**16, 32  # words in the cache, and their largest length: a worker process lives for days
 
 
 def pieces(word: str) -> list[str]:
-    """What BPE works on: a clean run of characters without white space, split by OpenAI's rule, its UTF-8 bytes
-    written as characters that can be seen."""
-    return [piece if piece in SPECIALS else _visible(piece) for piece in WORDS.findall(word)]
-
-
-def _visible(piece: str) -> str:
-    return piece.encode().decode("latin-1").translate(_SYMBOLS)
+    """What BPE merges: a clean word, split by OpenAI's rule, with a visible character for each of its UTF-8 bytes."""
+    return [
+        piece if piece in SPECIALS else piece.encode().decode("latin-1").translate(_SYMBOLS)
+        for piece in WORDS.findall(word)
+    ]
 
 
 class Vocabulary:
-    """merges: pairs of symbols, the first learned first; `text` is the file that holds them.
+    """merges: pairs of symbols in the order in which they were learned; `text` is the content of their file
 
-    tokens: what each id stands for; size: their number; sot, eot: the ids of [SOS] and [EOS]; ends: of each id,
-        whether it is the last of a word
+    tokens: the token of each id; size: how many there are; sot, eot: the ids of [SOS] and [EOS]
+    ends: for each id, whether it ends a word
     """
 
     def __init__(self, merges: list[tuple[str, str]], title: str = TITLE) -> None:
@@ -77,7 +75,7 @@ class Vocabulary:
         return "\n".join([self.title, *map(" ".join, self.merges)])
 
     def encode(self, word: str) -> array[int]:
-        """The ids of a clean run of characters without white space in it."""
+        """The ids of a clean word, which has no white space in it."""
         ids = array(self.typecode)
         for piece in pieces(word):
             if piece in SPECIALS:
@@ -87,14 +85,14 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterator[int]) -> str:
-        """The text that ids stand for; words and punctuation apart. Bytes that are no UTF-8 become U+FFFD."""
+        """The text of the ids, with spaces around punctuation. Bytes that are not UTF-8 become U+FFFD."""
         symbols = "".join(self.tokens[number].replace("</w>", " ") for number in ids)
         raw = bytes(BYTES.get(symbol, 0x20) for symbol in symbols)
         return raw.decode("utf-8", errors="replace").strip()
 
 
 class _Words(dict[str, bytes]):
-    """Word -> its ids as bytes, worked out once: cheap to keep and to join."""
+    """A cache: word -> its ids as bytes, which are small and quick to join."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -111,22 +109,22 @@ class _Words(dict[str, bytes]):
 
 @cache
 def openai() -> Vocabulary:
-    """OpenAI's 49,408 ids, read when the first text is met and once per process."""
+    """OpenAI's 49,408 ids, read once in a process, when they are first needed."""
     lines = gzip.decompress(OPENAI.read_bytes()).decode().split("\n")[: OPENAI_MERGES + 1]
     return Vocabulary([_pair(line, "") for line in lines[1:]], lines[0])
 
 
 def read(source: str | Path) -> Vocabulary:
-    """A vocabulary from its file, or from its text. A text has lines, which no file's name has.
+    """A vocabulary from its file, or from its text.
 
-    Raises UserError for a file that is missing, or none of merges, naming the line.
+    Raises UserError for a file that is missing or is not in CLIP's merges format, with the line.
     """
     name = str(source)
-    return _parsed(name, "its text") if "\n" in name else _parsed(_content(Path(source)), name)
+    return _parsed(name, "its text") if is_text(name) else _parsed(_content(Path(source)), name)
 
 
 def is_text(source: str) -> bool:
-    """Whether a vocabulary is given by its text, not by a file's name."""
+    """Whether this is a vocabulary's text and not a file's name: only a text has several lines."""
     return "\n" in source
 
 
@@ -141,10 +139,10 @@ def _content(path: Path) -> str:
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise UserError(f"vocabulary={path} holds more than {LARGEST >> 20} MB: no vocabulary is as large.")
+            raise UserError(f"vocabulary={path} holds more than {LARGEST >> 20} MB: no vocabulary is that large.")
         return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"vocabulary={path} is no whole file of merges ({error}): make it again.") from error
+        raise UserError(f"vocabulary={path} is damaged or no vocabulary ({error}): make it again.") from error
 
 
 @lru_cache(4)  # vocabularies are large and few

@@ -1,7 +1,7 @@
-"""The words of the captions that a model was trained on, as its checkpoint says them.
+"""The words of the captions that a model was trained on, which its checkpoint records.
 
-A word that a text tower never read has an embedding that no training shaped: a prompt with one costs accuracy, and
-nothing else would show it.
+Training never changed the embedding of a word that is in no caption. A prompt with such a word lowers the accuracy,
+and nothing else would show why.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from diptych.base.terminal import counted
 from diptych.data.text.tokenizer import Tokenizer
 
-LETTERS = 2**17  # of all words of a record: some 15,000, which a checkpoint carries at no cost
+LETTERS = 2**17  # of all words of a record: some 15,000 words, small beside a checkpoint
 
 
 def record_of(counts: Counter[str], captions: int) -> dict[str, Any]:
-    """What a checkpoint says: the words in the order of letters, separated by a blank, of a large number the most
-    frequent; how many different there were, and in how many captions."""
+    """What a checkpoint records: the number of captions, of distinct words, and the words in alphabetical order,
+    separated by spaces; only the most frequent ones if there are more than LETTERS allow."""
     kept, letters = [], 0
     for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         letters += len(word) + 1
@@ -31,20 +31,20 @@ def record_of(counts: Counter[str], captions: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SeenWords:
-    """words: those on record; captions: how many captions they are of; whole: whether they are all that these have"""
+    """words: the recorded ones; captions: the number of captions they come from; whole: whether no word is missing"""
 
     words: frozenset[str]
     captions: int
     whole: bool
 
     def unseen(self, tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
-        """The words of the texts that are not on record, in their order, each once; no punctuation."""
+        """The words of the texts that are not recorded, each once and in their order, without punctuation."""
         tokens = tokenizer([text or " " for text in texts])
         found = dict.fromkeys(tokenizer.decode(ids) for ids in tokenizer.words(tokens))
         return [word for word in found if any(map(str.isalnum, word)) and word not in self.words]
 
     def where(self) -> str:
-        """What is said of a word that is not on record."""
+        """For messages: where a word is missing that is not recorded."""
         captions = f"the first {counted(self.captions, 'caption')} that the model was trained on"
         return (
             f"in none of {captions}"
@@ -54,7 +54,7 @@ class SeenWords:
 
 
 def read_record(describe: Mapping[str, Any]) -> SeenWords | None:
-    """From what a checkpoint says of itself, which is not to be trusted; None where it says nothing."""
+    """The record in a checkpoint's description, which may hold anything; None if there is no valid one."""
     told = describe.get("words")
     if not isinstance(told, Mapping):
         return None

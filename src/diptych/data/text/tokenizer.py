@@ -1,7 +1,7 @@
 """OpenAI's tokenizer: lower-cased byte-level BPE of 49,408 ids (CLIP paper, section 2.4), or of another vocabulary.
 
-Text is cleaned first (broken encodings, HTML entities, white space, case). No pattern of the splitter crosses
-white space, so a caption's ids are its words' ids one after the other, and a word is worked out once.
+Text is cleaned first (broken encodings, HTML entities, white space, case). No token crosses white space, so the ids
+of a caption are those of its words, one after the other, and the ids of each word are cached.
 
     python -m diptych.data.tokenizer train captions.txt --out vocabulary.txt --size 16384
 """
@@ -22,22 +22,24 @@ from diptych.base.errors import UserError
 from diptych.data.text import bpe
 from diptych.data.text.cleaning import clean_words
 
-CACHED, CAPTION_CHARACTERS = 2**16, 256  # captions that are kept, and how long they may be: a worker lives for days
+CACHED, CAPTION_CHARACTERS = (
+    2**16,
+    256,
+)  # captions in the cache, and their largest length: workers live for days
 
 
 class Tokenizer:
     """Captions -> int64 ids [N, context_length]: [SOS], the words, [EOS], zeros.
 
-    vocabulary: a file in CLIP's merges format, or its text; None for OpenAI's, whose ids are then equal to
-        OpenAI's own
+    vocabulary: a file in CLIP's merges format, or its text; None for OpenAI's, which gives OpenAI's own ids
 
-    A caption that is too long loses words at its end and keeps [EOS]. Raises UserError for a context that has
-    no room for [SOS] and [EOS], and for a file that is no vocabulary.
+    A caption that is too long loses tokens at its end and keeps [EOS]. Raises UserError for a context that has no
+    room for [SOS] and [EOS], and for a file that is no vocabulary.
     """
 
     vocab_size = bpe.OPENAI_MERGES + bpe.BASE
     sot = vocab_size - 2
-    eot = vocab_size - 1  # the highest id: by that the text towers find it
+    eot = vocab_size - 1  # the highest id, so that text towers find it with argmax
 
     def __init__(self, context_length: int = 77, vocabulary: str | Path | None = None) -> None:
         if context_length < 2:
@@ -52,11 +54,11 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> bpe.Vocabulary:
-        """What the ids stand for."""
+        """What the ids mean."""
         return self._vocabulary or bpe.openai()
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """One caption or several -> int64 [N, context_length]."""
+        """One caption or several -> ids, int64 [N, context_length]."""
         texts = [texts] if isinstance(texts, str) else texts
         start, end = (array(self.vocabulary.typecode, [special]).tobytes() for special in (self.sot, self.eot))
         room, width = (self.context_length - 2) * len(start), self.context_length * len(start)
@@ -65,16 +67,16 @@ class Tokenizer:
         return torch.from_numpy(ids.reshape(len(texts), self.context_length))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's words, without [SOS] and [EOS], however many there are."""
+        """All ids of a text, without [SOS], [EOS] and a limit to their number."""
         return array(self.vocabulary.typecode, self._body(text)).tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for, up to the first [EOS]; words and punctuation apart, all lower case."""
+        """The text of the ids up to the first [EOS], in lower case and with spaces around punctuation."""
         until_end = takewhile(lambda number: number != self.eot, map(int, ids))
         return self.vocabulary.decode(number for number in until_end if number != self.sot)
 
     def words(self, tokens: Tensor) -> Iterator[tuple[int, ...]]:
-        """The ids of each word in rows [N, L] that this tokenizer wrote; one that the context cut is left out."""
+        """The ids of each word in rows [N, L] of this tokenizer. A word that the context cut is left out."""
         ends = self.vocabulary.ends
         for row in tokens.tolist():
             first = 1
@@ -84,14 +86,14 @@ class Tokenizer:
                     first = place + 1
 
     def _ids(self, text: str) -> bytes:
-        # What needs no cleaning is done sooner than it is found in a large cache.
+        # ASCII text needs no cleaning: it is encoded faster than it is found in a large cache.
         short = len(text) <= CAPTION_CHARACTERS and not text.isascii()
         return self._cached_body(text) if short else self._body(text)
 
     def _body(self, text: str) -> bytes:
-        """A caption's ids as bytes."""
+        """All ids of a caption, as bytes."""
         return b"".join(map(self.vocabulary.words.__getitem__, clean_words(text)))
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[int, str | None]]:
-        # Workers fill their own caches, and need no file.
+        # Without the caches, which each worker fills itself, and with the vocabulary's text instead of its file.
         return Tokenizer, (self.context_length, self._vocabulary.text if self._vocabulary else None)

@@ -142,7 +142,7 @@ def test_a_row_group_is_not_held_whole(tmp_path: Path) -> None:
     assert len(_column(str(tmp_path / "t.parquet"), 0, "image").values) <= BATCH < 200
 
 
-def test_wrong_parts_die_in_one_sentence(tmp_path: Path) -> None:
+def test_wrong_parts_stop_with_one_sentence(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002", "test-00000-of-00001", "train-00001-of-00002"):
         hub(tmp_path / f"splits/{name}.parquet", 0, 2)
     with pytest.raises(UserError, match=r"holds the splits test, train: give one, as 'path=.*/test-\*.parquet'"):
