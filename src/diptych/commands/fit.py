@@ -20,7 +20,7 @@ from diptych.building.targets import foreign, targets_in, trusting
 from diptych.commands import experiment, stored
 from diptych.commands.config import arguments, split_pretrained
 from diptych.commands.stored import Config
-from diptych.launch.world import nodes
+from diptych.launch.world import nodes, own_rank
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -56,7 +56,7 @@ def _fit(config: Config, run_dir: Path, resume: bool) -> None:
     last = run_dir / "checkpoints" / "last.ckpt"
     start = int(read_checkpoint(last)["global_step"]) if resume else 0
     steps, precision = config["trainer"]["max_steps"], config["trainer"]["precision"]
-    first = int(os.environ.get("RANK", 0)) == 0
+    first = own_rank() == 0
     device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory()

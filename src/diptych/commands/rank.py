@@ -28,7 +28,7 @@ from diptych.base.masking import masked_text
 from diptych.base.terminal import complain, to_type
 from diptych.commands.stored import Config
 from diptych.launch.output import keep_output
-from diptych.launch.world import World, announce, announced, meet, outside
+from diptych.launch.world import World, announce, announced, meet, outside, own_rank
 
 NOTE = ".error"  # in the run's folder: the first error of any rank
 LOST = 3  # exit code of a rank that waited in vain for another, or lost the connection to it
@@ -212,7 +212,7 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
     cause = None if others else sentence(error, ROOT / "conf")
     text = str(cause) if cause else others or "".join(traceback.format_exception(error))
     note = {
-        "rank": int(os.environ["RANK"]),
+        "rank": own_rank(),
         "user": cause is not None,
         "others": others is not None,
         "text": masked_text(text),
@@ -229,7 +229,7 @@ def leave_note(run_dir: Path, error: BaseException) -> bool:
 
 def of_others(error: BaseException) -> str | None:
     """A sentence for a collective's error when another rank doesn't answer or has ended; None for other errors."""
-    text, rank = str(error), os.environ["RANK"]
+    text, rank = str(error), own_rank()
     if not isinstance(error, RuntimeError):
         return None
     if re.search(SILENT, text, re.IGNORECASE):
@@ -274,14 +274,13 @@ def _train(config: Config, run_dir: Path, resume: bool) -> int:
     try:
         fit(config, run_dir, resume)
     except Stopped as stopped:
-        if os.environ["RANK"] == "0":
+        if own_rank() == 0:
             complain(stopped)
         return stopped.code
     except Exception as error:
         if leave_note(run_dir, error) and shows_errors:
             said = (
-                of_others(error)
-                or f"rank {os.environ['RANK']}: {sentence(error, ROOT / 'conf') or traceback.format_exc()}"
+                of_others(error) or f"rank {own_rank()}: {sentence(error, ROOT / 'conf') or traceback.format_exc()}"
             )
             complain(said.rstrip())
         return LOST if of_others(error) else 2

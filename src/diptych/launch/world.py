@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.distributed import Store
 
-# torchrun's variables, with their values in a process that is alone.
+# torchrun's variables, and their values in a process that runs alone.
 ALONE = {
     "RANK": "0",
     "WORLD_SIZE": "1",
@@ -125,6 +125,11 @@ def _is_task_of_srun(env: Mapping[str, str]) -> bool:
     return all(name in env for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS"))
 
 
+def own_rank() -> int:
+    """This process's rank, from its environment; 0 for a process alone."""
+    return int(os.environ.get("RANK", 0))
+
+
 def nodes() -> int:
     """Number of machines with ranks, from the environment of any rank."""
     return int(os.environ.get("WORLD_SIZE", 1)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -206,7 +211,8 @@ _evaluations = itertools.count()
 
 
 def agree_on_folder() -> None:
-    """All ranks name the folder by rank 0's clock, before a config is composed. Nothing in a process alone."""
+    """All ranks name the folder by rank 0's clock, before a config is composed. Does nothing in a process that runs
+    alone."""
     world = outside()
     if world is None:
         return

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from diptych.base.errors import UserError
 
-# On a CPU, softmax(q kᵀ) v written out is faster than the fused kernel up to about this many tokens, since the fused
-# kernel's backward pass is slow there. In 16 bits it is faster even beyond 500 tokens, but then keeps a lot of
-# memory.
+# On a CPU, softmax(q kᵀ) v as plain operations is faster than the fused kernel up to about this many tokens, since
+# the fused kernel's backward pass is slow there. In 16 bits it is faster even beyond 500 tokens, but then keeps a lot
+# of memory.
 PLAIN_ATTENTION_TOKENS, PLAIN_ATTENTION_TOKENS_16_BITS = 80, 257
 
 
@@ -86,13 +86,13 @@ def pick(x: Tensor, read: Tensor) -> Tensor:
 
 
 def is_written_out(query: Tensor) -> bool:
-    """Whether attention over [B, H, L, D] is faster written out than in the fused kernel."""
+    """Whether attention over [B, H, L, D] is faster as plain operations than in the fused kernel."""
     most = PLAIN_ATTENTION_TOKENS_16_BITS if query.element_size() == 2 else PLAIN_ATTENTION_TOKENS
     return query.device.type == "cpu" and query.shape[2] <= most
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    """softmax(q kᵀ / √D) v over [B, H, L, D], written out.
+    """softmax(q kᵀ / √D) v over [B, H, L, D], as plain operations.
 
     softmax sums in float32 for any input; under autocast it would also return float32, which takes twice the memory.
     """

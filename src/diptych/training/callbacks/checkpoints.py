@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
     step.
 
     A checkpoint holds the state of every global random generator of every rank, and a resumed rank continues with it.
-    With another number of ranks each starts from the run's seed: no code of ours draws from global generators during
+    With another number of ranks each starts from the run's seed: our code never draws from global generators during
     the training, but a user's loss or tower may.
 
     folder: of the checkpoints; files: writes them; every: steps between two
