@@ -237,7 +237,7 @@ def test_other_families_and_missing_files_are_named(folder: Path, tmp_path: Path
 
 
 def test_another_vocabulary_gets_no_tokenizer_of_openai_s(folder: Path) -> None:
-    with pytest.raises(UserError, match="was trained on another vocabulary: it has 64 ids, OpenAI's 49408"):
+    with pytest.raises(UserError, match="was trained with another vocabulary: it has 64 ids, OpenAI's 49408"):
         load(write_openai(folder, TINY))
 
 

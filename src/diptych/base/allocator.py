@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed, where tensors lie in the machine's own."""
+"""The C library's use of freed memory, which costs time where tensors are in the machine's main memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees; whether the C library can.
+    """Make this process keep the memory that it frees; returns whether the C library supports it.
 
-    glibc gives large blocks back to the system as soon as they are freed, and the system hands out each page again,
-    zeroed, when it is first touched: with tensors of megabytes that come and go a thousand times a step, a tenth of a
-    step in bfloat16 on a CPU (docs/evidence/performance.md). What a process holds at most grows, by up to 7 % on
-    ResNets, as holes between small blocks stay unused, and it holds it until it ends.
+    By default glibc returns large blocks to the system when they are freed, and the system zeroes each page again at
+    its next use. A training step allocates tensors of megabytes a thousand times: this takes a tenth of a step in
+    bfloat16 on a CPU (docs/evidence/performance.md). The price: the process needs up to 7 % more memory on ResNets,
+    since holes between small blocks stay unused, and keeps it until it ends.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library than glibc: nothing but time is lost
+    except (AttributeError, OSError, TypeError):  # not glibc: this only costs time
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))

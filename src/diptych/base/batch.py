@@ -1,4 +1,4 @@
-"""The one type that data, towers and training share, and what is done to its pixels on the device."""
+"""The batch, which data, towers and training share, and the normalisation of its pixels on the device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 class Batch:
     """One rank's share of the global batch of one step.
 
-    images: uint8 [B, 3, H, W], or float in 0–1 once augmented on the device
+    images: uint8 [B, 3, H, W], or float in 0–1 after augmentation on the device
     tokens: int64 [B, L]
-    seeds:  int64 [B], the sample's own seed, from (seed, epoch, sample) alone
-    keys:   B names, `shard/key`
-    step:   the global step that this batch belongs to, from 0
-    wait:   seconds the training loop waited for it
-    groups: int64 [B], equal where samples belong together (`data.groups`), if that was asked for
+    seeds:  int64 [B], one per sample, a function of only (seed, epoch, sample)
+    keys:   B sample names, `shard/key`
+    step:   the global step of this batch, from 0
+    wait:   seconds that the training loop waited for it
+    groups: int64 [B], equal for samples of one group, if `data.groups` is set
     """
 
     images: Tensor
@@ -45,9 +45,9 @@ class Batch:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels as the towers want them: uint8 0–255 or float 0–1 [B, 3, H, W] -> float [B, 3, H, W].
+    """Normalise pixels: uint8 0–255 or float 0–1 [B, 3, H, W] -> float [B, 3, H, W], minus mean, divided by std.
 
-    It runs on the device after the batch is made: bytes travel, floats don't.
+    It runs on the device, so that only bytes are copied there.
     """
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
     centre = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(scale).view(1, 3, 1, 1)

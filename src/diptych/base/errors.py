@@ -1,20 +1,21 @@
-"""How a run ends before its time: exceptions whose message is meant for the person at the terminal, and signals."""
+"""How a run ends early: exceptions with a message for the user at the terminal, and signals."""
 
 import signal
 
-# SIGUSR1 and SIGUSR2 are what SLURM and submitit are usually told to send before a job's time is over.
+# SLURM and submitit are usually set up to send SIGUSR1 or SIGUSR2 before a job's time is over.
 TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence with what, where and what to do. Exit code 2, no traceback."""
+    """An error that the user can fix. The message says what is wrong, where, and what to do. Exit code 2, no
+    traceback."""
 
 
 class NotTaken(UserError):
-    """A key that nothing takes, which may stand in a config's file or on the command line: `boundary` knows, and says
+    """A key that no component has. It is in a config file or on the command line: `boundary` knows where, and says
     how to leave it out.
 
-    key: in the config; what: a sentence without its end; other: another way than to leave it out
+    key: in the config; what: a sentence without its end; other: what else the user can do
     """
 
     def __init__(self, key: str, what: str, other: str = "") -> None:
@@ -23,12 +24,12 @@ class NotTaken(UserError):
 
 
 class RankFailed(Exception):
-    """A fault of ours on one rank of several, whose traceback is the message. Exit code 1."""
+    """An internal error on one of several ranks. The message is its traceback. Exit code 1."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal, and has saved. Exit code 130 after Ctrl-C, else 75: "try again later"
-    (EX_TEMPFAIL), which says to a cluster's scripts that nothing is wrong and the run can go on.
+    """A signal asked the run to stop, and it saved a checkpoint. Exit code 130 after Ctrl-C, else 75 (EX_TEMPFAIL,
+    "try again later"), which tells a cluster's scripts that nothing is wrong and the run can be resumed.
     """
 
     CODES = (75, 128 + signal.SIGINT)

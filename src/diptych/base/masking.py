@@ -1,7 +1,7 @@
 """Credentials and signatures in addresses and configs: never written, never printed.
 
-A run's config holds the address that its shards are read from, and that may hold a password or a signed query. What
-is written and printed holds HIDDEN in its place; the processes of the run get the true one from memory.
+A run's config holds the address of its shards, which may contain a password or a signed query. Files and the terminal
+get HIDDEN in its place; the run's processes get the real address in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SECRET = (
     r"|(?:api|access|secret|private|account|auth|session|signing|encryption)[_-]?key(?:[_-]?id)?|apikey|hmac|jwt|sas"
     r"|(?:access|auth|refresh|session|api|id|bearer)[_-]?token)"
 )
-_KEY = re.compile(_SECRET, re.IGNORECASE)  # of a config, whose whole value is hidden
+_KEY = re.compile(_SECRET, re.IGNORECASE)  # a key of a config whose whole value is hidden
 _URL = re.compile(r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>(?:<hidden>|[^\s'\"<>])+)")
 _WHOLE = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>.+)", re.DOTALL)
 _HARMLESS = re.compile(r"(?:true|false|\d{1,3}|)", re.IGNORECASE)
@@ -27,31 +27,32 @@ _ASSIGNED = re.compile(
 _HEADER = re.compile(r"(?P<name>\b(?:Basic|Bearer)\s+)(?P<value>[A-Za-z0-9+/=_.~-]{8,})")
 _COMMAND_USER = re.compile(r"(?P<name>(?:^|\s)(?:-u|--user|--proxy-user)[\s=]*)(?P<value>[^\s:]+:\S+)")
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
-# An override among others: a list in brackets or quotes has its own commas.
+# One of several overrides. A value in brackets or quotes may contain commas.
 _GIVEN = re.compile(
     rf"(?P<key>(?<![^\s,'\"{{])[+~]{{0,2}}{_SECRET})="
     r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,]+(?:,[^\s,=]+(?=,|\s|$))*)",
     re.IGNORECASE,
 )
-_BRACES = re.compile(r"\{[^{}]*\}")  # a mapping as Hydra's grammar and JSON have it
+_BRACES = re.compile(r"\{[^{}]*\}")  # a mapping in Hydra's grammar or JSON
 _ENTRY = re.compile(
     rf"(?P<key>['\"]?\b{_SECRET}['\"]?\s*:\s*)(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[^,}}]+)", re.IGNORECASE
 )
-_QUERY = re.compile(r"\?(?:<hidden>|[^\s'\"<>)])+")  # of a path alone
+_QUERY = re.compile(r"\?(?:<hidden>|[^\s'\"<>)])+")  # of an address without scheme and host
 _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 
 
 def masked_text(text: str) -> str:
-    """Text with HIDDEN for users and passwords of URLs, for the values of their queries (but numbers of up to three
-    digits and true or false, which hide nothing), and for tokens of known forms."""
+    """`text` with HIDDEN for users and passwords in URLs, for the values in their queries, and for tokens of known
+    forms. Numbers of up to three digits, true and false stay: they are no secrets."""
     if "://" in text:
         text = _URL.sub(_address, text)
     return _KNOWN.sub(HIDDEN, text)
 
 
 def masked_value(text: str) -> str:
-    """As `masked_text`, for a value of a config; of a command (`pipe:…`) also what its options and headers hold."""
-    if whole := _WHOLE.fullmatch(text):  # a password may hold what ends a URL in a sentence
+    """Like `masked_text`, for a value in a config. In a command (`pipe:…`) secret options and headers are hidden
+    too."""
+    if whole := _WHOLE.fullmatch(text):  # a password may contain characters that end a URL in a sentence
         text = _address(whole)
     text = masked_text(text)
     if text.startswith("pipe:"):
@@ -61,8 +62,8 @@ def masked_value(text: str) -> str:
 
 
 def _address(found: re.Match[str]) -> str:
-    """User and password reach to the last '@' before the path. A '/' or '?' in a password ends the host for a URL,
-    yet people type it: then what should be a port is none."""
+    """User and password end at the last '@' before the path. People also type a '/' or '?' in a password, which ends
+    the host of a URL: such a password shows in an invalid port."""
     rest = found["rest"]
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     before = ""
@@ -90,7 +91,8 @@ def _parameter(part: str) -> str:
 
 
 def masked(node: Any) -> Any:
-    """A config, nested mappings and lists of plain data, as it may be written. A text may be a list of overrides."""
+    """A config of nested mappings and lists without secrets, to be written. A text in it may be a list of
+    overrides."""
     if isinstance(node, Mapping):
         return {key: _hidden(value) if _KEY.fullmatch(str(key)) else masked(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -99,7 +101,7 @@ def masked(node: Any) -> Any:
 
 
 def _hidden(node: Any) -> Any:
-    """What stands at a secret's key: all but what hides nothing."""
+    """The value at a secret's key, hidden unless it is empty or harmless."""
     if isinstance(node, Mapping):
         return {key: _hidden(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -109,7 +111,7 @@ def _hidden(node: Any) -> Any:
 
 
 def masked_argument(argument: str) -> str:
-    """A word of a command line, `key=value`, as it may be written."""
+    """An argument of a command line, `key=value`, without secrets."""
     override = _OVERRIDE.match(argument)
     if not override:
         return masked_value(argument)
@@ -119,19 +121,19 @@ def masked_argument(argument: str) -> str:
 
 
 def masked_overrides(text: str) -> str:
-    """As `masked_text`, of what Hydra prints of a command line: its overrides, with the colons escaped."""
+    """Like `masked_text`, for the overrides of a command line as Hydra prints them, with escaped colons."""
     return masked_text(_without_keys(text.replace("\\:", ":")))
 
 
 def _without_keys(text: str) -> str:
-    """Text without what stands at secrets' keys, in overrides and in mappings."""
+    """`text` without the values at secret keys in overrides and mappings."""
     text = _GIVEN.sub(rf"\g<key>={HIDDEN}", text)
     return _BRACES.sub(lambda found: _ENTRY.sub(rf"\g<key>{HIDDEN}", found[0]), text)
 
 
 def filled(stored: Any, given: Any) -> Any:
-    """A config that was written masked, with what `given` (another one, of the same keys) has in those places, where
-    that is the same but for what is hidden."""
+    """A stored config whose hidden values come from `given`, a config with the same keys, where the rest of the value
+    is the same."""
     if isinstance(stored, Mapping):
         others = given if isinstance(given, Mapping) else {}
         return {key: filled(value, others.get(key)) for key, value in stored.items()}
@@ -144,7 +146,7 @@ def filled(stored: Any, given: Any) -> Any:
 
 
 class MaskedRecords(logging.Filter):
-    """For the loggers of a library that logs the addresses it asks, and what servers answer."""
+    """Hides secrets in the logs of a library that logs addresses and answers of servers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = _QUERY.sub(f"?{HIDDEN}", masked_text(record.getMessage())), ()

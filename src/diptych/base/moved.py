@@ -1,7 +1,7 @@
-"""Where our classes and functions are now that an earlier version named otherwise.
+"""The new names of classes and functions that an earlier version named differently.
 
-A `_target_` of ours stands in the config of every run, in every checkpoint and export, and in what users have written
-in their own configs. Whoever moves or renames one adds a line here; nothing is ever taken out.
+A `_target_` of ours is in the config of every run, in every checkpoint and export, and in users' own configs. If you
+move or rename one, add a line here. Never remove a line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# A module, a class or a function, as an earlier version named it -> as this one does.
+# The earlier name of a module, class or function -> the name now.
 MOVED: dict[str, str] = {
     "diptych.allocator": "diptych.base.allocator",
     "diptych.assess": "diptych.tasks.zeroshot",
@@ -173,7 +173,7 @@ MOVED: dict[str, str] = {
 
 
 def current(name: str) -> str:
-    """The name of today for a `_target_`; a name that never moved is its own."""
+    """The present name of a `_target_`; the same name if it never moved."""
     parts = name.split(".")
     for size in range(len(parts), 0, -1):
         if (now := MOVED.get(".".join(parts[:size]))) is not None:
@@ -182,9 +182,9 @@ def current(name: str) -> str:
 
 
 def first(name: str) -> str:
-    """The name that a `_target_` had before it moved: it stays the same when the next version moves it again.
+    """The name of a `_target_` before it moved, which stays the same if a later version moves it again.
 
-    Where several modules became one, the line that comes first in MOVED decides.
+    If several modules became one, the first line in MOVED counts.
     """
     parts = name.split(".")
     before = {now: old for old, now in reversed(MOVED.items())}
@@ -195,7 +195,7 @@ def first(name: str) -> str:
 
 
 def renamed(node: Any) -> Any:
-    """A stored config, nested mappings and lists of plain data, with today's name at each `_target_`."""
+    """A stored config, nested mappings and lists of plain data, with the present name at each `_target_`."""
     if isinstance(node, Mapping):
         return {
             key: current(value) if key == "_target_" and isinstance(value, str) else renamed(value)

@@ -1,7 +1,7 @@
-"""YAML as plain data: mappings, lists, text and numbers, written and read again without a difference.
+"""YAML as plain data: mappings, lists, text and numbers, which are the same after writing and reading.
 
-What a file from elsewhere could do beyond that is refused before anything is made of it: tags that build objects,
-aliases (some lines of them stand for more than any memory holds), nesting without end, keys given twice.
+Anything else that an untrusted file could contain is refused before an object is built: tags that build objects,
+aliases (a few lines of them can fill any memory), very deep nesting, and keys given twice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from diptych.base.errors import UserError
 from diptych.base.files import read_regular
 from diptych.base.textfile import DoubledKey, put
 
-DEEPEST = 64  # levels of nesting: configs have some eight
-LARGEST = 2**26  # bytes: a config that holds a hundred thousand phrases has some millions
-# By C where PyYAML has it: a config with all phrases of a tower has megabytes.
+DEEPEST = 64  # levels of nesting: configs have about eight
+LARGEST = 2**26  # bytes: a config with a hundred thousand phrases has a few million
+# In C if PyYAML has it, since a config with all phrases of a tower has megabytes.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Out: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-# YAML 1.1's own rule takes 1e-4 for text. Dates stay text: JSON and Hydra have none.
+# YAML 1.1's rule reads 1e-4 as text. Dates stay text: JSON and Hydra have no dates.
 _FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
     r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -53,7 +53,7 @@ class _Loader(_Base):
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise _Wrong(None, None, f"the key {key!r} is no text", key_node.start_mark)
+                raise _Wrong(None, None, f"the key {key!r} is not text", key_node.start_mark)
             try:
                 put(found, key, self.construct_object(value_node, deep=True))
             except DoubledKey as error:
@@ -75,7 +75,7 @@ class _Dumper(_Out):
 
 
 def parse(text: str, name: str) -> Any:
-    """What a YAML text holds. name: the file's, for messages. Raises UserError for anything but plain data."""
+    """The plain data in a YAML text. Raises UserError for anything else. name: of the file, for messages"""
     try:
         for problem in _problems(text):
             raise UserError(f"{name} is refused: {problem}.")
@@ -88,14 +88,14 @@ def parse(text: str, name: str) -> Any:
 
 
 def _problems(text: str) -> Iterator[str]:
-    """What is no data, found while the text is split into events: nothing is built, and nothing recurses."""
+    """What isn't plain data, found in the parser's events: nothing is built, and nothing recurses."""
     depth = 0
     for event in yaml.parse(text, Loader=_Base):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             yield "it has aliases, which can grow without bound"
         tag = getattr(event, "tag", None)
         if tag is not None:
-            yield f"line {event.start_mark.line + 1} has the tag {tag}, which plain data needs none of"
+            yield f"line {event.start_mark.line + 1} has the tag {tag}, which plain data doesn't need"
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
@@ -103,7 +103,7 @@ def _problems(text: str) -> Iterator[str]:
 
 
 def text_of(path: Path, largest: int = LARGEST) -> str:
-    """A config file's text. Raises UserError where it can't be read, and for more than `largest` bytes."""
+    """A config file's text. Raises UserError if it can't be read or has more than `largest` bytes."""
     try:
         size = path.stat().st_size
         if size > largest:
@@ -122,12 +122,12 @@ def read(path: Path, largest: int = LARGEST) -> dict[str, Any]:
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML, that `parse` makes the same of."""
+    """Plain data as YAML, which `parse` reads as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands at the ends of nested mappings and lists, with its place: `data.sources.own.shards`."""
+    """The values in nested mappings and lists, each with its path: `data.sources.own.shards`."""
     parts = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else None
     if parts is None:
         yield path, node
@@ -137,7 +137,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality of plain data by value and type; NaN is itself."""
+    """Whether plain data is equal in value, type and order of keys; NaN equals NaN."""
     if isinstance(left, dict) and isinstance(right, dict):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):

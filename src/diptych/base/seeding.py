@@ -1,7 +1,7 @@
-"""Numbers from a seed and a name, the same on every machine, rank and worker: SplitMix64, vectorised.
+"""Random numbers from a seed and a name, the same on every machine, rank and worker: SplitMix64, vectorised.
 
-numpy's and torch's generators may change between versions and carry state; a hash of (seed, epoch, sample)
-does neither. Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (2014), figure 16.
+Generators of numpy and torch have state and may change between versions. A hash of (seed, epoch, sample) doesn't.
+Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (2014), figure 16.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix_one(*parts: int) -> int:
-    """`mix` of plain integers, without numpy's cost of a call."""
+    """`mix` of plain integers, without the cost of calling numpy."""
     state = 0
     for part in parts:
         state = ((state ^ (part & _MASK)) + 0x9E3779B97F4A7C15) & _MASK
@@ -34,7 +34,7 @@ def uniform_one(*parts: int) -> float:
 
 
 def mix(*parts: int | NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Hash integers, or broadcastable arrays of them, to uniform 64-bit numbers; the order of parts counts."""
+    """Hash integers, or broadcastable arrays of them, to uniform 64-bit numbers. The order of the parts matters."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -46,10 +46,10 @@ def mix(*parts: int | NDArray[np.integer]) -> NDArray[np.uint64]:
 
 
 def uniform(*parts: int | NDArray[np.integer]) -> NDArray[np.float64]:
-    """As `mix`, as numbers in [0, 1) of 53 bits."""
+    """Like `mix`, as numbers in [0, 1) with 53 bits."""
     return (mix(*parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(size: int, *parts: int) -> NDArray[np.int64]:
-    """A permutation of range(size) that depends on `parts` alone."""
+    """A permutation of range(size) that depends only on `parts`."""
     return np.argsort(mix(*parts, np.arange(size)), kind="stable")

@@ -1,1 +1,1 @@
-"""A model as a whole: loading, encoding, what it starts from, what it costs."""
+"""A whole model: loading it, encoding with it, starting from other weights, and its cost."""

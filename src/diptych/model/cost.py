@@ -1,4 +1,4 @@
-"""What a pair costs: floating-point operations, counted on a model without memory."""
+"""The floating-point operations of a pair, counted on the meta device, without memory for the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diptych.data.sets.evalset import EvalSet
 from diptych.model.patches import hollow_pictures
 from diptych.towers.clip import CLIP
 
-CPU_FLOPS_PER_CORE = 5e10  # what training reaches on a current core in fp32, order of magnitude
+CPU_FLOPS_PER_CORE = 5e10  # that training reaches on a current core in fp32, order of magnitude
 
 
 def training_flops(model: CLIP) -> int:
-    """Operations of one pair's forward and backward pass: three times the forward's (multiply and add are two), once
-    for a tower that is frozen.
+    """The operations of one pair's forward and backward pass: three times the forward pass, or once for a frozen
+    tower. A multiplication and an addition count as two.
 
-    The image tower is counted; the text tower is estimated, from above, as two a weight and token of a full context.
+    The image tower is counted. The text tower is an upper bound: two per weight and token of a full context.
     """
     text = 2 * _text_matrices(model) * model.context_length
     return _passes(model.image) * image_flops(model, training=True) + _passes(model.text) * text
@@ -31,7 +31,7 @@ def _passes(tower: nn.Module) -> int:
 
 
 def image_flops(model: CLIP, training: bool = False) -> int:
-    """Operations of one picture's forward pass; training: of the patches alone that a step reads."""
+    """The operations of one image's forward pass. training: only of the patches that a training step reads"""
     inputs = hollow_pictures(model, 1)
     return forward_flops(copy.deepcopy(model.image).to("meta").eval(), inputs if training else inputs[:1])
 
@@ -44,13 +44,13 @@ def forward_flops(tower: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 def affordable_pictures(model: CLIP, seconds: float = 60.0) -> int:
-    """How many pictures a CPU without help can look at in about `seconds`."""
+    """The number of images that this machine's CPU encodes in about `seconds`."""
     return max(1, int(seconds * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) / image_flops(model)))
 
 
 def affordable(sets: list[EvalSet], model: CLIP) -> list[EvalSet]:
-    """After a training on a CPU, a sample of each set where all pictures would take far longer than one minute;
-    `evaluate.py` always takes all."""
+    """The sets to evaluate after training: on a CPU, a sample of each set if all images would take much longer than a
+    minute. `evaluate.py` always takes all images."""
     pictures = sum(map(len, sets))
     count = pictures if torch.cuda.is_available() else affordable_pictures(model)
     if count >= pictures:

@@ -1,4 +1,4 @@
-"""A model over a labelled set: features, once, for every evaluation; and the tokenizer that its text tower reads."""
+"""A model's features of an evaluation set, computed once for all evaluations, and the tokenizer of its text tower."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Encoded:
 
 
 def tokenizer_for(model: CLIP) -> Tokenizer:
-    """The tokenizer of a model's own context and vocabulary. Raises UserError where the text tower has another number
-    of ids."""
+    """The tokenizer for a model's context length and vocabulary. Raises UserError if the text tower has another
+    number of ids."""
     tokenizer = Tokenizer(model.context_length, model.vocabulary)
     if tokenizer.vocab_size != model.text.vocab_size:
         raise UserError(
@@ -48,10 +48,10 @@ def tokenizer_for(model: CLIP) -> Tokenizer:
 
 
 def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[str, str]]:
-    """The sets that the text tower can be asked for, and the others' names with the reason.
+    """The sets whose class names the text tower can encode, and the reasons why not, by the names of the other sets.
 
-    A tower of fixed phrases takes a class name as it is, without a template, and only one that is or holds a phrase
-    of its own; any other tower reads every name.
+    A tower of fixed phrases encodes a class name without a template, and only if the name is or contains one of its
+    phrases. Any other tower encodes every name.
     """
     text = model.text
     if not isinstance(text, Indicator):
@@ -70,8 +70,8 @@ def readable(model: CLIP, sets: Sequence[EvalSet]) -> tuple[list[EvalSet], dict[
 
 
 def classified(sets: Sequence[EvalSet], task: str) -> list[EvalSet]:
-    """The sets that have classes; the others, pictures with captions alone, are named on the terminal. Raises
-    UserError where none has."""
+    """The sets that have classes. Sets with only captions are named on the terminal. Raises UserError if no set has
+    classes."""
     without = [evalset.name for evalset in sets if not evalset.classnames]
     if without and len(without) == len(sets):
         raise UserError(
@@ -85,10 +85,10 @@ def classified(sets: Sequence[EvalSet], task: str) -> list[EvalSet]:
 
 
 def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
-    """Image features of a whole set, in its order, in fp32 and eval mode, at the model's own image size.
+    """The image features of a whole set, in its order, in fp32 and eval mode, at the model's image size.
 
-    Ranks share the pictures out by whole batches, so that each is encoded beside the same others as by one process,
-    and all get the features of all.
+    Each rank encodes some of the batches and gets the features of all. The batches are those of one process, so that
+    the features are the same bit for bit. Raises UserError if no image can be read.
     """
     found = encode_any(model, evalset, batch_size)
     if not found.keys:
@@ -98,7 +98,7 @@ def encode_set(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
 
 
 def encode_any(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
-    """As `encode_set`, of a set of which perhaps no picture can be read."""
+    """Like `encode_set`, without an error if no image can be read."""
     parts = gather_objects(encode_share(model, evalset, batch_size))
     skipped: dict[str, list[str]] = {}
     for part in parts:
@@ -111,15 +111,15 @@ def encode_any(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
 
 
 def encode_share(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
-    """As `encode_set`, of this rank's share of the pictures alone, which may be none."""
+    """Like `encode_set`, for this rank's share of the images, which may be empty."""
     batches = -(-len(evalset) // batch_size)
     first, last = (batches * place // world_size() * batch_size for place in (rank(), rank() + 1))
     return _encode_own(model, replace(evalset, items=evalset.items[first:last], skipped={}), batch_size)
 
 
-@torch.no_grad()  # not inference mode, whose tensors no probe could be fitted to
+@torch.no_grad()  # not inference_mode: no probe could be trained on its tensors
 def _encode_own(model: CLIP, evalset: EvalSet, batch_size: int = 256) -> Encoded:
-    """As `encode_set`, by this process alone; without a row where no picture can be read."""
+    """Like `encode_any`, in this process only."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -146,9 +146,9 @@ def encode_texts(model: CLIP, tokenizer: Tokenizer, texts: list[str], batch_size
 
 
 def caption_recall(model: CLIP, tokenizer: Tokenizer, images: Tensor, captions: Sequence[str]) -> dict[str, Any]:
-    """Recall of images [N, D] and their captions, each several lines. Where captions are shared by pictures, any
-    picture of the same caption is right; `shared_captions` counts those captions, and `own_picture_alone` is the
-    recall that takes a caption's own picture alone as right, as CLIP_benchmark does."""
+    """Recall between images [N, D] and their captions, one per line of a text. If several images share a caption,
+    each of them is right; `shared_captions` counts such captions, and `own_picture_alone` is the recall if only the
+    caption's own image is right, as in CLIP_benchmark."""
     lines = [(line, owner) for owner, caption in enumerate(captions) for line in caption.split("\n")]
     numbers = {line: number for number, line in enumerate(dict.fromkeys(line for line, _ in lines))}
     owners = torch.tensor([owner for _, owner in lines])

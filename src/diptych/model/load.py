@@ -1,4 +1,4 @@
-"""From a run, or weights of any known format, to a model that is ready to use. Files are data, never executed."""
+"""Load a run, or weights of any known format, as a model that is ready to use. Files are data, never executed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from diptych.towers.clip import CLIP
 
 @dataclass
 class Loaded:
-    """model: in eval mode; preprocess: PIL image -> float [3, H, W], normalised; tokenizer: texts -> int64 [N, L];
-    describe: what the checkpoint says of itself; step: optimiser steps taken; path: the file read"""
+    """model: in eval mode; tokenizer: texts -> int64 [N, L]; describe: what the checkpoint says about itself;
+    step: optimiser steps taken; path: of the file"""
 
     model: CLIP
     tokenizer: Tokenizer
@@ -39,21 +39,21 @@ class Loaded:
 
     @property
     def templates(self) -> list[str]:
-        """Those that the run was validated with, with `{}`; none of a model from elsewhere."""
+        """The prompt templates that the run was validated with, with `{}`; none for a model of another program."""
         return remembered(self.describe)
 
     def preprocess(self, image: Any) -> Tensor:
-        """PIL image -> float [3, H, W]: resized (bicubic), centre-cropped, normalised as in training."""
+        """PIL image -> float [3, H, W]: resized (bicubic), centre-cropped, and normalised as in training."""
         pixels = eval_pixels(image, self.model.image_size)
         return normalise(pixels[None], self.model.mean, self.model.std)[0]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The tensors and plain data of a checkpoint of ours, a folder's without its tensors. Raises UserError for
-    anything else, and runs none of it."""
+    """The tensors and plain data in a checkpoint of ours; no tensors if it is a folder. Raises UserError for anything
+    else. Nothing in it is executed."""
     checkpoint = read_rest(path) if path.is_dir() else read_torch(path)
     if not isinstance(checkpoint, dict) or "diptych" not in checkpoint:
-        raise UserError(f"checkpoint={path} was not written by a run of ours: its own description is missing.")
+        raise UserError(f"checkpoint={path} was not written by a run of Diptych: its own description is missing.")
     refuse_instantiator(checkpoint, path)
     return checkpoint
 
@@ -67,16 +67,16 @@ def load(
     text_heads: int | None = None,
     allow_targets: Iterable[str] = (),
 ) -> Loaded:
-    """Open a run folder (its last checkpoint), a checkpoint file, an exported folder, or what OpenAI, open_clip or
-    Hugging Face wrote.
+    """Load a run folder (its last checkpoint), a checkpoint file, an exported folder, or files of OpenAI, open_clip
+    or Hugging Face.
 
-    image_size, context_length: other than the checkpoint's: positions are resampled, which is logged
-    quick_gelu: the activation, for an OpenAI-named state dict without a config beside it
-    image_heads, text_heads: attention heads, for the same; known models' are known by their width and depth
-    allow_targets: classes of your own that a run's model may be built of: full names, or prefixes as `mine.`
+    image_size, context_length: instead of the checkpoint's; positions are resampled, which is logged
+    quick_gelu: the activation, for a state dict in OpenAI's names without a config beside it
+    image_heads, text_heads: the attention heads for such a state dict; not needed for models of a known shape
+    allow_targets: your own classes that a run's model may contain: full names, or prefixes such as `mine.`
 
-    The weights are computed with in float32, whatever they were stored in.
-    Raises UserError for a missing, damaged, foreign or ill-fitting file, naming what does not fit.
+    The model is in float32, whatever dtype the file has.
+    Raises UserError for a file that is missing, damaged, of an unknown format, or doesn't fit, naming what doesn't.
     """
     with trusting(allow_targets):
         weights = read(path, Hints(quick_gelu, image_heads, text_heads))
@@ -86,7 +86,7 @@ def load(
 
 
 def ready(weights: Weights) -> Loaded:
-    """The model of weights that were read, with its tokenizer. Raises UserError for what does not fit."""
+    """The model of these weights, with its tokenizer. Raises UserError for what does not fit."""
     model = weights.model()
     describe = {"model": weights.config, **weights.describe}
     return Loaded(model, _tokenizer(model, weights.path), describe, weights.step, weights.path)
@@ -94,10 +94,11 @@ def ready(weights: Weights) -> Loaded:
 
 def _tokenizer(model: CLIP, path: Path) -> Tokenizer:
     if model.vocabulary is not None and not bpe.is_text(model.vocabulary):
-        raise UserError(f"checkpoint={path} names the vocabulary {model.vocabulary} and does not carry it: refused.")
+        raise UserError(f"checkpoint={path} names the vocabulary {model.vocabulary} but doesn't contain it: refused.")
     ids = model.text.vocab_size
     if model.vocabulary is None and ids != Tokenizer.vocab_size:
         raise UserError(
-            f"checkpoint={path} was trained on another vocabulary: it has {ids} ids, OpenAI's {Tokenizer.vocab_size}."
+            f"checkpoint={path} was trained with another vocabulary: it has {ids} ids, OpenAI's"
+            f" {Tokenizer.vocab_size}."
         )
     return tokenizer_for(model)
