@@ -66,7 +66,7 @@ def test_a_longer_run_is_the_run_that_was_as_long_from_the_start(cli: Cli, run: 
     whole = run.with_name("whole")
     assert cli("train", *SMALL, f"data.shards={shards}", "trainer.max_steps=8", f"run_dir={whole}").code == 0
     refused(cli("train", f"resume={run}", "trainer.max_steps=3"), "trainer.max_steps=3 is less than the 4 steps")
-    refused(cli("train", f"resume={run}", "trainer.max_steps=0"), "trainer.max_steps=0 must be a whole number")
+    refused(cli("train", f"resume={run}", "trainer.max_steps=0"), "trainer.max_steps=0 must be at least 1")
     ended = cli("train", f"resume={run}", "samples=128")
     assert ended.code == 0 and "length: 8 steps instead of 4" in ended.out, ended.err
     left, right = (torch.load(each / "checkpoints/last.ckpt", weights_only=True) for each in (run, whole))
