@@ -1,7 +1,7 @@
 """The new names of classes and functions that an earlier version named differently.
 
 A `_target_` of ours is in the config of every run, in every checkpoint and export, and in users' own configs. If you
-move or rename one, add a line here. Never remove a line.
+move or rename one, add a line here. Remove a line only if no config could ever build what it names.
 """
 
 from __future__ import annotations

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diptych.base import plain
+from diptych.base.errors import UserError
 from diptych.base.files import write
 from diptych.base.masking import masked
 from diptych.base.quantities import BelowOne
@@ -39,9 +41,10 @@ def evaluate(cfg: DictConfig) -> Path:
     from diptych.tasks import pages
 
     check_arguments("task", OmegaConf.to_container(cfg.task, resolve=True))
+    name = HydraConfig.get().runtime.choices["task"]
+    table = _table_of(cfg.task, name)
     folder, typed, loaded = opened(cfg)
     sets = typed_sets(cfg, loaded)
-    name = HydraConfig.get().runtime.choices["task"]
     with shared(results(folder, numbered=not typed)) as out, trusting(cfg.allow_targets):
         own = folder_of_config(out, name)
         write(own / "config.yaml", plain.dump(masked(OmegaConf.to_container(cfg, resolve=False))))
@@ -50,10 +53,30 @@ def evaluate(cfg: DictConfig) -> Path:
         metrics = task(out, loaded, sets)
         told = about(loaded, sets, task.keywords.get("train"), prompts=name != "retrieval")
         metrics = tell(out, name, told, metrics)
-        table = get_method(f"{cfg.task._target_.rpartition('.')[0]}.table")
-        say(f"{table(metrics)}\n{lines(told)}")
+        say("\n".join(filter(None, (table(metrics), lines(told)))))
         say(f"report: {write_report(out, pages())}")
     return out
+
+
+def _table_of(task: DictConfig, name: str) -> Callable[[dict[str, Any]], str]:
+    """The function that makes the terminal's table. Says what a task of the user's own lacks before it runs."""
+    from diptych.tasks import pages
+
+    if not task.get("_partial_"):
+        raise UserError(
+            f"task={name} needs `_partial_: true` in its config: the command gives {task._target_} the folder, the"
+            " model and the sets."
+        )
+    module = task._target_.rpartition(".")[0]
+    table = getattr(get_object(module), "table", None)
+    if not callable(table):
+        raise UserError(
+            f"task={name}: {module} has no function table(metrics) that makes the terminal's table: add one, as"
+            " in diptych/tasks/retrieval.py."
+        )
+    if module not in {f"diptych.tasks.{each}" for each in pages()}:
+        say(f"task={name}: {module} has no PAGE in diptych.tasks: metrics.json has its numbers, report.html has not")
+    return table
 
 
 def opened(cfg: DictConfig) -> tuple[Path, bool, Loaded]:
@@ -103,7 +126,7 @@ def report(config: Config, run_dir: Path) -> None:
         write_all = any(evalset.classnames for evalset in sets)
         metrics = (zeroshot.write_all if write_all else retrieval.write_retrieval)(run_dir, loaded, sets)
         metrics = tell(run_dir, "zeroshot", told, metrics)
-        say(f"{zeroshot.table(metrics)}\n{lines(told)}")
+        say("\n".join(filter(None, (zeroshot.table(metrics), lines(told)))))
     say(f"report: {write_report(run_dir, pages())}")
 
 
