@@ -82,7 +82,8 @@ def write(weights: Weights, out: Path) -> None:
     for key, number in zip(BOOKKEEPING, numbers, strict=True):
         if origin.get("format") != "openai" or key in origin.get("kept", ()):
             state[key] = torch.tensor(number)
-    torch.save(state, out)
+    with out.open("wb") as file:  # given a path, torch writes its name into the file, and the name is a temporary one
+        torch.save(state, file)
 
 
 def check_readers(architecture: Architecture, shown: Architecture) -> None:
