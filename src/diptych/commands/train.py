@@ -33,9 +33,8 @@ Checkpoint = Mapping[str, Any]
 
 def train(cfg: DictConfig) -> Path:
     """Train a new run, or resume one; returns the run's folder."""
-    if (
-        world := outside()
-    ) is not None and world.rank > 0:  # a cluster's launcher of Hydra started it, without `main`
+    world = outside()
+    if world is not None and world.rank > 0:  # started by a launcher of Hydra's for clusters, not through `main`
         follow()
     if cfg.resume is not None:
         check_run(Path(str(cfg.resume)).absolute())
