@@ -70,7 +70,7 @@ def test_compiled_towers_are_the_towers(tmp_path: Path, monkeypatch: pytest.Monk
     # A cache of its own: a compiler that was killed leaves half a library in the shared one.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
-    plain = create_model("vit_tiny", image__layers=1, text__layers=2).train()  # compiled in half the time
+    plain = create_model("vit_tiny", {"image.layers": 1, "text.layers": 2}).train()  # compiled in half the time
     model = copy.deepcopy(plain)
     compile_towers(model)
     assert list(model.state_dict()) == list(plain.state_dict())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import email.utils
 import logging
 import netrc
 import os
 import re
 import ssl
+import time
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -230,9 +232,12 @@ def _refusal(url: str, response: urllib3.BaseHTTPResponse) -> Exception:
 
 def _asked(retry_after: str) -> float:
     """Seconds of a Retry-After header, a number or a date; 0 for one that can't be read."""
+    seconds = _number(retry_after)
+    if seconds is not None:
+        return float(seconds)
     try:
-        return float(urllib3.Retry().parse_retry_after(retry_after))
-    except (wrong.InvalidHeader, ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 
