@@ -373,7 +373,7 @@ def test_a_training_ends_when_its_worker_hands_over_no_more(
         process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     if sent == signal.SIGSTOP:
-        assert process.returncode == 75 and "SIGTERM while waiting for data: what came after the last" in err, err
+        assert process.returncode == 75 and "SIGTERM while waiting for data: all steps after the last" in err, err
     else:
         assert process.returncode == 2 and "A worker of rank 0 was killed" in err, err
     assert time.monotonic() - begin < 30 and "Traceback" not in err
