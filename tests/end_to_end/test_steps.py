@@ -94,7 +94,7 @@ def test_all_ranks_skip_what_is_not_finite_on_one(
         "trainer.accumulate=2", "trainer.nonfinite_steps=1",
         "+callbacks.poison={_target_: poison.Poison, steps: [2, 4, 5], rank: 1}",
     )  # fmt: skip
-    refused(ended, "At step 5 the loss is not finite, as in the 1 before it")
+    refused(ended, "At step 5 the loss is not finite, like the 1 before it")
     assert same(saved(run, 1)["state_dict"], saved(run, 2)["state_dict"])
     assert not same(saved(run, 2)["state_dict"], saved(run, 3)["state_dict"])
     assert all(value.isfinite().all() for value in saved(run, 4)["state_dict"].values())
