@@ -72,6 +72,11 @@ def to_type(key: str, value: Any) -> str:
     return shell(f"{key}={hydra(value)}")
 
 
+def resume_command(run_dir: Path) -> str:
+    """What resumes a run, as one types it in a shell."""
+    return f"python src/train.py {to_type('resume', run_dir)}"
+
+
 def shell(argument: str) -> str:
     """An argument as one types it in a shell, with the quotes that are easiest to read."""
     body = argument[1:] if argument.startswith("~") else argument  # ~key deletes a key; no user has this name

@@ -12,7 +12,7 @@ from diptych.base.files import ROOT
 from diptych.base.terminal import hydra
 from diptych.building.build import check_arguments
 from diptych.commands.boundary import sentence
-from diptych.commands.overrides import composed
+from diptych.commands.overrides import compose_config
 from diptych.commands.resolvers import register_resolvers
 
 
@@ -24,7 +24,7 @@ def create_model(name: str, overrides: dict[str, object]) -> Any:
     register_resolvers()
     given = [f"model.{key}={hydra(value)}" for key, value in _dotted(overrides)]
     try:
-        cfg = composed(ROOT / "conf", None, [f"+model={name}", *given])
+        cfg = compose_config(ROOT / "conf", None, [f"+model={name}", *given])
         check_arguments("model", OmegaConf.to_container(cfg.model, resolve=True))
         return instantiate(cfg.model, _convert_="all")
     except Exception as error:

@@ -103,14 +103,14 @@ def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | 
                 f"{group}= is no choice of {command}: leave it out; `python src/{command}.py --help` lists what is."
             )
     try:
-        cfg = composed(conf, command, [group for group in groups if not group.startswith("~")])
+        cfg = compose_config(conf, command, [group for group in groups if not group.startswith("~")])
     except Exception:  # the caller says what is wrong then
         return None
     keys = _keys(OmegaConf.to_container(cfg))
     return next(filter(None, (_wrong_key(command, keys, *each) for each in read)), None)
 
 
-def composed(conf: Path, command: str | None, overrides: list[str]) -> DictConfig:
+def compose_config(conf: Path, command: str | None, overrides: list[str]) -> DictConfig:
     """Compose a config as Hydra does for a command, without a command."""
     os.environ.setdefault("DIPTYCH_ROOT", str(conf.parent))  # which the configs ask for
     GlobalHydra.instance().clear()

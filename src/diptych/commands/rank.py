@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from diptych.base.errors import TO_STOP, RankFailed, Stopped, UserError
 from diptych.base.masking import masked_text
-from diptych.base.terminal import complain, to_type
+from diptych.base.terminal import complain, resume_command
 from diptych.commands.stored import Config
 from diptych.launch.output import keep_output
 from diptych.launch.world import World, announce, announced, meet, outside, own_rank
@@ -178,12 +178,12 @@ def _raise_first(run_dir: Path, codes: list[int | None], received: int) -> None:
         if code and code < 0:
             raise UserError(
                 f"Rank {rank} was killed by {signal.Signals(-code).name}, and the others with it;"
-                f" to continue, type python src/train.py {to_type('resume', run_dir)}"
+                f" to continue, type {resume_command(run_dir)}"
             )
     if note and note["others"]:
         silent = [str(rank) for rank, code in enumerate(codes) if code is None]
         named = f": rank {' and '.join(silent)} did not answer" if silent else ""
-        raise UserError(f"{note['text']}{named}; to continue, type python src/train.py {to_type('resume', run_dir)}")
+        raise UserError(f"{note['text']}{named}; to continue, type {resume_command(run_dir)}")
     if note:
         raise RankFailed(f"rank {note['rank']} failed:\n{note['text'].rstrip()}")
     for rank, code in enumerate(codes):
@@ -316,9 +316,7 @@ def lead(world: World, config: Config, run_dir: Path, resume: bool) -> None:
         if not isinstance(error, Stopped) and not leave_note(run_dir, error):
             os._exit(2)  # another rank has printed the error that this one follows from
         if others := of_others(error):
-            raise UserError(
-                f"{others}; to continue, type python src/train.py {to_type('resume', run_dir)}"
-            ) from error
+            raise UserError(f"{others}; to continue, type {resume_command(run_dir)}") from error
         raise
     dist.destroy_process_group()
 

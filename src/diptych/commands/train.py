@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from diptych.base.errors import Stopped
 from diptych.base.files import refusing, write
 from diptych.base.masking import masked
-from diptych.base.terminal import say, to_type
+from diptych.base.terminal import resume_command, say
 from diptych.building.targets import announce_foreign, targets_in, trusting
 from diptych.commands import stored
 from diptych.commands.claim import TRAINS, folder_of, held, new_run
@@ -108,7 +108,7 @@ def _tell_how_to_get_the_report(run_dir: Path) -> Callable[[int, FrameType | Non
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(
             f"{signal.Signals(signum).name} while the report was made: the training is complete; to make its report,"
-            f" type python src/train.py {to_type('resume', run_dir)}",
+            f" type {resume_command(run_dir)}",
             signum,
         )
 

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from diptych.base.errors import Stopped, UserError
-from diptych.base.terminal import say, to_type
+from diptych.base.terminal import resume_command, say
 from diptych.launch import distributed
 from diptych.training.checkpoints import CheckpointFiles, give_name
 from diptych.training.signals import Agreement, Signals, name
@@ -157,7 +157,7 @@ class Checkpoints(Checkpoint):
         if error := self.files.last_error:
             raise UserError(
                 f"The last checkpoint could not be written ({error.strerror or error}: {error.filename}): free disk"
-                f" space and type {to_type('resume', self.folder.parent)}."
+                f" space and type {resume_command(self.folder.parent)}."
             )
 
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
@@ -166,7 +166,7 @@ class Checkpoints(Checkpoint):
         raise Stopped(f"{name(signum)} at step {trainer.global_step}: saved; {self._how_to_resume()}", signum)
 
     def _how_to_resume(self) -> str:
-        return f"to resume, type python src/train.py {to_type('resume', self.folder.parent)}"
+        return f"to resume, type {resume_command(self.folder.parent)}"
 
 
 def _waits_for_data(trainer: L.Trainer) -> bool:
