@@ -92,3 +92,16 @@ def test_a_checkpoint_of_no_run_names_runs_too(tmp_path: Path, monkeypatch: pyte
     make_run("runs/demo/1", 0)
     with pytest.raises(UserError, match="does not exist: did you mean checkpoint=runs/demo/1"):
         read("runs/demo/l")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+logger.api_key='SECRET',\"SECRET\"",
+        "+logger.api_key={a: SECRET}",
+        "+logger.api_key=a SECRET",
+        "x={token: 'SECRET'}",
+    ],
+)
+def test_what_to_type_has_no_secret_whatever_its_quotes(argument: str) -> None:
+    assert "SECRET" not in shell(argument) and "hidden" in shell(argument)

@@ -18,7 +18,11 @@ _SECRET = (
     r"|(?:access|auth|refresh|session|api|id|bearer)[_-]?token)"
 )
 _KEY = re.compile(_SECRET, re.IGNORECASE)  # a key of a config whose whole value is hidden
-_URL = re.compile(r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>(?:<hidden>|[^\s'\"<>])+)")
+# A path library makes one slash of two: http:/user:password@host.
+_URL = re.compile(
+    r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*:(?://|/(?=[^\s'\"<>]*@)))(?P<rest>(?:<hidden>|[^\s'\"<>])+)"
+)
+_QUOTED_URL = re.compile(r"(?P<quote>['\"])(?P<url>[A-Za-z][\w+.-]*://[^'\"]*@[^'\"]*)(?P=quote)")
 _WHOLE = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>.+)", re.DOTALL)
 _HARMLESS = re.compile(r"(?:true|false|\d{1,3}|)", re.IGNORECASE)
 _ASSIGNED = re.compile(
@@ -30,7 +34,7 @@ _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
 # One of several overrides. A value in brackets or quotes may contain commas.
 _GIVEN = re.compile(
     rf"(?P<key>(?<![^\s,'\"{{])[+~]{{0,2}}{_SECRET})="
-    r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,]+(?:,[^\s,=]+(?=,|\s|$))*)",
+    r"(?P<value><hidden>|\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,]+(?:,[^\s,=]+(?=,|\s|$))*)",
     re.IGNORECASE,
 )
 _BRACES = re.compile(r"\{[^{}]*\}")  # a mapping in Hydra's grammar or JSON
@@ -44,7 +48,8 @@ _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pous
 def masked_text(text: str) -> str:
     """`text` with HIDDEN for users and passwords in URLs, for the values in their queries, and for tokens of known
     forms. Numbers of up to three digits, true and false stay: they are no secrets."""
-    if "://" in text:
+    if ":/" in text:
+        text = _QUOTED_URL.sub(lambda found: f"{found['quote']}{_whole(found['url'])}{found['quote']}", text)
         text = _URL.sub(_address, text)
     return _KNOWN.sub(HIDDEN, text)
 
@@ -52,13 +57,17 @@ def masked_text(text: str) -> str:
 def masked_value(text: str) -> str:
     """Like `masked_text`, for a value in a config. In a command (`pipe:…`) secret options and headers are hidden
     too."""
-    if whole := _WHOLE.fullmatch(text):  # a password may contain characters that end a URL in a sentence
-        text = _address(whole)
-    text = masked_text(text)
+    text = masked_text(_whole(text))
     if text.startswith("pipe:"):
         text = _HEADER.sub(rf"\g<name>{HIDDEN}", _COMMAND_USER.sub(rf"\g<name>{HIDDEN}", text))
         text = _ASSIGNED.sub(rf"\g<name>\g<is>{HIDDEN}", text)
     return text
+
+
+def _whole(text: str) -> str:
+    """A text that is an address and nothing else: a password may contain characters that end a URL in a sentence."""
+    whole = _WHOLE.fullmatch(text)
+    return _address(whole) if whole else text
 
 
 def _address(found: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from diptych.base.masking import masked_text
+from diptych.base.masking import masked_argument, masked_text
 
 # C0 except tab and line feed, DEL and C1; what changes the direction or ends a line invisibly; lone surrogates.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -78,7 +78,9 @@ def resume_command(run_dir: Path) -> str:
 
 
 def shell(argument: str) -> str:
-    """An argument as one types it in a shell, with the quotes that are easiest to read."""
+    """An argument as one types it in a shell, with the quotes that are easiest to read, and without secrets: among
+    quotes they could not be found any more."""
+    argument = masked_argument(argument)
     body = argument[1:] if argument.startswith("~") else argument  # ~key deletes a key; no user has this name
     if _SAFE.fullmatch(body) and "=~" not in body:
         return argument

@@ -46,7 +46,7 @@ class _Safe(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Masks passwords, also in other libraries' output, such as the overrides that Hydra prints."""
-        return super().write(masked_overrides(text) if "=" in text or "://" in text else text)
+        return super().write(masked_overrides(text) if "=" in text or ":/" in text else text)
 
 
 class _Descriptor(io.RawIOBase):
