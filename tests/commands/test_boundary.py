@@ -11,7 +11,7 @@ import pytest
 
 from diptych.base.files import ROOT
 from diptych.commands.boundary import sentence
-from diptych.commands.overrides import wrong_override
+from diptych.commands.overrides import dashed, wrong_override
 
 CONF = ROOT / "conf"
 Cli = Callable[..., "object"]
@@ -62,6 +62,21 @@ def test_a_wrong_override_is_named(command: str, arguments: list[str], words: st
 
     said = wrong_override(CONF, command, arguments)
     assert said is not None and re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--model", "vit_tiny"], "--model is no option: keys have no dashes, type model=VALUE."),
+        (["seed=1", "--batch-size=8"], "--batch-size is no option: keys have no dashes, type batch_size=VALUE."),
+        (["--cfg", "job"], None),
+        (["--multi", "seed=1,2"], None),
+        (["-m", "--config-dir=x"], None),
+    ],
+    ids=str,
+)
+def test_keys_typed_with_dashes_are_a_sentence(typed: list[str], said: str | None) -> None:
+    assert dashed(typed) == said
 
 
 def test_what_can_be_is_not_refused() -> None:

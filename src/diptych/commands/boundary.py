@@ -39,6 +39,7 @@ MACHINE = {  # what to do when the system refuses
 }
 TO_GIVE = {
     "checkpoint": "RUN_DIR or a checkpoint file",
+    "data.path": "DIR",
     "format": "diptych, openai, open_clip or huggingface",
     "out": "a new name",
 }
@@ -88,7 +89,9 @@ def _of_config(error: BaseException) -> str:
     """OmegaConf's or Hydra's message, with the key and without their advice."""
     for each in chain(error):
         key = getattr(each, "full_key", None)
-        if key and isinstance(each, MissingMandatoryValue):
+        if behind := re.search(r"Missing mandatory value: ([\w.]+)", str(each)):
+            key = behind[1]  # the key that was asked for only refers to it
+        if key and (behind or isinstance(each, MissingMandatoryValue)):
             return f"{key}= is missing: type {key}={TO_GIVE.get(key, 'VALUE')}."
         if key and isinstance(each, OmegaConfBaseException):
             return f"{key} can't be read: {_one_line(str(each))}."

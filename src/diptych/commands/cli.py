@@ -26,7 +26,7 @@ from diptych.base.files import ROOT
 from diptych.base.masking import masked
 from diptych.base.terminal import complain, say
 from diptych.commands.boundary import sentence
-from diptych.commands.overrides import added_to_nothing, quote, short_help, whole_lists
+from diptych.commands.overrides import added_to_nothing, dashed, quote, short_help, whole_lists
 from diptych.commands.rank import follow
 from diptych.commands.resolvers import register_resolvers
 from diptych.launch.world import adopt, agree_on_folder, outside, refuse_leftovers, requeue
@@ -54,6 +54,8 @@ def main(command: str) -> None:
         say(told)
         return
     with _one_sentence(command):
+        if wrong := dashed(sys.argv[1:]):
+            raise UserError(wrong)
         refuse_leftovers()
         if command == "train":
             _join_others(sys.argv[1:])

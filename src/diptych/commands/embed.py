@@ -21,5 +21,5 @@ def embed(cfg: DictConfig) -> Path:
     with shared(results(folder, numbered=not typed)) as out:
         sets = typed_sets(cfg, loaded)
         file, skipped = write_embeddings(out, loaded, sets)
-        say("\n".join([lines(about(loaded, sets)), *skipped, f"embeddings: {file}"]))
+        say("\n".join(filter(None, [lines(about(loaded, sets)), *skipped, f"embeddings: {file}"])))
     return file

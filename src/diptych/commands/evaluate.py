@@ -18,7 +18,7 @@ from diptych.base.errors import UserError
 from diptych.base.files import write
 from diptych.base.masking import masked
 from diptych.base.quantities import BelowOne
-from diptych.base.terminal import say
+from diptych.base.terminal import counted, say
 from diptych.building.build import check_arguments, check_value
 from diptych.building.targets import targets_in, trusting
 from diptych.commands.claim import folder_of, results
@@ -122,6 +122,7 @@ def report(config: Config, run_dir: Path) -> None:
         loaded = load(run_dir, allow_targets=[target for _, target in targets_in(config["model"])])
         place(loaded.model)
         sets = affordable(sets_for(config["data"], loaded), loaded.model)
+        say(f"evaluating the run on {counted(len(sets), 'set')}")
         told = about(loaded, sets)
         write_all = any(evalset.classnames for evalset in sets)
         metrics = (zeroshot.write_all if write_all else retrieval.write_retrieval)(run_dir, loaded, sets)

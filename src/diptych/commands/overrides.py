@@ -110,6 +110,22 @@ def wrong_override(conf: Path, command: str, arguments: Sequence[str]) -> str | 
     return next(filter(None, (_wrong_key(command, keys, *each) for each in read)), None)
 
 
+# Options of Hydra's own; argparse also takes their beginnings.
+OPTIONS = (
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
+    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info",
+)  # fmt: skip
+
+
+def dashed(arguments: Sequence[str]) -> str | None:
+    """A sentence for the first key that is typed with dashes, as other trainers want it: `--model vit_b16`."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if re.fullmatch(r"--[a-z][\w.-]*", name) and not any(option.startswith(name) for option in OPTIONS):
+            return f"{name} is no option: keys have no dashes, type {name[2:].replace('-', '_')}=VALUE."
+    return None
+
+
 def compose_config(conf: Path, command: str | None, overrides: list[str]) -> DictConfig:
     """Compose a config as Hydra does for a command, without a command."""
     os.environ.setdefault("DIPTYCH_ROOT", str(conf.parent))  # which the configs ask for

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.base.errors import UserError
 from diptych.base.files import beside, refusing
-from diptych.base.terminal import to_type
+from diptych.base.terminal import complain, to_type
 from diptych.data.sets.evalset import EvalSet
 from diptych.evaluation.zeroshot import fill
 from diptych.model.encode import encode_set, encode_texts
@@ -45,6 +45,8 @@ def write_embeddings(out: Path, loaded: Loaded, sets: Sequence[EvalSet]) -> tupl
         ]
         images.append(encoded.features)
     file = out / "embeddings.parquet"
+    if file.exists():
+        complain(f"{file} is replaced.")
     texts = encode_texts(loaded.model, loaded.tokenizer, captions)
     write_table(file, keys, captions, labels, torch.cat(images), texts)
     return file, skipped

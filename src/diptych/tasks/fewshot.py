@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diptych.base.errors import UserError
+from diptych.base.quantities import Count
 from diptych.data.sets.evalset import EvalSet
 from diptych.evaluation.probe import FEW_SHOT, draw_shots
 from diptych.evaluation.zeroshot import classify
@@ -47,7 +48,7 @@ def write_fewshot(
     loaded: Loaded,
     sets: Sequence[EvalSet],
     train: EvalSet | None,
-    shots: Sequence[int],
+    shots: Sequence[Count],
     draws: int,
     seed: int,
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.base.errors import UserError
+from diptych.base.quantities import Count
 from diptych.base.terminal import counted
 from diptych.data.sets.evalset import EvalSet
 from diptych.evaluation.probe import LinearProbe, columns, fit_probe, knn
@@ -24,7 +25,7 @@ from diptych.tasks.zeroshot import classifier_of
 
 
 def write_probe(
-    out: Path, loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None, k: int, seed: int
+    out: Path, loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None, k: Count, seed: int
 ) -> dict[str, Any]:
     """Fit on `train`, test on every set of its classes; into `out/metrics.json`, "probe". k: neighbours that vote
     Raises UserError without labelled training pictures."""

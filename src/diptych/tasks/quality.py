@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.base.quantities import Bits
 from diptych.data.sets.evalset import EvalSet, encoded_bytes
 from diptych.evaluation import quality
 from diptych.evaluation.zeroshot import classify, fill
@@ -45,7 +46,7 @@ class _Prints:
 
 
 def write_quality(
-    out: Path, loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None, bits: int, cosine: float
+    out: Path, loaded: Loaded, sets: Sequence[EvalSet], train: EvalSet | None, bits: Bits, cosine: float
 ) -> dict[str, Any]:
     """Into `out/metrics.json`: "quality" and "duplicates" of every set.
 

@@ -39,7 +39,10 @@ def benchmark_sets(
 def train_split(path: str) -> EvalSet:
     """`path/train/*.tar` beside `path/test` in CLIP_benchmark's layout. Raises UserError where there is none."""
     if not (Path(path) / "train").is_dir():
-        raise UserError(f"{path}/train is missing: a probe needs labelled training pictures, in tars like test/'s.")
+        raise UserError(
+            f"{path}/train is missing: a probe needs labelled training pictures, in tars like test/'s."
+            " For a task that can do without (fewshot, quality, robustness) type task.train=null."
+        )
     return tar_set(Path(path), {"role": "train"}, "train")
 
 

@@ -57,7 +57,10 @@ def _seen(unused: Unused) -> str:
 def train_folder(path: str | None) -> EvalSet:
     """One sub-folder a class, as `folder_set` reads it. Raises UserError without a path."""
     if path is None:
-        raise UserError("data.train_path= is missing: a probe needs a folder of labelled training pictures.")
+        raise UserError(
+            "data.train_path= is missing: give a folder of labelled training pictures, or type task.train=null for a"
+            " task that can do without (fewshot, quality, robustness)."
+        )
     (found,) = folder_set(path, "train")
     found.role = "train"
     return found
