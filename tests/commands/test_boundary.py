@@ -155,5 +155,14 @@ def test_what_a_machine_refuses_is_a_sentence_and_our_own_faults_are_none() -> N
     assert "make room" in str(sentence(OSError(errno.ENOSPC, "No space left on device"), CONF))
     assert "smaller data.batch_size" in str(sentence(MemoryError(), CONF))
     assert "type `pip install nosuchthing`" in str(sentence(ModuleNotFoundError("", name="nosuchthing.a"), CONF))
-    for ours in (KeyError("x"), ZeroDivisionError(), TypeError("x"), ValueError("x"), AssertionError()):
+    unused = RuntimeError("parameters that were not used in producing the loss returned by training_step")
+    assert "finetune.logit_scale=false" in str(sentence(unused, CONF))
+    for ours in (
+        RuntimeError("x"),
+        KeyError("x"),
+        ZeroDivisionError(),
+        TypeError("x"),
+        ValueError("x"),
+        AssertionError(),
+    ):
         assert sentence(ours, CONF) is None

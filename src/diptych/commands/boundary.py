@@ -76,6 +76,11 @@ def sentence(error: BaseException, conf: Path, command: str = "", arguments: Seq
         if isinstance(error, HydraException | OmegaConfBaseException):
             return _of_config(error)
         return None
+    if isinstance(error, RuntimeError) and "not used in producing" in str(error):  # torch's words, and Lightning's
+        return (
+            "On several ranks every trained parameter needs a gradient, and this loss gives some none: freeze what it"
+            " does not use, such as finetune.logit_scale=false for a loss without a temperature."
+        )
     return _of_machine(error)
 
 
